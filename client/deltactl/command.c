@@ -1,0 +1,141 @@
+#include "client/deltactl/command.h"
+
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+
+#define BAR_WIDTH 28
+#define TERMINAL_INTERVAL_NS 100000000ull
+#define PLAIN_INTERVAL_NS 5000000000ull
+
+static int exit_code_of(int error)
+{
+	switch (error) {
+	case -EBADMSG:
+		return EXIT_BAD_INPUT;
+	case -EOPNOTSUPP:
+		return EXIT_NOT_SUPPORTED;
+	case -EMEDIUMTYPE:
+		return EXIT_MISMATCH;
+	default:
+		return EXIT_FAILED;
+	}
+}
+
+int command_fail(const char *name, int error, const struct reason *reason)
+{
+	const char *text = reason->text[0] ? reason->text : strerror(-error);
+
+	fprintf(stderr, "deltactl %s: %s\n", name, text);
+	return exit_code_of(error);
+}
+
+int command_usage(const struct command *command, const char *fmt, ...)
+{
+	va_list args;
+
+	fprintf(stderr, "deltactl %s: ", command->name);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fprintf(stderr, "\nusage: deltactl %s %s\n", command->name, command->arguments);
+	return EXIT_USAGE;
+}
+
+int command_help(const struct command *command, const char *options)
+{
+	printf("usage: deltactl %s %s\n\n%s\n", command->name, command->arguments, command->summary);
+	if (options && options[0])
+		printf("\n%s", options);
+	return EXIT_OK;
+}
+
+const char *human_bytes(uint64_t bytes, char ret[static 16])
+{
+	static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+	double value = (double)bytes;
+	size_t unit = 0;
+
+	while (value >= 1000 && unit + 1 < array_len(units)) {
+		value /= 1000;
+		unit++;
+	}
+	snprintf(ret, 16, unit ? "%.2f %s" : "%.0f %s", value, units[unit]);
+	return ret;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static void format_rate(const struct progress_bar *bar, double per_second, char ret[static 48])
+{
+	char amount[16];
+
+	if (strcmp(bar->unit, "bytes") == 0)
+		snprintf(ret, 48, "%s/s", human_bytes((uint64_t)per_second, amount));
+	else
+		snprintf(ret, 48, "%.3g %s/s", per_second, bar->unit);
+}
+
+static void draw(struct progress_bar *bar, uint64_t done, uint64_t total, uint64_t now)
+{
+	double seconds = (double)(now - bar->started_ns) * 1e-9;
+	double per_second = seconds > 0 ? (double)done / seconds : 0;
+	double share = total ? (double)done / (double)total : 0;
+	char rate[48], cells[BAR_WIDTH + 1];
+
+	format_rate(bar, per_second, rate);
+	if (!bar->terminal) {
+		fprintf(stderr, "%s: %.0f %%, %s\n", bar->stage, 100 * share, rate);
+		return;
+	}
+	for (int i = 0; i < BAR_WIDTH; i++)
+		cells[i] = i < (int)(share * BAR_WIDTH) ? '#' : '.';
+	cells[BAR_WIDTH] = '\0';
+	fprintf(stderr, "\r\033[K%-14s [%s] %3.0f %%  %s", bar->stage, cells, 100 * share, rate);
+	if (done < total && per_second > 0)
+		fprintf(stderr, "  %.0f s left", (double)(total - done) / per_second);
+	fflush(stderr);
+}
+
+static void update(void *user, const char *stage, uint64_t done, uint64_t total)
+{
+	struct progress_bar *bar = user;
+	uint64_t now = now_ns();
+	uint64_t interval = bar->terminal ? TERMINAL_INTERVAL_NS : PLAIN_INTERVAL_NS;
+
+	if (bar->quiet)
+		return;
+	if (strcmp(bar->stage, stage) != 0) {
+		snprintf(bar->stage, sizeof(bar->stage), "%s", stage);
+		bar->started_ns = now;
+		bar->drawn_ns = bar->terminal ? 0 : now;
+	}
+	if (now - bar->drawn_ns < interval)
+		return;
+	bar->drawn_ns = now;
+	draw(bar, done, total, now);
+}
+
+const struct progress *progress_bar(struct progress_bar *bar, const char *unit, bool quiet)
+{
+	*bar = (struct progress_bar){
+		.progress = {.update = update, .user = bar},
+		.quiet = quiet,
+		.terminal = isatty(STDERR_FILENO),
+		.unit = unit,
+	};
+	return &bar->progress;
+}
+
+void progress_bar_end(struct progress_bar *bar)
+{
+	if (bar->terminal && bar->stage[0] && !bar->quiet)
+		fprintf(stderr, "\r\033[K");
+	bar->stage[0] = '\0';
+}

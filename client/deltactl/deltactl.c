@@ -1,0 +1,40 @@
+/*
+ * The table of commands and the way into them.
+ */
+#include "client/deltactl/command.h"
+#include "client/deltactl/commands.h"
+
+#include <string.h>
+
+const struct command *const commands[] = {
+	NULL,
+};
+
+static void print_overview(FILE *to)
+{
+	fprintf(to, "usage: deltactl COMMAND [ARGUMENTS]\n\n");
+	for (size_t i = 0; commands[i]; i++)
+		fprintf(to, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
+	fprintf(to, "\n'deltactl COMMAND --help' tells the options of a command; deltactl(1) all of them.\n");
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2) {
+		print_overview(stderr);
+		return EXIT_USAGE;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+		print_overview(stdout);
+		return EXIT_OK;
+	}
+	if (strcmp(argv[1], "--version") == 0) {
+		printf("deltactl %s\n", DELTAD_VERSION);
+		return EXIT_OK;
+	}
+	for (size_t i = 0; commands[i]; i++)
+		if (strcmp(argv[1], commands[i]->name) == 0)
+			return commands[i]->run(argc - 1, argv + 1);
+	fprintf(stderr, "deltactl: unknown command '%s'; 'deltactl --help' lists them\n", argv[1]);
+	return EXIT_USAGE;
+}

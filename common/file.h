@@ -1,0 +1,31 @@
+/*
+ * Whole reads and writes, and files that appear complete or not at all.
+ */
+#pragma once
+
+#include "common/base.h"
+#include "common/reason.h"
+
+#include <sys/types.h>
+
+/* Read or write exactly n bytes at an offset, continuing after short transfers and signals.
+ * A file that ends early is -ENODATA. */
+int file_read_at(int fd, void *ret_bytes, size_t n, uint64_t offset) _must_check_;
+int file_write_at(int fd, const void *bytes, size_t n, uint64_t offset) _must_check_;
+
+/*
+ * A file being made: it lives under a temporary name in the folder of its final name, and
+ * new_file_commit() syncs it, renames it over `path` and syncs the folder. A crash leaves the old
+ * file or the new one; new_file_done() without commit removes the temporary.
+ */
+struct new_file {
+	int fd;	    /* open for reading and writing; owned */
+	char *path; /* final name; owned */
+	char *temporary;
+};
+
+#define NEW_FILE_INIT ((struct new_file){.fd = -1})
+
+int new_file_open(struct new_file *f, const char *path, struct reason *reason) _must_check_;
+int new_file_commit(struct new_file *f, struct reason *reason) _must_check_;
+void new_file_done(struct new_file *f);

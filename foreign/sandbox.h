@@ -1,0 +1,25 @@
+/*
+ * Runs a function that reads foreign bytes in a child process that has lost what an exploit would
+ * need: no network, no new processes, no tracing or signalling of others, no files but those it may
+ * read and those it already holds open for writing; a system-call filter kills it otherwise. Memory
+ * is limited. The child shares stdout and stderr, so it draws its own progress and prints its own
+ * results.
+ */
+#pragma once
+
+#include "common/reason.h"
+
+struct sandbox_limits {
+	uint64_t memory_bytes; /* address space; 0: no limit */
+	/* A folder in which the child may create and write files, or NULL: it may only write to
+	 * descriptors that are already open. */
+	const char *writable_folder;
+};
+
+/*
+ * Returns what `fn` returned (an int that travels through a pipe with the text of `reason`), or
+ * -EPERM if the child was killed by the filter, -ENOMEM if it ran out of memory, -ECANCELED if
+ * killed otherwise; the reason says which.
+ */
+int sandbox_call(int (*fn)(void *arg, struct reason *reason), void *arg,
+	const struct sandbox_limits *limits, struct reason *reason) _must_check_;

@@ -1,0 +1,93 @@
+/*
+ * The arithmetic of inference as a table of functions. ref/ fills the whole table and is the
+ * specification; avx2/ and avx512/ overwrite what they do better. kernels_select() makes the choice
+ * once.
+ *
+ * Rules that hold for every entry and every set:
+ *  - Activations are f32. A row of n numbers is contiguous; rows stand `stride` numbers apart.
+ *  - A result depends on the row's own inputs alone: never on how many rows are passed together, in
+ *    which order, or how the caller splits the range of outputs. That is what makes a request's
+ *    tokens independent of its company, and it fixes the order of every sum inside a set.
+ *  - Inputs and outputs may be unaligned unless said otherwise, and must not overlap unless said
+ *    otherwise. A count of 0 does nothing.
+ *  - Accuracy: with E = 2^-24 and an inner sum of length k over terms t, |got - exact| is at most
+ *    (k + 8) E sum|t|, where exact is the sum in double precision. ref/ sums in double.
+ */
+#pragma once
+
+#include "common/reason.h"
+#include "kernels/types.h"
+
+/* Keys and values of one sequence in one layer for one KV head, as the attention kernel sees them:
+ * `page[i]` holds positions [i * page_tokens, (i + 1) * page_tokens), each head_dim numbers. */
+struct kv_view {
+	const void *const *key_pages;
+	const void *const *value_pages;
+	uint32_t page_tokens;
+	uint32_t head_dim;
+	enum kv_type type;
+};
+
+struct kernels {
+	const char *name; /* "ref", "avx2", "avx512" */
+
+	/* y[t][o] = sum_c W[o][c] x[t][c]  for t < n and outputs o in blocks [block0, block1) of 16.
+	 * Outputs at or past W->rows are not written. */
+	void (*matmul)(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
+		size_t x_stride, size_t n, size_t block0, size_t block1);
+
+	/* z[t][r] = sum_c M[r][c] x[t][c]  for t < n and rows r in [row0, row1). */
+	void (*qmat_dot)(float *z, size_t z_stride, const struct qmat *m, const float *x,
+		size_t x_stride, size_t n, size_t row0, size_t row1);
+
+	/* y[t][c] += sum_r z[t][r] M[r][c]  for t < n and columns c in groups [group0, group1) of
+	 * 128. Columns at or past M->cols are not touched. */
+	void (*qmat_accumulate)(float *y, size_t y_stride, const struct qmat *m, const float *z,
+		size_t z_stride, size_t n, size_t group0, size_t group1);
+
+	/* ret[c] = W[row][c]: one row of a packed matrix, for the embedding. */
+	void (*mat_row)(float *ret, const struct mat_bf16 *w, uint32_t row);
+
+	/* y[i] = x[i] * w[i] / sqrt(mean(x^2) + eps).  y may be x. */
+	void (*rms_norm)(float *y, const float *x, const float *w, size_t n, float eps);
+
+	/* Rotates pairs (x[i], x[i + n/2]) by the angles whose cosines and sines are given, n/2 of
+	 * each, in place. n is even. */
+	void (*rope)(float *x, const float *cosines, const float *sines, size_t n);
+
+	/* y[i] = silu(gate[i]) * up[i], silu(v) = v / (1 + exp(-v)).  y may be gate or up.
+	 * Relative error at most 1e-6. */
+	void (*silu_mul)(float *y, const float *gate, const float *up, size_t n);
+
+	/* y[i] += x[i] */
+	void (*add)(float *y, const float *x, size_t n);
+
+	/* Stores n numbers as `type`, rounding to nearest even. */
+	void (*kv_store)(void *ret, const float *x, size_t n, enum kv_type type);
+
+	/*
+	 * Attention of `n_queries` query heads that share one KV head, at positions [first, last]:
+	 *   out[h] = sum_p softmax_p(scale * q[h] . k_p) v_p
+	 * q and out are n_queries x head_dim, contiguous. `scores` is scratch for
+	 * n_queries * (last - first + 1) numbers. Relative error of the weights at most 2e-6.
+	 */
+	void (*attend)(float *out, const float *q, size_t n_queries, const struct kv_view *kv,
+		size_t first, size_t last, float scale, float *scores);
+};
+
+/* CPU features, as found at run time. */
+struct cpu_features {
+	bool avx2;   /* AVX2, FMA and F16C */
+	bool avx512; /* F, BW, DQ, VL, VNNI */
+	bool avx512_bf16;
+	bool amx; /* tiles with int8 and bf16; permission to use them is asked for separately */
+};
+
+struct cpu_features cpu_features_detect(void);
+
+/*
+ * The fastest set of this CPU, or the one that `force` names ("ref", "avx2", "avx512"; NULL to
+ * choose). Programs pass getenv("DELTAD_ISA"). -EOPNOTSUPP, with the reason, if the name is unknown
+ * or the CPU lacks it.
+ */
+int kernels_select(struct kernels *ret, const char *force, struct reason *reason) _must_check_;

@@ -1,0 +1,55 @@
+/*
+ * A base image as a model: config and tensors, each record checked against the config once.
+ */
+#pragma once
+
+#include "kernels/types.h"
+#include "store/image.h"
+
+#include <stdio.h>
+
+struct base_layer {
+	struct mat_bf16 q, k, v, o, gate, up, down;
+	const float *attn_norm, *ffn_norm;
+	const float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias, *down_bias; /* or NULL */
+	const float *q_norm, *k_norm;							   /* or NULL */
+};
+
+struct base {
+	struct image *image; /* owned */
+	struct model_config config;
+	struct mat_bf16 embed;
+	struct mat_bf16 head; /* the embedding where tied */
+	const float *final_norm;
+	struct base_layer *layers; /* config.n_layers of them; owned */
+};
+
+/* Is every field in range and every product of sizes representable? -EBADMSG names the field. */
+int model_config_check(const struct model_config *c, struct reason *reason) _must_check_;
+
+/* Rows and columns that a role must have in this model (cols 1 for vectors); false if the model has
+ * no such tensor (a bias it lacks, a head that is tied, a layer out of range). */
+bool model_config_shape(const struct model_config *c, enum tensor_role role, uint32_t layer,
+	uint32_t *ret_rows, uint32_t *ret_cols);
+
+/* "layer 3 q", for messages. */
+const char *tensor_role_name(enum tensor_role role);
+/* Projections are the seven matrices of a block; vectors are norms and biases. */
+bool tensor_role_is_projection(enum tensor_role role);
+bool tensor_role_is_vector(enum tensor_role role);
+
+/* Bytes of a matrix in kernel order, padding included. */
+uint64_t mat_bf16_bytes(uint32_t rows, uint32_t cols);
+
+/* Takes the image on success. -EBADMSG if a record is missing, doubled, of the wrong shape or out
+ * of its section. */
+int base_bind(struct image *image, struct base **ret, struct reason *reason) _must_check_;
+int base_open(const char *path, struct base **ret, const struct progress *progress,
+	struct reason *reason) _must_check_;
+struct base *base_free(struct base *base);
+
+/* "base" is identified by its model digest (what deltas are bound to). */
+static inline const struct digest *base_model_digest(const struct base *base)
+{
+	return &base->image->header.model;
+}

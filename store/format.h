@@ -1,0 +1,224 @@
+/*
+ * The layout of base images (.base) and delta files (.delta), as they lie on disk and, byte for
+ * byte, in shared memory. Prose in deltad-format(5); numbers are little-endian.
+ *
+ *   0       struct format_header                        one page
+ *   4096    chunk digests, 32 bytes each                 up to body_offset
+ *   body    sections, each at a multiple of 4 KiB        chunk i of the body is bytes
+ *           (weights of a base: 2 MiB)                   [body + i * 1 MiB, body + (i + 1) * 1 MiB)
+ *   end     the file's size is a multiple of 4 KiB
+ *
+ * root = SHA-256(header with `root` zeroed, then all chunk digests up to body_offset). It is the
+ * identity of the file: whoever knows the root can check every byte, chunk by chunk as it arrives.
+ */
+#pragma once
+
+#include "common/digest.h"
+
+#define FORMAT_PAGE 4096u
+#define FORMAT_WEIGHTS_ALIGNMENT (2u << 20) /* in a base image: a huge page */
+#define FORMAT_CHUNK (1u << 20)
+#define FORMAT_VERSION 1u
+#define FORMAT_MAX_SECTIONS 16u
+#define FORMAT_MAX_FILE (UINT64_C(1) << 46)
+#define FORMAT_MAX_LAYERS 1024u
+#define FORMAT_MAX_EOS 8u
+#define FORMAT_MAX_BANDS 4u
+
+#define FORMAT_MAGIC_BASE "DELTBASE"
+#define FORMAT_MAGIC_DELTA "DELTDIFF"
+
+/* The first 4 KiB of a file; the rest of the page is zero. */
+struct format_section {
+	uint32_t kind; /* enum section_kind; each kind at most once */
+	uint32_t reserved;
+	uint64_t offset; /* from the file's beginning */
+	uint64_t bytes;
+};
+
+struct format_header {
+	uint8_t magic[8];
+	uint32_t version;
+	uint32_t n_sections;
+	uint64_t file_bytes;
+	uint64_t body_offset;
+	uint64_t n_chunks;
+	struct digest root;
+	/* What the weights are, whatever their packing: in a base its own model digest, in a delta
+	 * that of the base it fits. See store/model_digest.h. */
+	struct digest model;
+	/* In a delta: the model digest of the fine-tune that was compressed. In a base: zero. */
+	struct digest tuned;
+	struct format_section sections[FORMAT_MAX_SECTIONS];
+};
+
+enum section_kind {
+	SECTION_CONFIG = 1,	 /* struct model_config; in a delta that of the fine-tune */
+	SECTION_TENSORS = 2,	 /* array of struct tensor_record, sorted by (layer, role) */
+	SECTION_TOKENIZER = 3,	 /* engine/tokenizer_tables.h; in a delta only where it differs */
+	SECTION_CHAT = 4,	 /* engine/chat_format.h; absent if the model has no known format */
+	SECTION_CERTIFICATE = 5, /* delta only: struct certificate, then one tensor_quality a record */
+	SECTION_SELFTEST = 6,	 /* struct selftest and its arrays */
+	SECTION_WEIGHTS = 7,	 /* payloads that tensor records point into */
+};
+
+enum model_family {
+	MODEL_FAMILY_LLAMA = 1,
+	MODEL_FAMILY_MISTRAL = 2,
+	MODEL_FAMILY_QWEN2 = 3,
+	MODEL_FAMILY_QWEN3 = 4,
+	MODEL_FAMILY_PHI3 = 5,
+};
+
+enum rope_kind {
+	ROPE_KIND_DEFAULT = 0,
+	ROPE_KIND_LINEAR = 1,
+	ROPE_KIND_LLAMA3 = 2,
+	ROPE_KIND_YARN = 3,
+};
+
+enum model_flag {
+	MODEL_TIED_HEAD = 1 << 0,
+	MODEL_QKV_BIAS = 1 << 1,
+	MODEL_O_BIAS = 1 << 2,
+	MODEL_MLP_BIAS = 1 << 3,
+	MODEL_QK_NORM = 1 << 4, /* RMS norm of each head's q and k before RoPE */
+};
+
+/* Sizes and constants of one decoder-only transformer. Fixed width, no padding. */
+struct model_config {
+	uint32_t family; /* enum model_family */
+	uint32_t flags;	 /* enum model_flag, or-ed */
+	uint32_t n_layers;
+	uint32_t hidden;
+	uint32_t ffn;
+	uint32_t n_heads;
+	uint32_t n_kv_heads;
+	uint32_t head_dim;
+	uint32_t vocab;
+	uint32_t max_positions;
+	uint32_t sliding_window;      /* a position sees this many, itself included; 0: all */
+	uint32_t first_window_layer;  /* layers from this one on use the window */
+	uint32_t rope_kind;	      /* enum rope_kind */
+	uint32_t rope_original_positions; /* llama3, yarn */
+	double rope_theta;
+	float rope_factor;	     /* linear, llama3, yarn */
+	float rope_low_freq_factor;  /* llama3 */
+	float rope_high_freq_factor; /* llama3 */
+	float rope_beta_fast;	     /* yarn */
+	float rope_beta_slow;	     /* yarn */
+	float rope_attention_factor; /* yarn: multiplies cosines and sines; 1 otherwise */
+	float norm_eps;
+	int32_t bos; /* -1: none */
+	int32_t pad; /* -1: none */
+	uint32_t n_eos;
+	int32_t eos[FORMAT_MAX_EOS];
+};
+
+/* What a tensor is in the model. Order is the order of use, and of the bytes in the file. */
+enum tensor_role {
+	ROLE_EMBED = 0, /* vocab x hidden; layer 0 */
+	ROLE_ATTN_NORM = 1,
+	ROLE_Q = 2, /* n_heads * head_dim x hidden */
+	ROLE_K = 3, /* n_kv_heads * head_dim x hidden */
+	ROLE_V = 4,
+	ROLE_Q_BIAS = 5,
+	ROLE_K_BIAS = 6,
+	ROLE_V_BIAS = 7,
+	ROLE_Q_NORM = 8, /* head_dim */
+	ROLE_K_NORM = 9,
+	ROLE_O = 10, /* hidden x n_heads * head_dim */
+	ROLE_O_BIAS = 11,
+	ROLE_FFN_NORM = 12,
+	ROLE_GATE = 13, /* ffn x hidden */
+	ROLE_UP = 14,
+	ROLE_GATE_BIAS = 15,
+	ROLE_UP_BIAS = 16,
+	ROLE_DOWN = 17, /* hidden x ffn */
+	ROLE_DOWN_BIAS = 18,
+	ROLE_FINAL_NORM = 19, /* layer n_layers - 1 */
+	ROLE_HEAD = 20,	      /* vocab x hidden; absent where tied; layer n_layers - 1 */
+	N_ROLES = 21,
+};
+
+/* How a payload is stored. Base images use the first two; deltas use DENSE_* to replace values and
+ * the others to add to the base's product. Tensors that did not change have no record (`zero`). */
+enum tensor_codec {
+	CODEC_VECTOR_F32 = 1, /* rows floats: replaces a norm or a bias */
+	CODEC_MAT_BF16 = 2,   /* struct mat_bf16 in kernel order: a base matrix */
+	/* Rows of a matrix that are replaced: u32 row[n_parts], ascending, padded to 64 bytes, then
+	 * the rows as a mat_bf16 of n_parts x cols. Used for embedding and head; a row at or past
+	 * the base's vocabulary is an added token. */
+	CODEC_DENSE_ROWS = 3,
+	/* Delta-CoMe: struct mixed_svd_band[n_parts], then what they point to. */
+	CODEC_MIXED_SVD = 4,
+};
+
+struct tensor_record {
+	uint32_t role;
+	uint32_t layer;
+	uint32_t codec;
+	uint32_t n_parts; /* rows of DENSE_ROWS, bands of MIXED_SVD, else 0 */
+	uint32_t rows;	  /* of the tensor itself; vectors have cols = 1 */
+	uint32_t cols;
+	uint64_t offset; /* of the payload, from the file's beginning; a multiple of 64 */
+	uint64_t bytes;
+};
+
+/*
+ * One band of singular triplets: the delta gains  U S V^T  with V^T a qmat of n_ranks x cols and
+ * U^T a qmat of n_ranks x rows (both with groups along the singular vector), S in f32.
+ * Offsets are from the payload's beginning and multiples of 64. Source: Delta-CoMe
+ * (arXiv 2406.08903) section 3; grids as in deltad-format(5).
+ */
+struct mixed_svd_band {
+	uint32_t bits;
+	uint32_t n_ranks;
+	uint64_t sigma; /* n_ranks f32 */
+	uint64_t v_codes;
+	uint64_t v_scales;
+	uint64_t v_zeros;
+	uint64_t u_codes;
+	uint64_t u_scales;
+	uint64_t u_zeros;
+};
+
+/* What the compressor measured. Numbers that were not measured are NaN. */
+struct certificate {
+	char method[32];	       /* "delta-come", zero-terminated */
+	struct digest calibration;     /* SHA-256 of the calibration token ids, as u32 */
+	uint64_t n_calibration_tokens;
+	uint64_t n_eval_tokens; /* positions behind the numbers below, held out from calibration */
+	double kl;		/* mean KL(fine-tune || base + delta), nats */
+	double agreement;	/* share of positions with the same most probable token */
+	double perplexity_base;
+	double perplexity_tuned;
+	double perplexity_delta;
+	uint64_t projection_bytes;	    /* payloads of the projections, everything counted */
+	uint64_t projection_original_bytes; /* the same tensors at 16 bits */
+};
+
+/* One for each tensor record, in the same order. */
+struct tensor_quality {
+	float weight_error;	/* ||D - D'||_F / ||D||_F */
+	float activation_error; /* ||(D - D') X||_F / ||D X||_F on calibration inputs */
+	float energy;		/* share of ||D||_F^2 in the kept ranks, before quantisation */
+	float delta_norm;	/* ||D||_F / ||W||_F */
+};
+
+/* A prompt and some of the logits that the writer saw after it. */
+struct selftest {
+	uint32_t n_ids;
+	uint32_t n_logits;
+	float tolerance; /* of the largest |logit| */
+	uint32_t reserved;
+	/* u32 ids[n_ids]; then struct { u32 id; f32 logit } [n_logits] */
+};
+
+_Static_assert(sizeof(struct format_header) <= FORMAT_PAGE, "the header fits its page");
+_Static_assert(sizeof(struct format_section) == 24, "no padding");
+_Static_assert(sizeof(struct model_config) == 136, "no padding");
+_Static_assert(sizeof(struct tensor_record) == 40, "no padding");
+_Static_assert(sizeof(struct mixed_svd_band) == 64, "no padding");
+_Static_assert(sizeof(struct tensor_quality) == 16, "no padding");
+_Static_assert(sizeof(struct selftest) == 16, "no padding");

@@ -1,0 +1,54 @@
+/*
+ * A base image or delta file in memory: every byte checked against its digest, the memory sealed.
+ *
+ * States: bytes arrive in a private memfd, each chunk is verified before anything looks at it; when
+ * all are in, the memfd is sealed against writing, growing and shrinking and mapped read-only. Only
+ * then is a struct image handed out, so whoever holds one may trust `bytes` to be what the writer
+ * wrote and to stay so, whatever happens to the file. (Trust in the *meaning* of the bytes is the
+ * business of base_bind and delta_bind.)
+ */
+#pragma once
+
+#include "common/progress.h"
+#include "common/reason.h"
+#include "store/format.h"
+
+enum image_kind {
+	IMAGE_KIND_BASE,
+	IMAGE_KIND_DELTA,
+};
+
+struct image {
+	enum image_kind kind;
+	int fd; /* sealed memfd; owned */
+	const uint8_t *bytes;
+	uint64_t n_bytes;
+	struct format_header header; /* checked copy */
+};
+
+/* Parses and checks a header page and the digest section that follows it. Pure: the fuzz target.
+ * `head` holds at least body_offset bytes as told by image_head_bytes(). */
+int image_parse_header(const uint8_t page[static FORMAT_PAGE], uint64_t file_bytes,
+	struct format_header *ret, struct reason *reason) _must_check_;
+
+/* Section of that kind: its bytes, or NULL if the file has none. */
+const uint8_t *image_section(const struct image *image, enum section_kind kind, uint64_t *ret_bytes);
+
+/*
+ * Reads an open file through io_uring (plain reads where the kernel forbids it), several chunks in
+ * flight, each verified on arrival. `fd` stays the caller's. A chunk that does not match is
+ * -EBADMSG, with its number in the reason. `progress` may be NULL.
+ */
+int image_load(int fd, struct image **ret, const struct progress *progress,
+	struct reason *reason) _must_check_;
+
+int image_load_path(const char *path, struct image **ret, const struct progress *progress,
+	struct reason *reason) _must_check_;
+
+/* Adopts a sealed memfd that holds a whole file (from a descriptor store or another process); takes
+ * fd on success. Checks seals and the root; `verify_chunks` also every chunk. */
+int image_from_memfd(int fd, bool verify_chunks, struct image **ret, struct reason *reason)
+	_must_check_;
+
+/* NULL is fine. Returns NULL. */
+struct image *image_free(struct image *image);
