@@ -40,10 +40,9 @@ FOREIGN := $(call sources,foreign)
 COMPRESS := $(call sources,compress)
 CLIENT := $(call sources,client)
 DELTACTL := $(call sources,client/deltactl)
-DAEMON := $(call sources,daemon)
+DAEMON_LIBRARY := $(filter-out daemon/main.c,$(call sources,daemon))
 
-SERVE := $(COMMON) $(KERNELS) $(STORE) $(ENGINE) $(CLIENT)
-ALL_LIBRARY := $(SERVE) $(FOREIGN) $(COMPRESS)
+ALL_LIBRARY := $(COMMON) $(KERNELS) $(STORE) $(ENGINE) $(CLIENT) $(FOREIGN) $(COMPRESS)
 
 SERVE_LIBS := -lcrypto -luring -lpcre2-8 -lutf8proc -lm -ldl
 TOOL_LIBS := $(SERVE_LIBS) -ljansson -lseccomp
@@ -64,11 +63,17 @@ $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
-$(BUILD)/bin/deltactl: $(call objects,$(ALL_LIBRARY) $(DELTACTL))
+# Everything but the mains, for the linker to choose from.
+$(BUILD)/obj/all.a: $(call objects,$(ALL_LIBRARY) $(DAEMON_LIBRARY))
+	@mkdir -p $(@D)
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/bin/deltactl: $(call objects,$(DELTACTL)) $(BUILD)/obj/all.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ $(TOOL_LIBS) -o $@
 
-$(BUILD)/bin/deltad: $(call objects,$(SERVE) $(DAEMON))
+$(BUILD)/bin/deltad: $(call objects,daemon/main.c) $(BUILD)/obj/all.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ $(DAEMON_LIBS) -o $@
 
@@ -90,12 +95,14 @@ $(BUILD)/lib/libdeltad.a: $(call objects,$(COMMON) $(CLIENT))
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/kernels/test_*.c tests/golden/test_*.c \
 	tests/format/test_*.c tests/faults/test_*.c)
 TEST_SUPPORT := $(call sources,tests)
-DAEMON_LIBRARY := $(filter-out daemon/main.c,$(DAEMON))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(TEST_SOURCES))
 
-$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(TEST_SUPPORT) $(ALL_LIBRARY) $(DAEMON_LIBRARY))
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(TEST_SUPPORT)) $(BUILD)/obj/all.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ $(TOOL_LIBS) -lsystemd -lyaml -lcmocka -o $@
+
+.PHONY: objects
+objects: $(BUILD)/obj/all.a $(call objects,$(DELTACTL))
 
 .PHONY: tests
 tests: $(TESTS)
