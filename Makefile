@@ -91,21 +91,150 @@ $(BUILD)/lib/libdeltad.a: $(call objects,$(COMMON) $(CLIENT))
 	rm -f $@
 	$(AR) rcs $@ $^
 
-# Unit tests: every tests/*/test_NAME.c is a cmocka program linked with all libraries.
+# Unit tests: every tests/*/test_NAME.c is a cmocka program; the linker takes what it needs.
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/kernels/test_*.c tests/golden/test_*.c \
-	tests/format/test_*.c tests/faults/test_*.c)
+	tests/format/test_*.c tests/faults/test_*.c tests/e2e/test_*.c)
 TEST_SUPPORT := $(call sources,tests)
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(TEST_SOURCES))
+SCRIPTED_TESTS := $(wildcard tests/*/test_*.sh)
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(TEST_SUPPORT)) $(BUILD)/obj/all.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ $(TOOL_LIBS) -lsystemd -lyaml -lcmocka -o $@
 
+# Fuzz drivers: linked with replay.c they run their corpus as a test; `make fuzz` links libFuzzer.
+FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+REPLAYS := $(addprefix $(BUILD)/replay/,$(FUZZERS))
+
+$(BUILD)/replay/%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/replay.o $(BUILD)/obj/all.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $^ $(TOOL_LIBS) -lyaml -lsystemd -o $@
+
+$(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/all.a
+	@mkdir -p $(@D)
+	$(CC) -fsanitize=fuzzer $(LDFLAGS) $^ $(TOOL_LIBS) -lyaml -lsystemd -o $@
+
+BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
+
+$(BUILD)/bench/%: $(BUILD)/obj/bench/%.o $(BUILD)/obj/all.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $^ $(TOOL_LIBS) -lyaml -lsystemd -o $@
+
 .PHONY: objects
 objects: $(BUILD)/obj/all.a $(call objects,$(DELTACTL))
 
 .PHONY: tests
-tests: $(TESTS)
+tests: $(TESTS) $(REPLAYS)
+
+.PHONY: help
+help:
+	@echo 'make             build into $(BUILD)/bin and $(BUILD)/lib'
+	@echo 'make deps        install the Debian packages that building needs (deps-check: and testing)'
+	@echo 'make demo        install what is missing, build, and show the whole way once'
+	@echo 'make check       install what is missing, build, run every test'
+	@echo 'make asan        the tests under AddressSanitizer (ubsan, tsan: likewise)'
+	@echo 'make fuzz        fuzz every parser; FUZZ_SECONDS=60 each'
+	@echo 'make soak        a long run of many clients against one daemon; SOAK_SECONDS=300'
+	@echo 'make bench       measure kernels, loading and serving'
+	@echo 'make install     under prefix=$(prefix), DESTDIR honoured (uninstall takes it back)'
+	@echo 'make format      clang-format over the tree'
+
+.PHONY: deps deps-check
+deps:
+	@scripts/install_packages.sh scripts/packages.txt build
+deps-check:
+	@scripts/install_packages.sh scripts/packages.txt build check
+
+# Installing comes first, then make starts afresh and finds what is there now.
+JOBS := -j$(shell nproc)
+
+.PHONY: demo
+demo: deps
+	@$(MAKE) --no-print-directory -s $(JOBS) all
+	@scripts/demo.sh $(BUILD)
+
+.PHONY: check
+check: deps-check
+	@scripts/check_includes.sh
+	@scripts/check_style.sh
+	@$(MAKE) --no-print-directory -s $(JOBS) all tests
+	@$(MAKE) --no-print-directory -s $(JOBS) CC=clang BUILD=$(BUILD)/clang objects
+	@echo 'warnings: none from gcc, none from clang'
+	@$(MAKE) --no-print-directory -s run-tests
+
+.PHONY: run-tests
+run-tests: all tests
+	@DELTAD_BUILD=$(BUILD) tests/run.sh $(TESTS) \
+		$(REPLAYS) $(SCRIPTED_TESTS)
+
+SANITIZED = $(MAKE) --no-print-directory -s $(JOBS) OPTIMISE='-O1 -g -fno-omit-frame-pointer' \
+	BUILD=$(BUILD)/$@
+
+.PHONY: asan ubsan tsan
+asan: deps-check
+	@$(SANITIZED) SANITIZE=-fsanitize=address all tests
+	@ASAN_OPTIONS=detect_stack_use_after_return=1 $(SANITIZED) SANITIZE=-fsanitize=address run-tests
+ubsan: deps-check
+	@$(SANITIZED) SANITIZE='-fsanitize=undefined -fno-sanitize-recover=all' all tests
+	@$(SANITIZED) SANITIZE='-fsanitize=undefined -fno-sanitize-recover=all' run-tests
+tsan: deps-check
+	@$(SANITIZED) SANITIZE=-fsanitize=thread all tests
+	@TSAN_OPTIONS=halt_on_error=1 $(SANITIZED) SANITIZE=-fsanitize=thread run-tests
+
+FUZZ_SECONDS ?= 60
+FUZZ_BUILD := $(BUILD)/fuzzing
+.PHONY: fuzz fuzz-run
+fuzz: deps-check
+	@$(MAKE) --no-print-directory -s $(JOBS) CC=clang BUILD=$(FUZZ_BUILD) OPTIMISE='-O1 -g' \
+		SANITIZE='-fsanitize=fuzzer-no-link,address,undefined' $(addprefix $(FUZZ_BUILD)/fuzz/,$(FUZZERS))
+	@scripts/fuzz.sh $(FUZZ_BUILD)/fuzz $(FUZZ_SECONDS) $(FUZZERS)
+
+SOAK_SECONDS ?= 300
+.PHONY: soak
+soak: deps-check
+	@$(MAKE) --no-print-directory -s $(JOBS) all
+	@scripts/soak.sh $(BUILD) $(SOAK_SECONDS)
+
+.PHONY: bench
+bench: deps
+	@$(MAKE) --no-print-directory -s $(JOBS) all $(BENCHES)
+	@scripts/bench.sh $(BUILD)
+
+.PHONY: format
+format:
+	@scripts/install_packages.sh scripts/packages.txt format
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+MANUALS := $(wildcard man/*.[1-8])
+fill = sed -e 's|@sbindir@|$(sbindir)|g' -e 's|@bindir@|$(bindir)|g' -e 's|@sysconfdir@|$(sysconfdir)|g' \
+	-e 's|@prefix@|$(prefix)|g' -e 's|@libdir@|$(libdir)|g' -e 's|@includedir@|$(includedir)|g' \
+	-e 's|@version@|$(VERSION)|g'
+
+.PHONY: install
+install: all
+	install -D -m 755 $(BUILD)/bin/deltad $(DESTDIR)$(sbindir)/deltad
+	install -D -m 755 $(BUILD)/bin/deltactl $(DESTDIR)$(bindir)/deltactl
+	install -D -m 755 $(BUILD)/lib/libdeltad.so.$(SOVERSION) $(DESTDIR)$(libdir)/libdeltad.so.$(SOVERSION)
+	ln -sf libdeltad.so.$(SOVERSION) $(DESTDIR)$(libdir)/libdeltad.so
+	install -D -m 644 $(BUILD)/lib/libdeltad.a $(DESTDIR)$(libdir)/libdeltad.a
+	install -D -m 644 client/deltad.h $(DESTDIR)$(includedir)/deltad.h
+	install -d $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(unitdir) $(DESTDIR)$(sysusersdir) $(DESTDIR)$(tmpfilesdir)
+	$(fill) client/libdeltad.pc.in >$(DESTDIR)$(libdir)/pkgconfig/libdeltad.pc
+	for u in systemd/*.service systemd/*.socket; do $(fill) $$u >$(DESTDIR)$(unitdir)/$${u##*/} || exit 1; done
+	install -m 644 systemd/sysusers.d/deltad.conf $(DESTDIR)$(sysusersdir)/deltad.conf
+	install -m 644 systemd/tmpfiles.d/deltad.conf $(DESTDIR)$(tmpfilesdir)/deltad.conf
+	[ -e $(DESTDIR)$(sysconfdir)/deltad/deltad.yaml ] || \
+		install -D -m 644 etc/deltad.yaml $(DESTDIR)$(sysconfdir)/deltad/deltad.yaml
+	for m in $(MANUALS); do install -D -m 644 $$m $(DESTDIR)$(mandir)/man$${m##*.}/$${m##*/} || exit 1; done
+
+.PHONY: uninstall
+uninstall:
+	rm -f $(DESTDIR)$(sbindir)/deltad $(DESTDIR)$(bindir)/deltactl $(DESTDIR)$(libdir)/libdeltad.so* \
+		$(DESTDIR)$(libdir)/libdeltad.a $(DESTDIR)$(includedir)/deltad.h \
+		$(DESTDIR)$(libdir)/pkgconfig/libdeltad.pc $(DESTDIR)$(sysusersdir)/deltad.conf \
+		$(DESTDIR)$(tmpfilesdir)/deltad.conf
+	for u in systemd/*.service systemd/*.socket; do rm -f $(DESTDIR)$(unitdir)/$${u##*/}; done
+	for m in $(MANUALS); do rm -f $(DESTDIR)$(mandir)/man$${m##*.}/$${m##*/}; done
 
 .PHONY: clean
 clean:
