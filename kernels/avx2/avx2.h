@@ -1,0 +1,5 @@
+#pragma once
+
+#include "kernels/kernels.h"
+
+void kernels_avx2(struct kernels *k);

@@ -1,0 +1,24 @@
+/*
+ * The specification: every operation of struct kernels in plain C, sums in double. Slow on purpose;
+ * the place to look up what an operation means.
+ */
+#pragma once
+
+#include "kernels/kernels.h"
+
+void kernels_ref(struct kernels *k);
+
+void ref_matmul(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
+	size_t x_stride, size_t n, size_t block0, size_t block1);
+void ref_mat_row(float *ret, const struct mat_bf16 *w, uint32_t row);
+void ref_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float *x, size_t x_stride,
+	size_t n, size_t row0, size_t row1);
+void ref_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,
+	size_t z_stride, size_t n, size_t group0, size_t group1);
+void ref_rms_norm(float *y, const float *x, const float *w, size_t n, float eps);
+void ref_rope(float *x, const float *cosines, const float *sines, size_t n);
+void ref_silu_mul(float *y, const float *gate, const float *up, size_t n);
+void ref_add(float *y, const float *x, size_t n);
+void ref_kv_store(void *ret, const float *x, size_t n, enum kv_type type);
+void ref_attend(float *out, const float *q, size_t n_queries, const struct kv_view *kv,
+	size_t first, size_t last, float scale, float *scores);

@@ -1,0 +1,17 @@
+#include "kernels/ref/ref.h"
+
+void kernels_ref(struct kernels *k)
+{
+	*k = (struct kernels){
+		.matmul = ref_matmul,
+		.qmat_dot = ref_qmat_dot,
+		.qmat_accumulate = ref_qmat_accumulate,
+		.mat_row = ref_mat_row,
+		.rms_norm = ref_rms_norm,
+		.rope = ref_rope,
+		.silu_mul = ref_silu_mul,
+		.add = ref_add,
+		.kv_store = ref_kv_store,
+		.attend = ref_attend,
+	};
+}
