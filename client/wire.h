@@ -1,0 +1,57 @@
+/*
+ * Messages on a socket: one packet with at most one descriptor, received with suspicion. Long
+ * messages go through a sealed memfd without the caller noticing. Blocking is the socket's choice.
+ */
+#pragma once
+
+#include "client/proto.h"
+
+/* Expected conditions. */
+enum {
+	WIRE_E_CLOSED = 1, /* the peer has closed the connection */
+};
+
+/*
+ * One packet of up to `room` bytes and its descriptor, -1 if there is none; the caller owns it.
+ * Descriptors are close-on-exec. -EBADMSG, with everything received closed, if the packet or its
+ * control data was cut off or brought more than one descriptor; -EAGAIN if there is nothing now.
+ */
+int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd) _must_check_;
+
+/* Sends one packet, with a copy of descriptor `fd` unless it is -1. Never raises SIGPIPE; -EPIPE or
+ * -ECONNRESET if the peer is gone, -EAGAIN if its buffer is full. */
+int wire_send(int sock, const void *packet, size_t n, int fd) _must_check_;
+
+/* A message ready to be sent, for queues. */
+struct wire_packet {
+	uint8_t *bytes; /* owned */
+	size_t n;
+	int fd; /* owned; -1 unless the body is in a memfd */
+};
+
+#define WIRE_PACKET_INIT ((struct wire_packet){.fd = -1})
+
+/* Encodes; a message longer than PROTO_MAX_PACKET becomes a header and a sealed memfd. -EMSGSIZE
+ * past PROTO_MAX_BODY. */
+int wire_pack(const struct proto_message *m, struct wire_packet *ret) _must_check_;
+void wire_packet_done(struct wire_packet *p);
+
+/* Both in one. */
+int wire_send_message(int sock, const struct proto_message *m) _must_check_;
+
+/* A received message with all that its strings point into; large, so give it a lasting place. */
+struct wire_received {
+	struct proto_header header; /* request is 0 where even the header was unreadable */
+	struct proto_message message;
+	void *map; /* the body, if it came in a memfd */
+	size_t n_map;
+	uint8_t packet[PROTO_MAX_PACKET];
+};
+
+/*
+ * Receives, checks and decodes one message. WIRE_E_CLOSED; -EAGAIN; -EBADMSG and -EOPNOTSUPP as
+ * proto_decode(), also for a descriptor that is missing, uncalled-for, unsealed or too large;
+ * `header` is valid then too, so that an ERROR can be addressed.
+ */
+int wire_receive(int sock, struct wire_received *ret, struct reason *reason) _must_check_;
+void wire_received_done(struct wire_received *r);
