@@ -432,7 +432,8 @@ void proto_message_done(struct proto_message *m);
 
 /*
  * Header and body into `packet`. *ret_n is the size of the message, also when it exceeds `room`,
- * which is -ENOBUFS. Nothing is allocated. A count or length over its limit is -EMSGSIZE.
+ * which is -ENOBUFS. Nothing is allocated. -EINVAL for a value that the receiver would refuse;
+ * -EMSGSIZE past PROTO_MAX_BODY.
  */
 int proto_encode(const struct proto_message *m, void *packet, size_t room, size_t *ret_n)
 	_must_check_;
@@ -441,6 +442,7 @@ int proto_encode(const struct proto_message *m, void *packet, size_t room, size_
 struct proto_str proto_str(const char *terminated);
 bool proto_str_equal(struct proto_str a, const char *terminated);
 
-/* "busy": the words of a status, of which the manual has the same table. Unknown: "status N". */
+/* "busy": the word for a status, as the manual has it; "unknown status" for one of a later daemon.
+ */
 const char *proto_status_name(uint32_t status);
 const char *proto_residency_name(enum proto_residency residency);
