@@ -38,3 +38,8 @@ uint32_t kv_seq_capacity(const struct kv_seq *seq);
 /* Where position `position` of a layer and KV head is stored: head_dim numbers of the pool's type. */
 void *kv_seq_key(struct kv_seq *seq, uint32_t layer, uint32_t kv_head, uint32_t position);
 void *kv_seq_value(struct kv_seq *seq, uint32_t layer, uint32_t kv_head, uint32_t position);
+
+/* The pages of one layer and KV head as a kv_view wants them: entry i of each array is where
+ * position i * KV_PAGE_TOKENS stands. Fills only the entries of positions first .. last. */
+void kv_seq_pages(const struct kv_seq *seq, uint32_t layer, uint32_t kv_head, uint32_t first,
+	uint32_t last, const void **ret_keys, const void **ret_values);
