@@ -143,6 +143,11 @@ uint32_t kv_seq_capacity(const struct kv_seq *seq)
 	return seq->n_pages * KV_PAGE_TOKENS;
 }
 
+enum kv_type kv_seq_type(const struct kv_seq *seq)
+{
+	return seq->pool->type;
+}
+
 /* Token 0 of a page, layer and head; `which` is 0 for keys, 1 for values. */
 static uint8_t *head_of(
 	const struct kv_seq *seq, uint32_t page, uint32_t layer, uint32_t which, uint32_t kv_head)

@@ -28,14 +28,16 @@ enum {
 	KV_E_FULL = 1, /* not enough free pages now */
 };
 
-/* A sequence with room for n_positions, all its pages taken now, so that a running request can never
- * be stopped by want of memory. KV_E_FULL leaves nothing taken. */
+/* A sequence with room for n_positions, all its pages taken now, so that a running request can
+ * never be stopped by want of memory. KV_E_FULL leaves nothing taken. */
 int kv_seq_new(struct kv_pool *pool, uint32_t n_positions, struct kv_seq **ret) _must_check_;
 /* Gives the pages back. */
 struct kv_seq *kv_seq_free(struct kv_seq *seq);
 uint32_t kv_seq_capacity(const struct kv_seq *seq);
+enum kv_type kv_seq_type(const struct kv_seq *seq);
 
-/* Where position `position` of a layer and KV head is stored: head_dim numbers of the pool's type. */
+/* Where position `position` of a layer and KV head is stored: head_dim numbers of the pool's type.
+ */
 void *kv_seq_key(struct kv_seq *seq, uint32_t layer, uint32_t kv_head, uint32_t position);
 void *kv_seq_value(struct kv_seq *seq, uint32_t layer, uint32_t kv_head, uint32_t position);
 

@@ -23,5 +23,6 @@ struct variant;
 int variant_new(const struct model *model, const struct delta *delta, struct variant **ret,
 	struct reason *reason) _must_check_;
 struct variant *variant_free(struct variant *variant);
-/* The config as this variant has it: its vocabulary and end-of-text ids may differ from the base. */
+/* The config as this variant has it: its vocabulary and end-of-text ids may differ from the base.
+ */
 const struct model_config *variant_config(const struct variant *variant);
