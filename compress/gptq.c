@@ -1,0 +1,240 @@
+#include "compress/gptq.h"
+
+#include "kernels/blas.h"
+#include "kernels/types.h"
+
+#include <math.h>
+#include <string.h>
+
+#define BLOCK 128u /* columns whose errors reach the rest in one product */
+
+struct gptq {
+	uint32_t n;
+	uint32_t *order; /* order[p]: the column that the sweep meets at step p */
+	bool *dead;      /* by column: no input ever */
+	double *factor;  /* n x n, upper, in sweep order: T with H^-1 = T^T T */
+};
+
+struct diagonal {
+	double value;
+	uint32_t column;
+};
+
+/* Rows of the matrix that are swept together, column after column. */
+struct sweep {
+	const struct gptq *g;
+	struct qvectors *q;
+	uint32_t first; /* vector (along) or element (across) of work's first row */
+	size_t n_rows;
+	double *work;   /* g->n x n_rows, in sweep order; what is still to be quantised */
+	double *errors; /* BLOCK x n_rows */
+	void (*quantise)(struct sweep *s, uint32_t step);
+};
+
+struct gptq *gptq_free(struct gptq *g)
+{
+	if (!g)
+		return NULL;
+	free(g->order);
+	free(g->dead);
+	free(g->factor);
+	free(g);
+	return NULL;
+}
+
+/* Falling values; equal ones in the order of columns, so that the order is the same everywhere. */
+static int compare_diagonal(const void *left, const void *right)
+{
+	const struct diagonal *a = left, *b = right;
+
+	if (a->value != b->value)
+		return a->value > b->value ? -1 : 1;
+	return a->column < b->column ? -1 : 1;
+}
+
+static int choose_order(struct gptq *g, const double *hessian)
+{
+	_cleanup_(freep) struct diagonal *diagonal = malloc((g->n + 1) * sizeof(*diagonal));
+
+	if (!diagonal)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < g->n; i++) {
+		double value = hessian[(size_t)i * g->n + i];
+
+		g->dead[i] = value == 0;
+		diagonal[i] = (struct diagonal){.value = g->dead[i] ? 1 : value, .column = i};
+	}
+	qsort(diagonal, g->n, sizeof(*diagonal), compare_diagonal);
+	for (uint32_t p = 0; p < g->n; p++)
+		g->order[p] = diagonal[p].column;
+	return 0;
+}
+
+/* H in sweep order with its damping, in g->factor. */
+static void place_hessian(struct gptq *g, const double *hessian, double damping)
+{
+	double sum = 0;
+
+	for (uint32_t p = 0; p < g->n; p++) {
+		for (uint32_t k = 0; k < g->n; k++)
+			g->factor[(size_t)p * g->n + k] =
+				hessian[(size_t)g->order[p] * g->n + g->order[k]];
+		if (g->dead[g->order[p]])
+			g->factor[(size_t)p * g->n + p] = 1;
+		sum += g->factor[(size_t)p * g->n + p];
+	}
+	for (uint32_t p = 0; p < g->n; p++)
+		g->factor[(size_t)p * g->n + p] += damping * sum / g->n;
+}
+
+static int invert(struct gptq *g, struct reason *reason)
+{
+	int r;
+
+	r = blas_cholesky(g->factor, g->n, BLAS_UPPER);
+	if (r == 0)
+		r = blas_cholesky_inverse(g->factor, g->n, BLAS_UPPER);
+	if (r == 0)
+		r = blas_cholesky(g->factor, g->n, BLAS_UPPER);
+	if (r > 0)
+		return reason_set(reason, -EDOM,
+			"the second moments of %u inputs have no Cholesky factor", g->n);
+	return r;
+}
+
+int gptq_new(
+	const double *hessian, uint32_t n, double damping, struct gptq **ret, struct reason *reason)
+{
+	_cleanup_(gptq_freep) struct gptq *g = calloc(1, sizeof(*g));
+	int r;
+
+	if (!g)
+		return -ENOMEM;
+	g->n = n;
+	g->order = calloc((size_t)n + 1, sizeof(*g->order));
+	g->dead = calloc((size_t)n + 1, sizeof(*g->dead));
+	g->factor = malloc(((size_t)n * n + 1) * sizeof(*g->factor));
+	if (!g->order || !g->dead || !g->factor)
+		return -ENOMEM;
+	for (size_t i = 0; i < (size_t)n * n; i++)
+		if (!isfinite(hessian[i]))
+			return reason_set(
+				reason, -EDOM, "the second moments of %u inputs are not finite", n);
+	r = choose_order(g, hessian);
+	if (r < 0)
+		return r;
+	place_hessian(g, hessian, damping);
+	r = invert(g, reason);
+	if (r < 0)
+		return r;
+	*ret = take_ptr(g);
+	return 0;
+}
+
+static void quantise_along(struct sweep *s, uint32_t step)
+{
+	double *values = s->work + step * s->n_rows;
+
+	for (size_t i = 0; i < s->n_rows; i++)
+		values[i] -=
+			qvectors_put(s->q, s->first + (uint32_t)i, s->g->order[step], values[i]);
+}
+
+static void quantise_across(struct sweep *s, uint32_t step)
+{
+	uint32_t vector = s->g->order[step];
+	double *values = s->work + step * s->n_rows;
+
+	for (size_t i = 0; i < s->n_rows; i += QMAT_GROUP)
+		qvectors_fit_grid(s->q, vector, (s->first + i) / QMAT_GROUP, values + i);
+	for (size_t i = 0; i < s->n_rows; i++)
+		values[i] -= qvectors_put(s->q, vector, s->first + (uint32_t)i, values[i]);
+}
+
+/* Quantises column `step`; its error over T_pp stays in `error` and goes to the block's rest. */
+static void sweep_column(struct sweep *s, uint32_t step, uint32_t end, double *error)
+{
+	const double *factors = s->g->factor + (size_t)step * s->g->n;
+	double *values = s->work + step * s->n_rows;
+
+	s->quantise(s, step);
+	for (size_t i = 0; i < s->n_rows; i++)
+		error[i] = values[i] / factors[step];
+	for (uint32_t k = step + 1; k < end; k++) {
+		double *rest = s->work + k * s->n_rows;
+
+		for (size_t i = 0; i < s->n_rows; i++)
+			rest[i] -= factors[k] * error[i];
+	}
+}
+
+static void sweep_columns(struct sweep *s)
+{
+	uint32_t n = s->g->n;
+
+	for (uint32_t begin = 0; begin < n; begin += BLOCK) {
+		uint32_t end = (uint32_t)min_u64(begin + BLOCK, n);
+		struct blas_gemm rest = {
+			.m = n - end,
+			.n = s->n_rows,
+			.k = end - begin,
+			.transpose_a = true,
+			.alpha = -1,
+			.beta = 1,
+			.a_stride = n,
+		};
+
+		for (uint32_t p = begin; p < end; p++)
+			sweep_column(s, p, end, s->errors + (p - begin) * s->n_rows);
+		if (end < n)
+			blas_gemm_f64(&rest, s->g->factor + (size_t)begin * n + end, s->errors,
+				s->work + end * s->n_rows);
+	}
+}
+
+static int sweep_run(struct sweep *s, const double *vectors, size_t step_stride, size_t row_stride)
+{
+	_cleanup_(freep) double *work = malloc((s->g->n * s->n_rows + 1) * sizeof(*work));
+	_cleanup_(freep) double *errors = malloc((BLOCK * s->n_rows + 1) * sizeof(*errors));
+
+	if (!work || !errors)
+		return -ENOMEM;
+	s->work = work;
+	s->errors = errors;
+	for (uint32_t p = 0; p < s->g->n; p++) {
+		uint32_t column = s->g->order[p];
+
+		for (size_t i = 0; i < s->n_rows; i++)
+			work[p * s->n_rows + i] = s->g->dead[column]
+							  ? 0
+							  : vectors[column * step_stride +
+								    (s->first + i) * row_stride];
+	}
+	sweep_columns(s);
+	return 0;
+}
+
+int gptq_along(const struct gptq *g, const double *vectors, uint32_t first, uint32_t last,
+	struct qvectors *q)
+{
+	struct sweep s = {
+		.g = g, .q = q, .first = first, .n_rows = last - first, .quantise = quantise_along};
+
+	for (uint32_t v = first; v < last; v++)
+		for (size_t group = 0; group < q->n_groups; group++)
+			qvectors_fit_grid(
+				q, v, group, vectors + (size_t)v * q->length + group * QMAT_GROUP);
+	return sweep_run(&s, vectors, 1, q->length);
+}
+
+int gptq_across(const struct gptq *g, const double *vectors, uint32_t first, uint32_t last,
+	struct qvectors *q)
+{
+	struct sweep s = {.g = g,
+		.q = q,
+		.first = first,
+		.n_rows = last - first,
+		.quantise = quantise_across};
+
+	return sweep_run(&s, vectors, q->length, 1);
+}

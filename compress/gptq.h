@@ -1,0 +1,49 @@
+/*
+ * GPTQ (arXiv 2210.17323): rounding one column after the other, each column's error spread over the
+ * columns that are still free so that the error of the product with the inputs stays small.
+ *
+ * For a matrix M and the second moments H = sum x x^T of its inputs, the sweep lowers
+ * tr((M - Q) H (M - Q)^T). Columns go in the order of falling H_jj ("act-order"); H is damped by a
+ * share of its mean diagonal; inputs that never occur (H_jj = 0) get zeros. Rows do not know of
+ * each other, so any split of the rows over threads gives the same codes.
+ *
+ * The matrix is given as vectors that share grids (compress/qvectors.h) in one of two directions:
+ *
+ *   along    a row of M is a vector (V^T: singular vectors over the inputs). Grids are taken before
+ *            the sweep, because act-order meets the columns of a group far apart.
+ *   across   a column of M is a vector (U: singular vectors over the outputs). The grids of a
+ * column are taken when the sweep reaches it, from values that hold the errors made so far.
+ */
+#pragma once
+
+#include "common/reason.h"
+#include "compress/qvectors.h"
+
+#define GPTQ_DAMPING 0.01
+
+struct gptq; /* what the sweeps need of H: the order and a factor of its inverse */
+
+/* `hessian` is n x n, symmetric; it is only read. -EDOM if it holds numbers that are not finite or
+ * is far from positive. */
+int gptq_new(const double *hessian, uint32_t n, double damping, struct gptq **ret,
+	struct reason *reason) _must_check_;
+struct gptq *gptq_free(struct gptq *g);
+
+static inline void gptq_freep(struct gptq **g)
+{
+	gptq_free(*g);
+}
+
+/*
+ * Quantises vectors [first, last) of `vectors` (q->n_vectors x q->length) into q.
+ * H belongs to the elements: n == q->length. -ENOMEM.
+ */
+int gptq_along(const struct gptq *g, const double *vectors, uint32_t first, uint32_t last,
+	struct qvectors *q) _must_check_;
+
+/*
+ * Quantises elements [first, last) of all vectors into q; `first` is a multiple of 128, and `last`
+ * too unless it is the end. H belongs to the vectors: n == q->n_vectors. -ENOMEM.
+ */
+int gptq_across(const struct gptq *g, const double *vectors, uint32_t first, uint32_t last,
+	struct qvectors *q) _must_check_;
