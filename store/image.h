@@ -23,25 +23,41 @@ struct image {
 	int fd; /* sealed memfd; owned */
 	const uint8_t *bytes;
 	uint64_t n_bytes;
+	uint64_t mapped_bytes; /* n_bytes, rounded up to a huge page where those hold it */
+	/* The errno with which the kernel refused io_uring, so that plain reads were used; else 0.
+	 * Worth one line in a log. */
+	int io_uring_refused;
 	struct format_header header; /* checked copy */
 };
 
-/* Parses and checks a header page and the digest section that follows it. Pure: the fuzz target.
- * `head` holds at least body_offset bytes as told by image_head_bytes(). */
+/* Checks a header page against the size of its file: every field, the rest of the page, and that
+ * the sections ascend by kind and place without touching each other. Pure: a fuzz target. It leaves
+ * the root to image_root(). An unknown version or section is -EOPNOTSUPP. */
 int image_parse_header(const uint8_t page[static FORMAT_PAGE], uint64_t file_bytes,
 	struct format_header *ret, struct reason *reason) _must_check_;
 
+/* The root that a header (its own `root` is ignored) and the bytes between it and the body have. */
+int image_root(const struct format_header *header, const void *digests, uint64_t n_bytes,
+	struct digest *ret) _must_check_;
+
 /* Section of that kind: its bytes, or NULL if the file has none. */
-const uint8_t *image_section(const struct image *image, enum section_kind kind, uint64_t *ret_bytes);
+const uint8_t *image_section(
+	const struct image *image, enum section_kind kind, uint64_t *ret_bytes);
 
 /*
  * Reads an open file through io_uring (plain reads where the kernel forbids it), several chunks in
  * flight, each verified on arrival. `fd` stays the caller's. A chunk that does not match is
  * -EBADMSG, with its number in the reason. `progress` may be NULL.
  */
-int image_load(int fd, struct image **ret, const struct progress *progress,
-	struct reason *reason) _must_check_;
+int image_load(int fd, struct image **ret, const struct progress *progress, struct reason *reason)
+	_must_check_;
 
+/* The same through a given way of reading, for tests that make reads fail. */
+struct reader_ops;
+int image_load_through(const struct reader_ops *ops, int fd, struct image **ret,
+	const struct progress *progress, struct reason *reason) _must_check_;
+
+/* The path is put before the reason. */
 int image_load_path(const char *path, struct image **ret, const struct progress *progress,
 	struct reason *reason) _must_check_;
 
@@ -52,3 +68,8 @@ int image_from_memfd(int fd, bool verify_chunks, struct image **ret, struct reas
 
 /* NULL is fine. Returns NULL. */
 struct image *image_free(struct image *image);
+
+static inline void imagep(struct image **image)
+{
+	image_free(*image);
+}

@@ -13,12 +13,14 @@
 
 struct writer;
 
-/* `max_body_bytes` bounds what will be appended; it reserves the room for chunk digests. `fd` stays
- * the caller's and must outlive the writer. */
+/* `max_body_bytes` bounds what will be appended, the zeros of writer_align() included; it reserves
+ * the room for chunk digests, and appending more is -EFBIG. `fd` stays the caller's and must
+ * outlive the writer. */
 int writer_begin(int fd, enum image_kind kind, uint64_t max_body_bytes, struct writer **ret,
 	struct reason *reason) _must_check_;
 
-/* Starts a section at the next multiple of `alignment` (a power of two, at least FORMAT_PAGE). */
+/* Starts a section at the next multiple of `alignment` (a power of two, at least FORMAT_PAGE; for
+ * the weights of a base at least FORMAT_WEIGHTS_ALIGNMENT). */
 int writer_section_begin(struct writer *w, enum section_kind kind, uint64_t alignment) _must_check_;
 /* Appends bytes; NULL bytes appends zeros. */
 int writer_append(struct writer *w, const void *bytes, uint64_t n_bytes) _must_check_;
@@ -28,7 +30,8 @@ int writer_align(struct writer *w, uint64_t alignment) _must_check_;
 uint64_t writer_offset(const struct writer *w);
 int writer_section_end(struct writer *w) _must_check_;
 
-/* Pads, digests every chunk (read back from the file), writes digests and header. */
+/* Pads, writes the digests (each taken as its chunk was filled) and the header. `tuned` is NULL for
+ * a base and only there; `ret_header` may be NULL. */
 int writer_finish(struct writer *w, const struct digest *model, const struct digest *tuned,
 	struct format_header *ret_header, struct reason *reason) _must_check_;
 
