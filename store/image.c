@@ -1,0 +1,296 @@
+#include "store/image.h"
+
+#include "common/file.h"
+#include "store/reader.h"
+#include "store/ring.h"
+#include "store/shm.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+/* A file on its way into memory. */
+struct load {
+	struct shm shm;
+	struct format_header header;
+	uint64_t n_done;
+	const struct progress *progress;
+};
+
+static void load_done(struct load *l)
+{
+	shm_done(&l->shm);
+}
+
+const uint8_t *image_section(const struct image *image, enum section_kind kind, uint64_t *ret_bytes)
+{
+	for (uint32_t i = 0; i < image->header.n_sections; i++) {
+		const struct format_section *s = &image->header.sections[i];
+
+		if (s->kind != kind)
+			continue;
+		*ret_bytes = s->bytes;
+		return image->bytes + s->offset;
+	}
+	return NULL;
+}
+
+static uint64_t chunk_bytes(const struct format_header *h, uint64_t index)
+{
+	return min_u64(FORMAT_CHUNK, h->file_bytes - h->body_offset - index * FORMAT_CHUNK);
+}
+
+static int check_chunk(
+	const uint8_t *bytes, const struct format_header *h, uint64_t index, struct reason *reason)
+{
+	uint64_t offset = h->body_offset + index * FORMAT_CHUNK;
+	struct digest found = digest_of(bytes + offset, chunk_bytes(h, index));
+
+	if (memcmp(&found, bytes + FORMAT_PAGE + index * sizeof(found), sizeof(found)) == 0)
+		return 0;
+	return reason_set(reason, -EBADMSG,
+		"chunk %" PRIu64 " (bytes %" PRIu64 " to %" PRIu64
+		") does not match its digest: the file is damaged",
+		index, offset, offset + chunk_bytes(h, index) - 1);
+}
+
+static int check_root(const uint8_t *bytes, const struct format_header *h, struct reason *reason)
+{
+	char found_hex[DIGEST_HEX_SIZE], expected_hex[DIGEST_HEX_SIZE];
+	struct digest found;
+	int r = image_root(h, bytes + FORMAT_PAGE, h->body_offset - FORMAT_PAGE, &found);
+
+	if (r < 0)
+		return reason_set(reason, r, "cannot compute the root digest: %s", strerror(-r));
+	if (digest_equal(&found, &h->root))
+		return 0;
+	digest_hex(&found, found_hex);
+	digest_hex(&h->root, expected_hex);
+	return reason_set(reason, -EBADMSG,
+		"header: header and chunk digests have the root %s, expected %s: the file is "
+		"damaged",
+		found_hex, expected_hex);
+}
+
+/* Takes the memory on success. */
+static int wrap(struct shm *shm, const struct format_header *h, struct image **ret)
+{
+	struct image *image = calloc(1, sizeof(*image));
+
+	if (!image)
+		return -ENOMEM;
+	*image = (struct image){
+		.kind = memcmp(h->magic, FORMAT_MAGIC_BASE, sizeof(h->magic)) == 0
+				? IMAGE_KIND_BASE
+				: IMAGE_KIND_DELTA,
+		.fd = shm->fd,
+		.bytes = shm->bytes,
+		.n_bytes = h->file_bytes,
+		.mapped_bytes = shm->mapped_bytes,
+		.header = *h,
+	};
+	*shm = SHM_INIT;
+	*ret = image;
+	return 0;
+}
+
+/* The header page of an open file, checked against the file's size. */
+static int read_header(
+	int fd, uint8_t page[static FORMAT_PAGE], struct format_header *ret, struct reason *reason)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return reason_set(reason, -errno, "cannot stat: %s", strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return reason_set(reason, -EBADMSG, "is not a regular file");
+	if ((uint64_t)st.st_size < FORMAT_PAGE)
+		return reason_set(reason, -EBADMSG,
+			"file has %" PRIu64 " bytes, its header alone takes %u",
+			(uint64_t)st.st_size, FORMAT_PAGE);
+	r = file_read_at(fd, page, FORMAT_PAGE, 0);
+	if (r < 0)
+		return reason_set(reason, r, "cannot read the header: %s", strerror(-r));
+	return image_parse_header(page, (uint64_t)st.st_size, ret, reason);
+}
+
+/* Everything before the body, into memory that is made now that its size is believed. */
+static int load_head(struct load *l, int fd, struct reason *reason)
+{
+	uint8_t page[FORMAT_PAGE];
+	int r = read_header(fd, page, &l->header, reason);
+
+	if (r < 0)
+		return r;
+	r = shm_create("deltad-image", l->header.file_bytes, &l->shm);
+	if (r < 0)
+		return reason_set(reason, r, "cannot get %" PRIu64 " bytes of shared memory: %s",
+			l->header.file_bytes, strerror(-r));
+	memcpy(l->shm.bytes, page, FORMAT_PAGE);
+	r = file_read_at(
+		fd, l->shm.bytes + FORMAT_PAGE, l->header.body_offset - FORMAT_PAGE, FORMAT_PAGE);
+	if (r < 0)
+		return reason_set(reason, r, "cannot read the chunk digests: %s", strerror(-r));
+	return check_root(l->shm.bytes, &l->header, reason);
+}
+
+static int chunk_arrived(void *user, uint64_t index, struct reason *reason)
+{
+	struct load *l = user;
+	int r = check_chunk(l->shm.bytes, &l->header, index, reason);
+
+	if (r < 0)
+		return r;
+	l->n_done += chunk_bytes(&l->header, index);
+	progress_update(
+		l->progress, "reading", l->n_done, l->header.file_bytes - l->header.body_offset);
+	return 0;
+}
+
+/* The same file for direct reads, or -1 where that is not to be had. */
+static int open_direct(int fd)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+}
+
+static int load_body(struct load *l, const struct reader_ops *ops, int fd, struct reason *reason)
+{
+	_cleanup_(closep) int direct_fd = open_direct(fd);
+	const struct read_plan plan = {
+		.fd = fd,
+		.direct_fd = direct_fd,
+		.to = l->shm.bytes + l->header.body_offset,
+		.begin = l->header.body_offset,
+		.end = l->header.file_bytes,
+		.chunk = FORMAT_CHUNK,
+		.arrived = chunk_arrived,
+		.user = l,
+	};
+
+	return reader_run(ops, &plan, reason);
+}
+
+int image_load_through(const struct reader_ops *ops, int fd, struct image **ret,
+	const struct progress *progress, struct reason *reason)
+{
+	_cleanup_(load_done) struct load l = {.shm = SHM_INIT, .progress = progress};
+	int r = load_head(&l, fd, reason);
+
+	if (r == 0)
+		r = load_body(&l, ops, fd, reason);
+	if (r < 0)
+		return r;
+	r = shm_seal(&l.shm);
+	if (r == 0)
+		r = wrap(&l.shm, &l.header, ret);
+	if (r < 0)
+		return reason_set(reason, r, "cannot seal the memory: %s", strerror(-r));
+	return 0;
+}
+
+/* 0 if this process may use io_uring, else the errno with which it is refused. */
+static int io_uring_refusal(void)
+{
+	void *state;
+	int r = ring_reader.open(&state);
+
+	if (r == 0)
+		ring_reader.close(state);
+	return r == -ENOSYS || r == -EPERM || r == -EACCES ? -r : 0;
+}
+
+int image_load(int fd, struct image **ret, const struct progress *progress, struct reason *reason)
+{
+	int refused = io_uring_refusal();
+	int r = image_load_through(
+		refused ? &plain_reader : &ring_reader, fd, ret, progress, reason);
+
+	if (r < 0)
+		return r;
+	(*ret)->io_uring_refused = refused;
+	return 0;
+}
+
+int image_load_path(const char *path, struct image **ret, const struct progress *progress,
+	struct reason *reason)
+{
+	/* Not blocking: opening a pipe must not wait for its other end. */
+	_cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	int r;
+
+	if (fd < 0)
+		return reason_set(reason, -errno, "%s: cannot open: %s", path, strerror(errno));
+	r = image_load(fd, ret, progress, reason);
+	return r < 0 ? reason_prefix(reason, r, "%s", path) : 0;
+}
+
+/* Where huge pages hold a file, the memfd is as long as these. */
+static bool size_fits(uint64_t memfd_bytes, uint64_t file_bytes, int fd)
+{
+	struct stat st;
+
+	if (memfd_bytes == file_bytes)
+		return true;
+	return fstat(fd, &st) == 0 && file_bytes < memfd_bytes &&
+	       memfd_bytes - file_bytes < (uint64_t)st.st_blksize &&
+	       memfd_bytes % (uint64_t)st.st_blksize == 0;
+}
+
+static int check_adopted(
+	const struct shm *shm, bool verify_chunks, struct format_header *ret, struct reason *reason)
+{
+	struct format_header claimed;
+	int r;
+
+	if (shm->n_bytes < FORMAT_PAGE)
+		return reason_set(reason, -EBADMSG,
+			"memory has %" PRIu64 " bytes, a header alone takes %u", shm->n_bytes,
+			FORMAT_PAGE);
+	memcpy(&claimed, shm->bytes, sizeof(claimed));
+	r = image_parse_header(shm->bytes,
+		size_fits(shm->n_bytes, claimed.file_bytes, shm->fd) ? claimed.file_bytes
+								     : shm->n_bytes,
+		ret, reason);
+	if (r == 0)
+		r = check_root(shm->bytes, ret, reason);
+	for (uint64_t i = 0; r == 0 && verify_chunks && i < ret->n_chunks; i++)
+		r = check_chunk(shm->bytes, ret, i, reason);
+	return r;
+}
+
+int image_from_memfd(int fd, bool verify_chunks, struct image **ret, struct reason *reason)
+{
+	_cleanup_(load_done) struct load l = {.shm = SHM_INIT};
+	int r = shm_adopt(fd, &l.shm);
+
+	if (r < 0)
+		return reason_set(
+			reason, r, "is not a memfd sealed against change: %s", strerror(-r));
+	r = check_adopted(&l.shm, verify_chunks, &l.header, reason);
+	if (r == 0)
+		r = wrap(&l.shm, &l.header, ret);
+	if (r < 0) {
+		l.shm.fd = -1; /* stays the caller's */
+		return r;
+	}
+	return 0;
+}
+
+struct image *image_free(struct image *image)
+{
+	if (!image)
+		return NULL;
+	if (image->bytes)
+		munmap((void *)(uintptr_t)image->bytes, image->mapped_bytes);
+	if (image->fd >= 0)
+		close(image->fd);
+	free(image);
+	return NULL;
+}

@@ -1,0 +1,61 @@
+/*
+ * Reads a stretch of a file to a place in memory, chunk by chunk, several chunks in flight.
+ *
+ * What to do about a short read, a read of nothing, a signal or a fault is decided here, once; how
+ * reads are carried out is behind struct reader_ops: io_uring (store/ring.h) or plain reads. Tests
+ * put a third one there, which fails as told.
+ */
+#pragma once
+
+#include "common/reason.h"
+
+#define READER_DEPTH 16
+
+struct read_request {
+	int fd;
+	void *to;
+	uint64_t n_bytes;
+	uint64_t offset;
+};
+
+/*
+ * A way of carrying out up to READER_DEPTH reads at once, each known by its slot.
+ *
+ *   open      0, or an errno; ENOSYS, EPERM and EACCES mean that the kernel forbids this way
+ *   submit    starts a read in a slot that has none under way; 0 or an errno, then nothing started
+ *   complete  waits for one read to end: its slot, and its result as read(2) gives it (bytes, 0 at
+ *             the end of the file, or a negative errno). An errno of its own means that waiting is
+ *             broken for good
+ *   cancel    asks every read under way to end soon; each is still completed
+ *   close     after all reads are completed
+ */
+struct reader_ops {
+	int (*open)(void **ret_state);
+	int (*submit)(void *state, unsigned int slot, const struct read_request *request);
+	int (*complete)(void *state, unsigned int *ret_slot, int *ret_result);
+	void (*cancel)(void *state);
+	void (*close)(void *state);
+};
+
+/* Reads by pread(2), one after the other. */
+extern const struct reader_ops plain_reader;
+
+struct read_plan {
+	int fd;
+	int direct_fd; /* the same file opened with O_DIRECT, or -1 */
+	uint8_t *to;   /* where the byte at `begin` goes */
+	uint64_t begin, end;
+	uint64_t chunk;
+	/* Called for each chunk, in the order of arrival, with all of its bytes in place; an error
+	 * ends the reading and is returned. */
+	int (*arrived)(void *user, uint64_t index, struct reason *reason);
+	void *user;
+};
+
+/*
+ * Reads [begin, end). A short read is continued; -EINTR and -EAGAIN are tried again; -EINVAL from
+ * `direct_fd` goes to `fd` instead; the file's end before `end` is -ENODATA; anything else ends the
+ * reading. When it returns, nothing is under way any more.
+ */
+int reader_run(const struct reader_ops *ops, const struct read_plan *plan, struct reason *reason)
+	_must_check_;
