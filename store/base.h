@@ -11,8 +11,9 @@
 struct base_layer {
 	struct mat_bf16 q, k, v, o, gate, up, down;
 	const float *attn_norm, *ffn_norm;
-	const float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias, *down_bias; /* or NULL */
-	const float *q_norm, *k_norm;							   /* or NULL */
+	const float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias,
+		*down_bias;           /* or NULL */
+	const float *q_norm, *k_norm; /* or NULL */
 };
 
 struct base {
@@ -32,7 +33,7 @@ int model_config_check(const struct model_config *c, struct reason *reason) _mus
 bool model_config_shape(const struct model_config *c, enum tensor_role role, uint32_t layer,
 	uint32_t *ret_rows, uint32_t *ret_cols);
 
-/* "layer 3 q", for messages. */
+/* "q", "final_norm", ...; for messages. */
 const char *tensor_role_name(enum tensor_role role);
 /* Projections are the seven matrices of a block; vectors are norms and biases. */
 bool tensor_role_is_projection(enum tensor_role role);

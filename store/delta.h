@@ -19,8 +19,8 @@ struct mixed_svd {
 
 /* Rows that replace those of the base's matrix. */
 struct dense_rows {
-	uint32_t n_rows; /* 0: none */
-	const uint32_t *rows; /* ascending */
+	uint32_t n_rows;        /* 0: none */
+	const uint32_t *rows;   /* ascending */
 	struct mat_bf16 values; /* n_rows x cols */
 };
 
@@ -39,7 +39,7 @@ struct delta_layer {
 };
 
 struct delta {
-	struct image *image; /* owned */
+	struct image *image;        /* owned */
 	struct model_config config; /* of the fine-tune: its vocabulary, eos, bos */
 	struct dense_rows embed;
 	struct dense_rows head; /* where tied: the same views as embed */
@@ -47,14 +47,15 @@ struct delta {
 	struct delta_layer *layers; /* owned */
 	const struct tensor_record *records;
 	size_t n_records;
-	const struct certificate *certificate; /* or NULL */
+	const struct certificate *certificate;  /* or NULL */
 	const struct tensor_quality *qualities; /* n_records of them, or NULL */
 };
 
 /*
  * Takes the image on success. Checks every record and every offset inside payloads. `base` may be
  * NULL to look at a delta without one; with it, -EMEDIUMTYPE if the delta was made for another base
- * (the reason gives both digests), and shapes must match the base's.
+ * (the reason gives both digests), or if its config differs from the base's in more than
+ * max_positions, bos, eos, pad and a larger vocabulary. Rows of added tokens must all be there.
  */
 int delta_bind(struct image *image, const struct base *base, struct delta **ret,
 	struct reason *reason) _must_check_;
@@ -62,7 +63,12 @@ int delta_open(const char *path, const struct base *base, struct delta **ret,
 	const struct progress *progress, struct reason *reason) _must_check_;
 struct delta *delta_free(struct delta *delta);
 
+/* Layout of a DENSE_ROWS payload: where the rows' values begin and, returned, the payload's size.
+ */
+uint64_t dense_rows_layout(uint32_t n_rows, uint32_t cols, uint64_t *ret_values);
+
 /* Layout of a MIXED_SVD payload: fills the offsets of each band from bits, n_ranks and the shape,
- * and returns the payload's size. Writers and the checker share it, so there is one truth. */
-uint64_t mixed_svd_layout(struct mixed_svd_band *bands, uint32_t n_bands, uint32_t rows,
-	uint32_t cols);
+ * and returns the payload's size. Writers and the checker share these layouts, so there is one
+ * truth: a file whose offsets differ is refused. */
+uint64_t mixed_svd_layout(
+	struct mixed_svd_band *bands, uint32_t n_bands, uint32_t rows, uint32_t cols);

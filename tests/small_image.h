@@ -1,0 +1,24 @@
+/*
+ * A tiny base image and a delta of it, with made-up values, written through store/writer.h: what
+ * the tests of store/ read back and break.
+ */
+#pragma once
+
+#include "store/base.h"
+#include "store/delta.h"
+
+/* 2 layers, biases, q and k norms, an own head, no size a multiple of a block or a group. */
+extern const struct model_config small_config;
+
+#define SMALL_ADDED_TOKENS 3
+
+/* The value that the base has at (row, col) of a tensor; vectors have col 0. */
+float small_value(enum tensor_role role, uint32_t layer, uint32_t row, uint32_t col);
+
+/* Both return an open, unnamed file in memory; the caller closes it. They fail the running test if
+ * anything goes wrong. */
+int small_base_file(void);
+int small_delta_file(void);
+
+/* The number of descriptors that this process has open. */
+size_t open_descriptors(void);

@@ -1,0 +1,229 @@
+#include "kernels/convert.h"
+#include "store/image.h"
+#include "tests/small_image.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cmocka.h>
+
+static struct image *load(int fd)
+{
+	struct reason reason = {0};
+	struct image *image;
+	int r = image_load(fd, &image, NULL, &reason);
+
+	if (r < 0)
+		fail_msg("load: %d %s", r, reason.text);
+	return image;
+}
+
+static struct base *load_base(void)
+{
+	_cleanup_(closep) int fd = small_base_file();
+	struct reason reason = {0};
+	struct base *base;
+	int r = base_bind(load(fd), &base, &reason);
+
+	if (r < 0)
+		fail_msg("bind: %d %s", r, reason.text);
+	return base;
+}
+
+static void assert_matrix(const struct mat_bf16 *m, enum tensor_role role, uint32_t layer,
+	uint32_t rows, uint32_t cols)
+{
+	assert_int_equal(m->rows, rows);
+	assert_int_equal(m->cols, cols);
+	for (uint32_t r = 0; r < rows; r++)
+		for (uint32_t c = 0; c < cols; c++)
+			assert_true(bf16_to_f32(m->data[mat_bf16_index(cols, r, c)]) ==
+				    small_value(role, layer, r, c));
+}
+
+static void assert_vector(const float *v, enum tensor_role role, uint32_t layer, uint32_t n)
+{
+	assert_non_null(v);
+	for (uint32_t i = 0; i < n; i++)
+		assert_true(v[i] == small_value(role, layer, i, 0));
+}
+
+static void base_comes_back_as_written(void **state)
+{
+	const struct model_config *c = &small_config;
+	uint32_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
+	struct base *b = load_base();
+
+	(void)state;
+	assert_memory_equal(&b->config, c, sizeof(*c));
+	assert_matrix(&b->embed, ROLE_EMBED, 0, c->vocab, c->hidden);
+	assert_matrix(&b->head, ROLE_HEAD, 1, c->vocab, c->hidden);
+	assert_vector(b->final_norm, ROLE_FINAL_NORM, 1, c->hidden);
+	for (uint32_t i = 0; i < c->n_layers; i++) {
+		const struct base_layer *l = &b->layers[i];
+
+		assert_matrix(&l->q, ROLE_Q, i, q, c->hidden);
+		assert_matrix(&l->k, ROLE_K, i, kv, c->hidden);
+		assert_matrix(&l->v, ROLE_V, i, kv, c->hidden);
+		assert_matrix(&l->o, ROLE_O, i, c->hidden, q);
+		assert_matrix(&l->gate, ROLE_GATE, i, c->ffn, c->hidden);
+		assert_matrix(&l->up, ROLE_UP, i, c->ffn, c->hidden);
+		assert_matrix(&l->down, ROLE_DOWN, i, c->hidden, c->ffn);
+		assert_vector(l->attn_norm, ROLE_ATTN_NORM, i, c->hidden);
+		assert_vector(l->ffn_norm, ROLE_FFN_NORM, i, c->hidden);
+		assert_vector(l->q_bias, ROLE_Q_BIAS, i, q);
+		assert_vector(l->k_bias, ROLE_K_BIAS, i, kv);
+		assert_vector(l->v_bias, ROLE_V_BIAS, i, kv);
+		assert_vector(l->o_bias, ROLE_O_BIAS, i, c->hidden);
+		assert_vector(l->gate_bias, ROLE_GATE_BIAS, i, c->ffn);
+		assert_vector(l->up_bias, ROLE_UP_BIAS, i, c->ffn);
+		assert_vector(l->down_bias, ROLE_DOWN_BIAS, i, c->hidden);
+		assert_vector(l->q_norm, ROLE_Q_NORM, i, c->head_dim);
+		assert_vector(l->k_norm, ROLE_K_NORM, i, c->head_dim);
+	}
+	base_free(b);
+}
+
+static void delta_comes_back_as_written(void **state)
+{
+	_cleanup_(closep) int fd = small_delta_file();
+	struct base *b = load_base();
+	struct reason reason = {0};
+	struct delta *d;
+	int r = delta_bind(load(fd), b, &d, &reason);
+
+	(void)state;
+	if (r < 0)
+		fail_msg("bind: %d %s", r, reason.text);
+	assert_int_equal(d->config.vocab, small_config.vocab + SMALL_ADDED_TOKENS);
+	assert_int_equal(d->n_records, 6);
+	assert_string_equal(d->certificate->method, "delta-come");
+	assert_non_null(d->qualities);
+	assert_int_equal(d->embed.n_rows, 5);
+	assert_int_equal(d->embed.rows[1], 300);
+	assert_true(bf16_to_f32(d->head.values.data[mat_bf16_index(72, 4, 71)]) ==
+		    -small_value(ROLE_HEAD, 1, 303, 71));
+	assert_vector(d->layers[0].attn_norm, ROLE_ATTN_NORM, 0, small_config.hidden);
+	assert_null(d->layers[1].attn_norm);
+	assert_null(d->final_norm);
+	assert_int_equal(d->layers[0].q.codec, CODEC_MIXED_SVD);
+	assert_int_equal(d->layers[0].q.svd.n_bands, 2);
+	assert_int_equal(d->layers[0].q.svd.total_ranks, 19);
+	assert_int_equal(d->layers[0].q.svd.bands[1].v.bits, 3);
+	assert_int_equal(d->layers[0].q.svd.bands[1].u.cols, 88);
+	assert_true(d->layers[0].q.svd.bands[1].sigma[16] == 1.0f / 17);
+	assert_int_equal(d->layers[0].q.svd.bands[1].u.zeros[16], 1);
+	assert_int_equal(d->layers[0].k.codec, 0);
+	delta_free(d);
+	base_free(b);
+}
+
+static void delta_of_another_base_is_refused(void **state)
+{
+	_cleanup_(closep) int fd = small_delta_file();
+	struct image *image = load(fd);
+	struct base *b = load_base();
+	struct reason reason = {0};
+	struct delta *d;
+
+	(void)state;
+	b->image->header.model.bytes[31] ^= 1;
+	assert_int_equal(delta_bind(image, b, &d, &reason), -EMEDIUMTYPE);
+	assert_non_null(strstr(reason.text, "made for the base with model digest"));
+	base_free(b);
+	image_free(image);
+}
+
+static void same_input_gives_the_same_bytes(void **state)
+{
+	_cleanup_(closep) int a = small_delta_file();
+	_cleanup_(closep) int b = small_delta_file();
+	struct image *one = load(a), *two = load(b);
+
+	(void)state;
+	assert_int_equal(one->n_bytes, two->n_bytes);
+	assert_memory_equal(one->bytes, two->bytes, one->n_bytes);
+	image_free(one);
+	image_free(two);
+}
+
+static void memory_is_sealed(void **state)
+{
+	_cleanup_(closep) int fd = small_delta_file();
+	struct image *image = load(fd);
+	int seals = fcntl(image->fd, F_GET_SEALS);
+
+	(void)state;
+	assert_int_equal(seals & (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL),
+		F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
+	assert_int_equal(pwrite(image->fd, "x", 1, 0), -1);
+	assert_int_equal(errno, EPERM);
+	assert_int_equal(ftruncate(image->fd, 0), -1);
+	assert_int_equal(errno, EPERM);
+	assert_int_equal(ftruncate(image->fd, (off_t)image->mapped_bytes * 2), -1);
+	assert_int_equal(errno, EPERM);
+	assert_ptr_equal(
+		mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, image->fd, 0), MAP_FAILED);
+	assert_int_equal(errno, EPERM);
+	assert_true(fcntl(image->fd, F_GETFD) & FD_CLOEXEC);
+	image_free(image);
+}
+
+static void sealed_memory_is_adopted(void **state)
+{
+	_cleanup_(closep) int fd = small_base_file();
+	struct image *image = load(fd), *adopted;
+	struct reason reason = {0};
+
+	(void)state;
+	assert_int_equal(image_from_memfd(dup(image->fd), true, &adopted, &reason), 0);
+	assert_int_equal(adopted->n_bytes, image->n_bytes);
+	assert_int_equal(adopted->kind, IMAGE_KIND_BASE);
+	assert_memory_equal(adopted->bytes, image->bytes, image->n_bytes);
+	image_free(adopted);
+	image_free(image);
+}
+
+static void unsealed_memory_is_not_adopted(void **state)
+{
+	_cleanup_(closep) int fd = small_base_file();
+	struct reason reason = {0};
+	struct image *image;
+
+	(void)state;
+	assert_int_equal(image_from_memfd(fd, true, &image, &reason), -EPERM);
+	assert_true(fcntl(fd, F_GETFD) >= 0);
+}
+
+static int count_descriptors(void **state)
+{
+	*state = (void *)open_descriptors();
+	return 0;
+}
+
+static int expect_no_new_descriptors(void **state)
+{
+	return (size_t)*state == open_descriptors() ? 0 : -1;
+}
+
+#define leak_checked(test)                                                                         \
+	cmocka_unit_test_setup_teardown(test, count_descriptors, expect_no_new_descriptors)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		leak_checked(base_comes_back_as_written),
+		leak_checked(delta_comes_back_as_written),
+		leak_checked(delta_of_another_base_is_refused),
+		leak_checked(same_input_gives_the_same_bytes),
+		leak_checked(memory_is_sealed),
+		leak_checked(sealed_memory_is_adopted),
+		leak_checked(unsealed_memory_is_not_adopted),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
