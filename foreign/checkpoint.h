@@ -6,19 +6,23 @@
 #pragma once
 
 #include "common/reason.h"
+#include "foreign/safetensors.h"
 #include "store/format.h"
 
 struct checkpoint;
+struct progress;
 
 /* -EBADMSG: a file breaks its format. -EOPNOTSUPP: an architecture, activation, RoPE type or dtype
  * that we do not implement, by name. */
-int checkpoint_open(const char *folder, struct checkpoint **ret, struct reason *reason) _must_check_;
+int checkpoint_open(const char *folder, struct checkpoint **ret, struct reason *reason)
+	_must_check_;
 struct checkpoint *checkpoint_free(struct checkpoint *c);
 
 const char *checkpoint_folder(const struct checkpoint *c);
 const struct model_config *checkpoint_config(const struct checkpoint *c);
 
-/* Reads a whole tensor, rows x cols row-major as model_config_shape() says. */
+/* Reads a whole tensor, rows x cols row-major as model_config_shape() says. A value that is not
+ * finite is -EBADMSG. */
 int checkpoint_read_f32(struct checkpoint *c, enum tensor_role role, uint32_t layer, float *ret,
 	struct reason *reason) _must_check_;
 /* Matrices as bf16. *ret_inexact (may be NULL) counts values that bf16 had to round. */
@@ -26,6 +30,17 @@ int checkpoint_read_bf16(struct checkpoint *c, enum tensor_role role, uint32_t l
 	uint64_t *ret_inexact, struct reason *reason) _must_check_;
 
 /* The model digest of store/model_digest.h; reads everything once. */
-struct progress;
 int checkpoint_digest(struct checkpoint *c, const struct progress *progress, struct digest *ret,
 	struct reason *reason) _must_check_;
+
+/* The files behind it, borrowed; and where a role lies in them: rows [first_row, first_row + rows)
+ * of a tensor. False if the model has no such role. */
+struct checkpoint_part {
+	const struct safetensors_tensor *tensor;
+	uint32_t first_row;
+	uint32_t rows;
+	uint32_t cols;
+};
+const struct safetensors *checkpoint_tensors(const struct checkpoint *c);
+bool checkpoint_part(const struct checkpoint *c, enum tensor_role role, uint32_t layer,
+	struct checkpoint_part *ret);
