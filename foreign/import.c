@@ -1,0 +1,247 @@
+/*
+ * The offsets of all payloads follow from the config alone, so the records are written before the
+ * weights and the file is written once, front to back. At any time one tensor is in memory, as read
+ * and as packed.
+ */
+#include "foreign/import.h"
+
+#include "kernels/pack.h"
+#include "store/base.h"
+#include "store/model_digest.h"
+#include "store/writer.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define VECTOR_ALIGNMENT 64u
+#define MATRIX_ALIGNMENT FORMAT_PAGE
+
+struct plan {
+	struct tensor_record *records; /* offsets count from the beginning of the weights */
+	size_t n_records;
+	uint64_t weights_bytes;
+	uint64_t n_parameters;
+	uint64_t max_tensor_bytes;
+};
+
+static void plan_done(struct plan *plan)
+{
+	free(plan->records);
+}
+
+/* One import under way. */
+struct import {
+	struct checkpoint *checkpoint;
+	const struct model_config *config;
+	struct plan plan;
+	struct writer *writer;
+	struct model_digest *digest;
+	void *source, *packed; /* room for the largest tensor each */
+	const struct progress *progress;
+	struct import_report *report;
+	struct reason *reason;
+};
+
+static void import_done(struct import *in)
+{
+	plan_done(&in->plan);
+	writer_free(in->writer);
+	model_digest_free(in->digest);
+	free(in->source);
+	free(in->packed);
+}
+
+static void plan_tensor(
+	struct plan *plan, enum tensor_role role, uint32_t layer, uint32_t rows, uint32_t cols)
+{
+	bool vector = tensor_role_is_vector(role);
+	struct tensor_record *record = &plan->records[plan->n_records++];
+
+	*record = (struct tensor_record){
+		.role = role,
+		.layer = layer,
+		.codec = vector ? CODEC_VECTOR_F32 : CODEC_MAT_BF16,
+		.rows = rows,
+		.cols = cols,
+		.bytes = vector ? rows * sizeof(float) : mat_bf16_bytes(rows, cols),
+		.offset =
+			align_up(plan->weights_bytes, vector ? VECTOR_ALIGNMENT : MATRIX_ALIGNMENT),
+	};
+	plan->weights_bytes = record->offset + record->bytes;
+	plan->n_parameters += (uint64_t)rows * cols;
+	plan->max_tensor_bytes = max_u64(plan->max_tensor_bytes, record->bytes);
+}
+
+static int plan_tensors(struct import *in)
+{
+	const struct model_config *c = in->config;
+	uint32_t rows, cols;
+
+	in->plan.records = calloc((size_t)c->n_layers * N_ROLES, sizeof(*in->plan.records));
+	if (!in->plan.records)
+		return reason_set(in->reason, -ENOMEM, "out of memory");
+	for (uint32_t layer = 0; layer < c->n_layers; layer++)
+		for (int role = 0; role < N_ROLES; role++)
+			if (model_config_shape(c, (enum tensor_role)role, layer, &rows, &cols))
+				plan_tensor(&in->plan, (enum tensor_role)role, layer, rows, cols);
+	return 0;
+}
+
+static int write_section(
+	struct import *in, enum section_kind kind, const void *bytes, uint64_t n_bytes)
+{
+	int r = writer_section_begin(in->writer, kind, FORMAT_PAGE);
+
+	if (r == 0)
+		r = writer_append(in->writer, bytes, n_bytes);
+	if (r == 0)
+		r = writer_section_end(in->writer);
+	return r;
+}
+
+/* Where the weights begin once the records and the given bytes of sections behind them are out. */
+static uint64_t weights_offset(const struct import *in)
+{
+	uint64_t at = align_up(writer_offset(in->writer), FORMAT_PAGE);
+
+	at = align_up(at + in->plan.n_records * sizeof(*in->plan.records), FORMAT_PAGE);
+	return align_up(at, FORMAT_WEIGHTS_ALIGNMENT);
+}
+
+static int write_head_sections(struct import *in)
+{
+	uint64_t weights;
+	int r;
+
+	r = write_section(in, SECTION_CONFIG, in->config, sizeof(*in->config));
+	if (r < 0)
+		return r;
+	weights = weights_offset(in);
+	for (size_t i = 0; i < in->plan.n_records; i++)
+		in->plan.records[i].offset += weights;
+	return write_section(in, SECTION_TENSORS, in->plan.records,
+		in->plan.n_records * sizeof(*in->plan.records));
+}
+
+/* Reads a tensor into `source`, in the form that is digested, and tells what goes into the file. */
+static int read_tensor(struct import *in, const struct tensor_record *t, const void **ret_payload,
+	size_t *ret_source_bytes)
+{
+	enum tensor_role role = (enum tensor_role)t->role;
+	uint64_t n_inexact;
+	int r;
+
+	if (t->codec == CODEC_VECTOR_F32) {
+		*ret_payload = in->source;
+		*ret_source_bytes = t->bytes;
+		return checkpoint_read_f32(in->checkpoint, role, t->layer, in->source, in->reason);
+	}
+	r = checkpoint_read_bf16(
+		in->checkpoint, role, t->layer, in->source, &n_inexact, in->reason);
+	if (r < 0)
+		return r;
+	in->report->n_inexact += n_inexact;
+	mat_bf16_pack(in->packed, in->source, t->rows, t->cols);
+	*ret_payload = in->packed;
+	*ret_source_bytes = (size_t)t->rows * t->cols * sizeof(uint16_t);
+	return 0;
+}
+
+static int write_tensor(struct import *in, const struct tensor_record *t)
+{
+	size_t n_source_bytes = 0;
+	const void *payload = NULL;
+	int r;
+
+	r = read_tensor(in, t, &payload, &n_source_bytes);
+	if (r < 0)
+		return r;
+	model_digest_add(in->digest, (enum tensor_role)t->role, t->layer, t->rows, t->cols,
+		in->source, n_source_bytes);
+	r = writer_align(
+		in->writer, t->codec == CODEC_VECTOR_F32 ? VECTOR_ALIGNMENT : MATRIX_ALIGNMENT);
+	if (r < 0)
+		return r;
+	assert(writer_offset(in->writer) == t->offset);
+	return writer_append(in->writer, payload, t->bytes);
+}
+
+static int write_weights(struct import *in)
+{
+	int r = writer_section_begin(in->writer, SECTION_WEIGHTS, FORMAT_WEIGHTS_ALIGNMENT);
+	uint64_t begin = writer_offset(in->writer);
+
+	for (size_t i = 0; i < in->plan.n_records && r == 0; i++) {
+		r = write_tensor(in, &in->plan.records[i]);
+		progress_update(in->progress, "importing", writer_offset(in->writer) - begin,
+			in->plan.weights_bytes);
+	}
+	return r < 0 ? r : writer_section_end(in->writer);
+}
+
+static int write_sections(struct import *in)
+{
+	int r = write_head_sections(in);
+
+	if (r < 0)
+		return reason_set(in->reason, r, "cannot write: %s", strerror(-r));
+	in->reason->text[0] = '\0';
+	r = write_weights(in);
+	if (r < 0 && !in->reason->text[0])
+		return reason_set(in->reason, r, "cannot write: %s", strerror(-r));
+	return r;
+}
+
+static int prepare(struct import *in, int fd)
+{
+	uint64_t body_bytes;
+	int r;
+
+	r = plan_tensors(in);
+	if (r < 0)
+		return r;
+	body_bytes = in->plan.weights_bytes + sizeof(*in->config) +
+		     in->plan.n_records * sizeof(*in->plan.records);
+	r = writer_begin(fd, IMAGE_KIND_BASE, body_bytes, &in->writer, in->reason);
+	if (r < 0)
+		return r;
+	in->digest = model_digest_new(in->config);
+	in->source = malloc(in->plan.max_tensor_bytes);
+	in->packed = malloc(in->plan.max_tensor_bytes);
+	if (!in->digest || !in->source || !in->packed)
+		return reason_set(in->reason, -ENOMEM,
+			"out of memory for two tensors of %llu bytes",
+			(unsigned long long)in->plan.max_tensor_bytes);
+	return 0;
+}
+
+int import_base(struct checkpoint *checkpoint, int fd, const struct progress *progress,
+	struct import_report *ret, struct reason *reason)
+{
+	struct import_report report = {0};
+	struct reason ignored;
+	_cleanup_(import_done) struct import in = {
+		.checkpoint = checkpoint,
+		.config = checkpoint_config(checkpoint),
+		.progress = progress,
+		.report = &report,
+		.reason = reason ? reason : &ignored,
+	};
+	struct format_header header;
+	int r;
+
+	r = prepare(&in, fd);
+	if (r == 0)
+		r = write_sections(&in);
+	if (r < 0)
+		return r;
+	report.model = model_digest_finish(take_ptr(in.digest));
+	r = writer_finish(in.writer, &report.model, NULL, &header, in.reason);
+	if (r < 0)
+		return r;
+	report.root = header.root;
+	report.file_bytes = header.file_bytes;
+	report.n_parameters = in.plan.n_parameters;
+	*ret = report;
+	return 0;
+}
