@@ -13,26 +13,26 @@
 struct engine;
 
 struct engine_settings {
-	uint32_t n_threads;	 /* 0: what the process may use */
+	uint32_t n_threads;      /* 0: what the process may use */
 	uint32_t max_batch_rows; /* of one step, prompt rows included */
-	uint32_t prompt_chunk;	 /* most prompt rows of one job in one step */
-	uint32_t max_jobs;	 /* running and waiting; more are refused */
+	uint32_t prompt_chunk;   /* most prompt rows of one job in one step */
+	uint32_t max_jobs;       /* running and waiting; more are refused */
 	enum kv_type kv_type;
 	uint64_t kv_bytes;
 };
 
 enum finish_reason {
-	FINISH_STOP,	 /* an end-of-text id, or the caller said so through engine_stop() */
-	FINISH_LENGTH,	 /* max_tokens */
+	FINISH_STOP,   /* an end-of-text id, or the caller said so through engine_stop() */
+	FINISH_LENGTH, /* max_tokens */
 	FINISH_CANCELLED,
 	FINISH_SHUTDOWN,
 	FINISH_ERROR, /* out of memory while starting; `error` has the errno */
 };
 
 struct job_spec {
-	uint64_t id; /* chosen by the caller, unique among live jobs */
+	uint64_t id;                   /* chosen by the caller, unique among live jobs */
 	const struct variant *variant; /* must stay until the finished event */
-	const uint32_t *prompt; /* copied; 1 .. tokens, all below the variant's vocabulary */
+	const uint32_t *prompt;        /* copied; 1 .. tokens, all below the variant's vocabulary */
 	uint32_t n_prompt;
 	uint32_t max_tokens; /* n_prompt + max_tokens <= max_positions */
 	bool ignore_eos;
@@ -59,13 +59,13 @@ struct engine_event {
 /* Called on the engine thread for each event; must not block (it posts to a mailbox). */
 typedef void engine_emit_fn(void *user, const struct engine_event *event);
 
-int engine_new(const struct model *model, const struct engine_settings *settings, engine_emit_fn *emit,
-	void *user, struct engine **ret, struct reason *reason) _must_check_;
+int engine_new(const struct model *model, const struct engine_settings *settings,
+	engine_emit_fn *emit, void *user, struct engine **ret, struct reason *reason) _must_check_;
 /* Ends running jobs with FINISH_SHUTDOWN, joins the thread. */
 struct engine *engine_free(struct engine *engine);
 
 enum {
-	ENGINE_E_BUSY = 1,    /* max_jobs reached */
+	ENGINE_E_BUSY = 1,     /* max_jobs reached */
 	ENGINE_E_TOO_LONG = 2, /* prompt + max_tokens exceed the model or all KV pages */
 };
 
