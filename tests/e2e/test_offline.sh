@@ -1,0 +1,92 @@
+#!/bin/sh
+# The offline commands from end to end on the shipped models: import, compress, inspect, verify,
+# merge, score, eval; and what happens when the disk is full, the process is killed, a file is broken.
+. tests/e2e/tap.sh
+
+base=$work/base.base
+delta=$work/math.delta
+
+check "import makes a base image" "$deltactl" import $base_model -o "$base" --quiet
+check "import is deterministic: first" "$deltactl" import $base_model -o "$work/again.base" --quiet
+check "import is deterministic: same bytes" cmp "$base" "$work/again.base"
+check "compress makes a delta" "$deltactl" compress --base $base_model --tuned $math_model --ratio 16 \
+	-o "$delta" --quiet
+check "inspect prints the base" "$deltactl" inspect "$base"
+check "inspect prints the delta" "$deltactl" inspect "$delta"
+check "inspect prints a model folder" "$deltactl" inspect $base_model
+check "inspect prints a safetensors file" "$deltactl" inspect $base_model/model.safetensors
+check "verify accepts both, with the self-test" "$deltactl" verify --base "$base" "$base" "$delta"
+check "merge writes a model folder" "$deltactl" merge --base $base_model --delta "$delta" -o "$work/merged"
+check "the merged folder imports" "$deltactl" import "$work/merged" -o "$work/merged.base" --quiet
+
+# The delta applied while computing and the merged weights are the same model, but for bf16 rounding
+# of the merged ones.
+echo '[0,2,417,268,202,745,354,224,25,21,19,1340,224,28,26,24,34,3,202,2,609,623,202]' >"$work/ids"
+"$deltactl" score --base "$base" --delta "$delta" --ids "$work/ids" --greedy 16 --json >"$work/served.json"
+"$deltactl" score --base "$work/merged.base" --ids "$work/ids" --greedy 16 --json >"$work/merged.json"
+greedy() { sed 's/.*"greedy": *\[\([^]]*\)\].*/\1/' "$1" | tr -d ' '; }
+if [ -n "$(greedy "$work/served.json")" ] && [ "$(greedy "$work/served.json")" = "$(greedy "$work/merged.json")" ]; then
+	ok "served and merged continue alike: $(greedy "$work/served.json")"
+else
+	not_ok "served $(greedy "$work/served.json") and merged $(greedy "$work/merged.json") differ"
+fi
+
+check "eval gives the figures" "$deltactl" eval --base "$base" --delta "$delta" --tuned $math_model \
+	--tasks models/math.jsonl --limit 12 --json --quiet
+for key in kl agreement score tuned_score file_bytes ratio tokens; do
+	grep -q "\"$key\":" "$work/out" && ok "eval reports $key" || not_ok "eval reports $key"
+done
+
+# Broken and foreign files.
+head -c 100000 "$delta" >"$work/short.delta"
+check_fails 3 'short.delta' "verify names a truncated delta" "$deltactl" verify "$work/short.delta"
+cp "$delta" "$work/flipped.delta"
+printf '\377\377\377\377' | dd of="$work/flipped.delta" bs=1 seek=200000 conv=notrunc 2>"$work/dd"
+cmp -s "$delta" "$work/flipped.delta" && not_ok "the flip changed the file"
+check_fails 3 'flipped.delta.*(digest|chunk)' "verify finds a flipped byte" "$deltactl" verify "$work/flipped.delta"
+check "a base of another model" "$deltactl" import tests/golden/data/tiny/llama-gqa -o "$work/other.base" --quiet
+check_fails 5 'base' "a delta of another base is a mismatch" "$deltactl" verify --base "$work/other.base" "$delta"
+check_fails 5 'base' "score refuses it too" "$deltactl" score --base "$work/other.base" --delta "$delta" --ids "$work/ids"
+check_fails 3 'nonsense' "a file of noise is refused by name" sh -c "head -c 8192 /dev/urandom >$work/nonsense; $deltactl inspect $work/nonsense"
+check_fails 2 'usage' "a wrong call says how it should be" "$deltactl" import
+check_fails 1 'nowhere' "a missing folder is named" "$deltactl" import "$work/nowhere" -o "$work/x.base"
+
+# A disk that fills up: a file system of one megabyte in a mount namespace of our own.
+full_disk() {
+	unshare -rm sh -c "mount -t tmpfs -o size=1m none $work/small && $deltactl $1 -o $work/small/out --quiet; code=\$?
+		ls -A $work/small >$work/left; exit \$code"
+}
+mkdir "$work/small"
+if unshare -rm true 2>"$work/err"; then
+	check_fails 1 'space' "a full disk while importing is said" full_disk "import $base_model"
+	[ -s "$work/left" ] && not_ok "import left $(cat "$work/left")" || ok "import left nothing on the full disk"
+	check_fails 1 'space' "a full disk while compressing is said" full_disk "compress --base $base_model --tuned $math_model"
+	[ -s "$work/left" ] && not_ok "compress left $(cat "$work/left")" || ok "compress left nothing on the full disk"
+else
+	echo "skipped: full disk (no mount namespaces here)"
+fi
+
+# SIGKILL at several moments: the old file stays as it was.
+cp "$base" "$work/keep.delta"
+for after in 0.1 0.4 0.9 1.6; do
+	setsid "$deltactl" compress --base $base_model --tuned $math_model -o "$work/keep.delta" --quiet &
+	victim=$!
+	sleep $after
+	kill -KILL $victim 2>"$work/err"
+	wait $victim 2>"$work/err"
+	sleep 0.2
+	if pgrep -s $victim >"$work/err" 2>&1; then
+		not_ok "killed after $after s: its reader outlived it"
+		pkill -KILL -s $victim
+	else
+		ok "killed after $after s: its reader went with it"
+	fi
+	if cmp -s "$base" "$work/keep.delta"; then
+		ok "killed after $after s: the old file is untouched"
+	elif "$deltactl" verify "$work/keep.delta" >"$work/out" 2>&1; then
+		ok "killed after $after s: the new file is complete"
+	else
+		not_ok "killed after $after s: the file is neither old nor new"
+	fi
+done
+finish
