@@ -13,7 +13,8 @@ int tokenizer_compile(const char *folder, uint8_t **ret, size_t *ret_n, struct r
 	_must_check_;
 
 /* TOKENIZER section of a delta: the added tokens of `tuned` where they differ from those of `base`;
- * *ret_n = 0 where nothing differs. A different vocabulary or other merges are -EOPNOTSUPP. */
+ * *ret_n = 0 where nothing differs or `tuned` has no tokenizer.json. A different vocabulary or
+ * other merges are -EOPNOTSUPP. */
 int tokenizer_compile_extra(const char *base_folder, const char *tuned_folder, uint8_t **ret,
 	size_t *ret_n, struct reason *reason) _must_check_;
 
