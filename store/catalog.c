@@ -102,6 +102,9 @@ int catalog_open_file(
 		return -errno;
 	if (!S_ISREG(st.st_mode))
 		return CATALOG_E_ABSENT;
+	/* Back to waiting: reads of the file itself must. */
+	if (fcntl(fd, F_SETFL, 0) < 0)
+		return -errno;
 	*ret_fd = take_fd(&fd);
 	return 0;
 }

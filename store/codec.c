@@ -62,16 +62,49 @@ int codec_vector_f32(const struct payload *p, const float **ret, struct reason *
 	return 0;
 }
 
+/* Kernels compute whole blocks and pairs; what they find beyond the matrix must count as nothing.
+ */
+static int expect_zero_padding(const struct mat_bf16 *m, struct reason *reason)
+{
+	size_t n_pairs = mat_bf16_pairs(m->cols), n_blocks = mat_bf16_blocks(m->rows);
+	uint32_t last_rows = m->rows % MAT_BLOCK;
+	const uint16_t *block;
+	uint16_t found = 0;
+
+	for (size_t b = 0; m->cols % 2 && b < n_blocks; b++) {
+		block = m->data + ((b + 1) * n_pairs - 1) * 2 * MAT_BLOCK;
+		for (size_t i = 1; i < 2 * MAT_BLOCK; i += 2)
+			found |= block[i];
+	}
+	if (found)
+		return reason_set(reason, -EBADMSG, "padding after column %" PRIu32 " is not zero",
+			m->cols - 1);
+	block = m->data + (n_blocks - 1) * n_pairs * 2 * MAT_BLOCK;
+	for (size_t pair = 0; last_rows && pair < n_pairs; pair++)
+		for (size_t i = 2 * last_rows; i < 2 * MAT_BLOCK; i++)
+			found |= block[pair * 2 * MAT_BLOCK + i];
+	if (found)
+		return reason_set(
+			reason, -EBADMSG, "padding after row %" PRIu32 " is not zero", m->rows - 1);
+	return 0;
+}
+
 int codec_mat_bf16(const struct payload *p, struct mat_bf16 *ret, struct reason *reason)
 {
-	uint32_t rows = p->record->rows, cols = p->record->cols;
-	int r = codec_expect(p, CODEC_MAT_BF16, mat_bf16_bytes(rows, cols), reason);
+	const struct mat_bf16 m = {
+		.data = (const void *)p->bytes,
+		.rows = p->record->rows,
+		.cols = p->record->cols,
+	};
+	int r = codec_expect(p, CODEC_MAT_BF16, mat_bf16_bytes(m.rows, m.cols), reason);
 
 	if (r == 0)
 		r = expect_no_parts(p, reason);
+	if (r == 0)
+		r = expect_zero_padding(&m, reason);
 	if (r < 0)
 		return r;
-	*ret = (struct mat_bf16){.data = (const void *)p->bytes, .rows = rows, .cols = cols};
+	*ret = m;
 	return 0;
 }
 
@@ -94,6 +127,7 @@ int codec_dense_rows(const struct payload *p, struct dense_rows *ret, struct rea
 {
 	uint32_t n = p->record->n_parts, cols = p->record->cols;
 	const uint32_t *rows = (const void *)p->bytes;
+	struct dense_rows d = {.n_rows = n, .rows = rows};
 	uint64_t values;
 	int r;
 
@@ -105,10 +139,14 @@ int codec_dense_rows(const struct payload *p, struct dense_rows *ret, struct rea
 		r = check_rows(rows, n, p->record->rows, reason);
 	if (r < 0)
 		return r;
-	*ret = (struct dense_rows){
-		.n_rows = n,
-		.rows = rows,
-		.values = {.data = (const void *)(p->bytes + values), .rows = n, .cols = cols},
+	d.values = (struct mat_bf16){
+		.data = (const void *)(p->bytes + values),
+		.rows = n,
+		.cols = cols,
 	};
+	r = expect_zero_padding(&d.values, reason);
+	if (r < 0)
+		return r;
+	*ret = d;
 	return 0;
 }

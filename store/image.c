@@ -227,6 +227,9 @@ int image_load_path(const char *path, struct image **ret, const struct progress 
 
 	if (fd < 0)
 		return reason_set(reason, -errno, "%s: cannot open: %s", path, strerror(errno));
+	/* Back to waiting: reads of the file itself must. */
+	if (fcntl(fd, F_SETFL, 0) < 0)
+		return reason_set(reason, -errno, "%s: %s", path, strerror(errno));
 	r = image_load(fd, ret, progress, reason);
 	return r < 0 ? reason_prefix(reason, r, "%s", path) : 0;
 }

@@ -8,6 +8,7 @@
 struct slot {
 	bool busy;
 	bool direct;
+	unsigned int n_retries;
 	uint64_t index;
 	uint64_t at, end;
 };
@@ -60,7 +61,7 @@ static int submit_next_chunk(struct reader *rd, unsigned int i, struct reason *r
 static int take_result(struct slot *s, int result, bool *ret_arrived, struct reason *reason)
 {
 	*ret_arrived = false;
-	if (result == -EINTR || result == -EAGAIN)
+	if ((result == -EINTR || result == -EAGAIN) && s->n_retries++ < READER_MAX_RETRIES)
 		return 0;
 	/* Some file systems take O_DIRECT at open and refuse it, or its alignment, when reading. */
 	if (result == -EINVAL && s->direct) {
@@ -76,6 +77,7 @@ static int take_result(struct slot *s, int result, bool *ret_arrived, struct rea
 			s->end);
 	assert((uint64_t)result <= s->end - s->at);
 	s->at += (uint64_t)result;
+	s->n_retries = 0;
 	*ret_arrived = s->at == s->end;
 	return 0;
 }

@@ -10,6 +10,8 @@
 #include "common/reason.h"
 
 #define READER_DEPTH 16
+/* So often in a row may one read be told to come again without getting a byte. */
+#define READER_MAX_RETRIES 1000
 
 struct read_request {
 	int fd;
@@ -53,9 +55,9 @@ struct read_plan {
 };
 
 /*
- * Reads [begin, end). A short read is continued; -EINTR and -EAGAIN are tried again; -EINVAL from
- * `direct_fd` goes to `fd` instead; the file's end before `end` is -ENODATA; anything else ends the
- * reading. When it returns, nothing is under way any more.
+ * Reads [begin, end). A short read is continued; -EINTR and -EAGAIN are tried again, within a
+ * limit; -EINVAL from `direct_fd` goes to `fd` instead; the file's end before `end` is -ENODATA;
+ * anything else ends the reading. When it returns, nothing is under way any more.
  */
 int reader_run(const struct reader_ops *ops, const struct read_plan *plan, struct reason *reason)
 	_must_check_;

@@ -26,20 +26,27 @@ static int enter(struct io_uring *ring)
 
 	do
 		r = io_uring_submit(ring);
-	while (r == -EINTR || r == -EAGAIN || r == -EBUSY);
+	while (r == -EINTR);
 	return r < 0 ? r : 0;
 }
 
 static int ring_submit(void *state, unsigned int slot, const struct read_request *request)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(state);
+	int r;
 
 	if (!sqe)
 		return -EBUSY;
 	io_uring_prep_read(
 		sqe, request->fd, request->to, (unsigned int)request->n_bytes, request->offset);
 	io_uring_sqe_set_data64(sqe, slot);
-	return enter(state);
+	r = enter(state);
+	if (r < 0) {
+		/* It stays in the queue, and must not start with what is submitted later. */
+		io_uring_prep_nop(sqe);
+		io_uring_sqe_set_data64(sqe, NO_SLOT);
+	}
+	return r;
 }
 
 static int ring_complete(void *state, unsigned int *ret_slot, int *ret_result)

@@ -120,6 +120,7 @@ static void files_are_opened_by_alias(void **state)
 	close(fd);
 	assert_int_equal(catalog_open_base(f->catalog, "llama", &fd), 0);
 	assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	assert_false(fcntl(fd, F_GETFL) & O_NONBLOCK);
 	close(fd);
 }
 
