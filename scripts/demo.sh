@@ -35,12 +35,15 @@ run deltactl compress --base $base_model --tuned $tuned_model --ratio 16 -o "$st
 
 say "3. The daemon starts"
 cat >"$work/deltad.yaml" <<EOF
-base: $work/base.base
-store: $store
+store:
+  folder: $store
+  base: $work/base.base
+sockets:
+  inference: $DELTAD_SOCKET
+  admin: $DELTAD_ADMIN_SOCKET
 EOF
 printf '$ deltad --config deltad.yaml &\n'
-deltad --config "$work/deltad.yaml" --socket "$DELTAD_SOCKET" --admin-socket "$DELTAD_ADMIN_SOCKET" \
-	>"$work/deltad.log" 2>&1 &
+deltad --config "$work/deltad.yaml" >"$work/deltad.log" 2>&1 &
 daemon=$!
 for _ in $(seq 100); do
 	[ -S "$DELTAD_ADMIN_SOCKET" ] && deltactl ps >/dev/null 2>&1 && break
