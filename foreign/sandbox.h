@@ -17,9 +17,20 @@ struct sandbox_limits {
 };
 
 /*
+ * Forks, so the caller must have no other threads. While the child runs, SIGINT, SIGTERM, SIGHUP
+ * and SIGQUIT end the child and the call, so that the caller can clean up.
+ *
+ * The system calls of io_uring are refused with EPERM rather than death: who can do without may.
+ * Libraries may be loaded and threads made; memory is never writable and executable.
+ *
  * Returns what `fn` returned (an int that travels through a pipe with the text of `reason`), or
  * -EPERM if the child was killed by the filter, -ENOMEM if it ran out of memory, -ECANCELED if
- * killed otherwise; the reason says which.
+ * it ended otherwise; the reason says which.
  */
 int sandbox_call(int (*fn)(void *arg, struct reason *reason), void *arg,
 	const struct sandbox_limits *limits, struct reason *reason) _must_check_;
+
+/* Zeroed memory that caller and child share, for results that are more than a number. What the
+ * child left there is as untrusted as the bytes that it read. NULL: out of memory. */
+void *sandbox_memory_new(size_t n);
+void sandbox_memory_free(void *memory, size_t n);
