@@ -1,0 +1,39 @@
+/*
+ * How many singular triplets of a matrix are kept, and with how many bits: bands of 8, 3 and 2 bits
+ * as in Delta-CoMe (arXiv 2406.08903, section 4.1 and its "8+3+2").
+ *
+ * The budget is the matrix's own: 16-bit bytes / ratio for its whole payload (codes, scales, zero
+ * points, sigma, band headers, padding), so grouped-query k and v get fewer ranks than q, by their
+ * shape. The 2-bit band takes what the other two leave; where all ranks fit at 2 bits, what is left
+ * widens the 3-bit band and then the 8-bit band.
+ *
+ * The published widths (2 at 8 bits, 32 at 3 bits) were tuned where a matrix keeps a thousand
+ * ranks. They are kept while the budget holds at least BANDS_FULL_RANKS ranks of 2 bits and shrink
+ * with the budget below that.
+ */
+#pragma once
+
+#include "common/base.h"
+#include "store/format.h"
+
+#define BANDS_KINDS 3u
+#define BANDS_FULL_RANKS 72u
+
+struct band {
+	uint32_t bits;
+	uint32_t n_ranks; /* never 0 */
+};
+
+struct band_plan {
+	uint32_t n_bands; /* 0: the budget does not hold a single rank */
+	struct band bands[BANDS_KINDS];
+	uint32_t n_ranks;     /* of all bands */
+	uint64_t bytes;       /* of the payload */
+	uint64_t limit_bytes; /* the budget */
+};
+
+/* The largest plan that is not above the budget. ratio > 0. */
+void bands_plan(uint32_t rows, uint32_t cols, double ratio, struct band_plan *ret);
+
+/* Bytes of the payload with these ranks at 8, 3 and 2 bits. */
+uint64_t bands_bytes(uint32_t rows, uint32_t cols, const uint32_t n_ranks[static BANDS_KINDS]);
