@@ -1,0 +1,40 @@
+/*
+ * A delta file in the making: tensor records with their payloads in memory, then the whole file at
+ * once, as often as wanted (the certificate is measured on a first writing).
+ */
+#pragma once
+
+#include "common/digest.h"
+#include "common/reason.h"
+#include "store/format.h"
+
+struct delta_file;
+
+int delta_file_new(struct delta_file **ret) _must_check_;
+struct delta_file *delta_file_free(struct delta_file *f);
+
+static inline void delta_file_freep(struct delta_file **f)
+{
+	delta_file_free(*f);
+}
+
+/* `record` without offset and bytes. Takes the payload, which came from malloc, whatever the
+ * result. Order is free; no (layer, role) twice. */
+int delta_file_add(struct delta_file *f, const struct tensor_record *record,
+	const struct tensor_quality *quality, uint8_t *payload, uint64_t n_payload) _must_check_;
+
+/* Payload bytes of all records for which the function is true. */
+uint64_t delta_file_bytes(const struct delta_file *f, bool (*of)(enum tensor_role role));
+
+/* What else is in the file; parts that are NULL (or of no bytes) are left out. */
+struct delta_file_parts {
+	const struct model_config *config;
+	const struct digest *base, *tuned;
+	const struct certificate *certificate;
+	const uint8_t *tokenizer, *chat, *selftest;
+	size_t n_tokenizer, n_chat, n_selftest;
+};
+
+/* Into an empty open file. */
+int delta_file_write(struct delta_file *f, const struct delta_file_parts *parts, int fd,
+	struct format_header *ret_header, struct reason *reason) _must_check_;

@@ -1,0 +1,194 @@
+#include "compress/pair.h"
+
+#include "kernels/convert.h"
+#include "store/base.h"
+
+#include <string.h>
+
+struct field {
+	const char *name;
+	double base, tuned;
+};
+
+static int check_vocabulary(const struct pair *p, struct reason *reason)
+{
+	if (p->tuned_config.vocab >= p->base_config.vocab)
+		return 0;
+	return reason_set(reason, -EMEDIUMTYPE,
+		"%s has a vocabulary of %u tokens, smaller than the base's %u",
+		checkpoint_folder(p->tuned), p->tuned_config.vocab, p->base_config.vocab);
+}
+
+#define FIELD(member)                                                                              \
+	{                                                                                          \
+#member, (double)b->member, (double)t->member                                      \
+	}
+
+int pair_init(
+	struct pair *p, struct checkpoint *base, struct checkpoint *tuned, struct reason *reason)
+{
+	const struct model_config *b = checkpoint_config(base), *t = checkpoint_config(tuned);
+	const struct field fields[] = {
+		FIELD(family),
+		FIELD(flags),
+		FIELD(n_layers),
+		FIELD(hidden),
+		FIELD(ffn),
+		FIELD(n_heads),
+		FIELD(n_kv_heads),
+		FIELD(head_dim),
+		FIELD(sliding_window),
+		FIELD(first_window_layer),
+		FIELD(rope_kind),
+		FIELD(rope_original_positions),
+		FIELD(rope_theta),
+		FIELD(rope_factor),
+		FIELD(rope_low_freq_factor),
+		FIELD(rope_high_freq_factor),
+		FIELD(rope_beta_fast),
+		FIELD(rope_beta_slow),
+		FIELD(rope_attention_factor),
+		FIELD(norm_eps),
+	};
+
+	for (size_t i = 0; i < array_len(fields); i++)
+		if (fields[i].base != fields[i].tuned)
+			return reason_set(reason, -EMEDIUMTYPE,
+				"%s is not a fine-tune of %s: %s is %.9g, expected %.9g",
+				checkpoint_folder(tuned), checkpoint_folder(base), fields[i].name,
+				fields[i].tuned, fields[i].base);
+	*p = (struct pair){.base = base, .tuned = tuned, .base_config = *b, .tuned_config = *t};
+	return check_vocabulary(p, reason);
+}
+
+static int read_bf16(struct checkpoint *c, enum tensor_role role, uint32_t layer, size_t n,
+	uint16_t **ret, struct reason *reason)
+{
+	_cleanup_(freep) uint16_t *values = malloc((n + 1) * sizeof(*values));
+	int r;
+
+	if (!values)
+		return -ENOMEM;
+	r = checkpoint_read_bf16(c, role, layer, values, NULL, reason);
+	if (r < 0)
+		return r;
+	*ret = take_ptr(values);
+	return 0;
+}
+
+static int read_f32(struct checkpoint *c, enum tensor_role role, uint32_t layer, size_t n,
+	float **ret, struct reason *reason)
+{
+	_cleanup_(freep) float *values = malloc((n + 1) * sizeof(*values));
+	int r;
+
+	if (!values)
+		return -ENOMEM;
+	r = checkpoint_read_f32(c, role, layer, values, reason);
+	if (r < 0)
+		return r;
+	*ret = take_ptr(values);
+	return 0;
+}
+
+int pair_read_matrix(const struct pair *p, enum tensor_role role, uint32_t layer,
+	struct pair_matrix *ret, struct reason *reason)
+{
+	_cleanup_(freep) uint16_t *narrow = NULL;
+	_cleanup_(freep) float *base = NULL;
+	_cleanup_(freep) float *delta = NULL;
+	uint32_t rows, cols;
+	bool changed = false;
+	size_t n;
+	int r;
+
+	if (!model_config_shape(&p->base_config, role, layer, &rows, &cols))
+		return reason_set(
+			reason, -EINVAL, "no %s in layer %u", tensor_role_name(role), layer);
+	n = (size_t)rows * cols;
+	r = read_bf16(p->base, role, layer, n, &narrow, reason);
+	if (r == 0)
+		r = read_f32(p->tuned, role, layer, n, &delta, reason);
+	if (r < 0)
+		return r;
+	base = malloc((n + 1) * sizeof(*base));
+	if (!base)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		base[i] = bf16_to_f32(narrow[i]);
+		delta[i] -= base[i];
+		changed |= delta[i] != 0;
+	}
+	*ret = (struct pair_matrix){.rows = rows, .cols = cols, .base = take_ptr(base)};
+	if (changed)
+		ret->delta = take_ptr(delta);
+	return 0;
+}
+
+int pair_read_vector(const struct pair *p, enum tensor_role role, uint32_t layer, float **ret,
+	bool *ret_changed, struct reason *reason)
+{
+	_cleanup_(freep) float *base = NULL;
+	_cleanup_(freep) float *tuned = NULL;
+	uint32_t rows, cols;
+	int r;
+
+	if (!model_config_shape(&p->base_config, role, layer, &rows, &cols)) {
+		*ret = NULL;
+		*ret_changed = false;
+		return 0;
+	}
+	r = read_f32(p->base, role, layer, rows, &base, reason);
+	if (r == 0)
+		r = read_f32(p->tuned, role, layer, rows, &tuned, reason);
+	if (r < 0)
+		return r;
+	*ret_changed = memcmp(base, tuned, rows * sizeof(*base)) != 0;
+	*ret = take_ptr(tuned);
+	return 0;
+}
+
+void pair_rows_done(struct pair_rows *r)
+{
+	free(r->values);
+	free(r->changed);
+	*r = (struct pair_rows){0};
+}
+
+static void find_changed(struct pair_rows *r, const uint16_t *base, uint32_t base_rows)
+{
+	for (uint32_t row = 0; row < r->rows; row++) {
+		size_t at = (size_t)row * r->cols;
+
+		if (row >= base_rows ||
+			memcmp(base + at, r->values + at, r->cols * sizeof(*base)) != 0)
+			r->changed[r->n_changed++] = row;
+	}
+}
+
+int pair_read_rows(
+	const struct pair *p, enum tensor_role role, struct pair_rows *ret, struct reason *reason)
+{
+	_cleanup_(freep) uint16_t *base = NULL;
+	_cleanup_(pair_rows_done) struct pair_rows rows = {0};
+	uint32_t layer = role == ROLE_HEAD ? p->base_config.n_layers - 1 : 0;
+	uint32_t base_rows, cols;
+	int r;
+
+	if (!model_config_shape(&p->base_config, role, layer, &base_rows, &cols) ||
+		!model_config_shape(&p->tuned_config, role, layer, &rows.rows, &rows.cols))
+		return reason_set(reason, -EINVAL, "no %s in the model", tensor_role_name(role));
+	r = read_bf16(p->base, role, layer, (size_t)base_rows * cols, &base, reason);
+	if (r == 0)
+		r = read_bf16(
+			p->tuned, role, layer, (size_t)rows.rows * rows.cols, &rows.values, reason);
+	if (r < 0)
+		return r;
+	rows.changed = malloc(((size_t)rows.rows + 1) * sizeof(*rows.changed));
+	if (!rows.changed)
+		return -ENOMEM;
+	find_changed(&rows, base, base_rows);
+	*ret = rows;
+	rows = (struct pair_rows){0};
+	return 0;
+}

@@ -1,0 +1,43 @@
+/*
+ * A base and a fine-tune of it, read side by side: what is there is the base as it will be served
+ * (rounded to bf16) and the change that leads from it to the fine-tune.
+ */
+#pragma once
+
+#include "foreign/checkpoint.h"
+
+struct pair {
+	struct checkpoint *base, *tuned; /* borrowed */
+	struct model_config base_config, tuned_config;
+};
+
+/* -EMEDIUMTYPE names the first field in which the architectures differ. The fine-tune may have a
+ * larger vocabulary, and other begin, end and padding tokens. */
+int pair_init(struct pair *p, struct checkpoint *base, struct checkpoint *tuned,
+	struct reason *reason) _must_check_;
+
+/* A projection: the base's weights and the change, both malloc'ed, rows x cols. *ret_delta is NULL
+ * where nothing changed. */
+struct pair_matrix {
+	uint32_t rows, cols;
+	float *base;
+	float *delta;
+};
+int pair_read_matrix(const struct pair *p, enum tensor_role role, uint32_t layer,
+	struct pair_matrix *ret, struct reason *reason) _must_check_;
+
+/* A norm or bias of the fine-tune, malloc'ed; NULL if the model has none. */
+int pair_read_vector(const struct pair *p, enum tensor_role role, uint32_t layer, float **ret,
+	bool *ret_changed, struct reason *reason) _must_check_;
+
+/* Embedding or head of the fine-tune as bf16 and the rows that differ from the base's, added ones
+ * included, ascending. Both malloc'ed. */
+struct pair_rows {
+	uint32_t rows, cols; /* of the fine-tune's matrix */
+	uint16_t *values;
+	uint32_t *changed;
+	uint32_t n_changed;
+};
+int pair_read_rows(const struct pair *p, enum tensor_role role, struct pair_rows *ret,
+	struct reason *reason) _must_check_;
+void pair_rows_done(struct pair_rows *r);
