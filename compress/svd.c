@@ -89,3 +89,21 @@ double svd_energy(const struct svd *s, uint32_t n)
 	}
 	return total > 0 ? kept / total : 1;
 }
+
+/* A smaller block, or the old one where the allocator will not give it. */
+static double *shrink(double *block, size_t n)
+{
+	double *smaller = realloc(block, (n + 1) * sizeof(*block));
+
+	return smaller ? smaller : block;
+}
+
+void svd_truncate(struct svd *s, uint32_t n)
+{
+	if (n >= s->rank)
+		return;
+	s->rank = n;
+	s->u = shrink(s->u, (size_t)n * s->rows);
+	s->v = shrink(s->v, (size_t)n * s->cols);
+	s->sigma = shrink(s->sigma, n);
+}

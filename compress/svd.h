@@ -28,3 +28,6 @@ static inline void svd_freep(struct svd **s)
 
 /* Share of the squared norm in the first n components; 1 for a zero matrix. */
 double svd_energy(const struct svd *s, uint32_t n);
+
+/* Forgets all but the first n components. */
+void svd_truncate(struct svd *s, uint32_t n);
