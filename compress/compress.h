@@ -1,39 +1,63 @@
 /*
  * Two checkpoints in, one delta file out.
  *
- * Method "delta-come": Delta-CoMe (arXiv 2406.08903). Every projection's delta is decomposed by SVD;
- * singular vectors are quantised with 8, 3 and 2 bits in three bands by GPTQ, V with the Hessian of
- * the layer's inputs, then U with that of Sigma V^T x; blocks are calibrated in order, each on the
- * outputs of the compressed blocks before it.
+ * Method "delta-come": Delta-CoMe (arXiv 2406.08903). Every projection's delta is decomposed by
+ * SVD; singular vectors are quantised with 8, 3 and 2 bits in three bands by GPTQ, V with the
+ * Hessian of the layer's inputs, then U with that of Sigma V^T x; blocks are calibrated in order,
+ * each on the outputs of the compressed blocks before it. See compress/delta_come.h.
+ *
+ * Whatever the method, norms, biases and the changed rows of embedding and head are exact.
  */
 #pragma once
 
+#include "common/digest.h"
 #include "common/progress.h"
 #include "foreign/checkpoint.h"
 
+#define COMPRESS_DEFAULT_METHOD "delta-come"
+#define COMPRESS_DEFAULT_RATIO 16.0
+#define COMPRESS_DEFAULT_TOKENS 32768u
+#define COMPRESS_DEFAULT_WINDOW 512u
+
 struct compress_settings {
 	const char *method; /* "delta-come" */
-	double ratio;	    /* 16-bit bytes of the projections over the bytes of their payloads,
+	double ratio;       /* 16-bit bytes of the projections over the bytes of their payloads,
 			       everything counted: codes, scales, zero points, sigma, padding */
-	const char *calibration_text; /* UTF-8, documents separated by blank lines */
+	/* UTF-8, documents separated by blank lines. For a base without a tokenizer it may be NULL:
+	 * tokens are then drawn from the vocabulary, and the report says so. */
+	const char *calibration_text;
 	size_t n_calibration_text;
 	uint32_t calibration_tokens; /* most tokens of it to use */
-	uint32_t window;	     /* tokens of one calibration sequence */
-	uint32_t n_threads;	     /* 0: what the process may use */
+	uint32_t window;             /* tokens of one calibration sequence */
+	uint32_t n_threads;          /* 0: what the process may use */
+	const char *isa;             /* kernels of the measurement: "ref", ...; NULL: the fastest */
 };
 
 struct compress_report {
 	struct digest root;
 	uint64_t file_bytes;
 	uint64_t original_bytes; /* of the fine-tune's tensors at 16 bits */
-	uint64_t projection_bytes, projection_original_bytes;
+	uint64_t projection_bytes, projection_original_bytes; /* of projections that changed */
 	uint64_t embedding_bytes, other_bytes;
+	uint32_t n_projections; /* stored */
+	uint32_t n_unchanged;   /* projections equal to the base's */
+	uint32_t n_too_small;   /* projections that the ratio leaves no room for: the base's stay */
 	double mean_weight_error, mean_activation_error;
 	double kl, agreement; /* on held-out calibration text; see struct certificate */
+	double perplexity_base, perplexity_tuned, perplexity_delta;
+	uint64_t n_calibration_tokens, n_eval_tokens;
+	bool random_calibration; /* tokens drawn from the vocabulary: there is no tokenizer */
+	char chat_refusal[256];  /* why the file has no chat format; empty if it has one */
 	double seconds;
 };
 
-/* Writes the delta into an empty open file. Same input, same bytes. */
+/* Are method and numbers possible? -EINVAL names the setting. */
+int compress_settings_check(const struct compress_settings *s, struct reason *reason) _must_check_;
+
+/*
+ * Writes the delta into an empty open file. Same input, same bytes, whatever the number of threads.
+ * Sets BLAS to one thread; the caller has called blas_load() if it is in a sandbox by now.
+ */
 int compress_delta(struct checkpoint *base, struct checkpoint *tuned,
 	const struct compress_settings *settings, int fd, const struct progress *progress,
 	struct compress_report *ret, struct reason *reason) _must_check_;

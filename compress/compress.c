@@ -1,0 +1,410 @@
+#include "compress/compress.h"
+
+#include "compress/calibration.h"
+#include "compress/certificate.h"
+#include "compress/delta_come.h"
+#include "compress/delta_file.h"
+#include "compress/exact.h"
+#include "compress/pair.h"
+#include "compress/served.h"
+#include "engine/selftest.h"
+#include "foreign/tokenizer_json.h"
+#include "kernels/blas.h"
+#include "kernels/kernels.h"
+#include "store/base.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#define SELFTEST_IDS 32u
+/* Sets of kernels sum in different orders; a wrong byte shows far above this. */
+#define SELFTEST_TOLERANCE 0.01f
+
+struct bytes {
+	uint8_t *at;
+	size_t n;
+};
+
+/* One compression under way. */
+struct job {
+	const struct compress_settings *settings;
+	const struct progress *progress;
+	struct kernels kernels;
+	struct pool *pool;
+	struct pair pair;
+	struct digest base_digest, tuned_digest;
+	struct tokenizer *tokenizer; /* the base's; NULL: none */
+	struct bytes tables;         /* which it borrows */
+	struct calibration *calibration;
+	struct pair_rows embedding;
+	struct delta_file *file;
+	struct delta_come_report projections;
+	struct bytes extra_tokens, chat, selftest;
+	struct certificate certificate;
+	struct compress_report *report;
+};
+
+static void job_done(struct job *j)
+{
+	delta_file_free(j->file);
+	pair_rows_done(&j->embedding);
+	calibration_free(j->calibration);
+	tokenizer_free(j->tokenizer);
+	free(j->tables.at);
+	free(j->extra_tokens.at);
+	free(j->chat.at);
+	free(j->selftest.at);
+	pool_free(j->pool);
+}
+
+int compress_settings_check(const struct compress_settings *s, struct reason *reason)
+{
+	if (strcmp(s->method, "delta-come") != 0)
+		return reason_set(
+			reason, -EINVAL, "method '%s' is unknown, expected delta-come", s->method);
+	if (!(s->ratio >= 1 && s->ratio <= 100000))
+		return reason_set(reason, -EINVAL, "ratio is %g, expected 1 to 100000", s->ratio);
+	if (s->window < 2 || s->window > 65536)
+		return reason_set(
+			reason, -EINVAL, "window is %u tokens, expected 2 to 65536", s->window);
+	if (s->calibration_tokens < s->window || s->calibration_tokens > (1u << 26))
+		return reason_set(reason, -EINVAL, "calibration tokens are %u, expected %u to %u",
+			s->calibration_tokens, s->window, 1u << 26);
+	return 0;
+}
+
+static int start(
+	struct job *j, struct checkpoint *base, struct checkpoint *tuned, struct reason *reason)
+{
+	int r;
+
+	r = compress_settings_check(j->settings, reason);
+	if (r == 0)
+		r = pair_init(&j->pair, base, tuned, reason);
+	if (r == 0)
+		r = blas_load(1, reason);
+	if (r == 0)
+		r = kernels_select(&j->kernels, j->settings->isa, reason);
+	if (r == 0)
+		r = pool_new(j->settings->n_threads, &j->pool, reason);
+	if (r == 0)
+		r = delta_file_new(&j->file);
+	if (r == 0)
+		r = checkpoint_digest(base, j->progress, &j->base_digest, reason);
+	if (r == 0)
+		r = checkpoint_digest(tuned, j->progress, &j->tuned_digest, reason);
+	return r;
+}
+
+/* The base's tokenizer; none if its folder has none. */
+static int open_tokenizer(struct job *j, struct reason *reason)
+{
+	struct bytes *t = &j->tables;
+	int r;
+
+	r = tokenizer_compile(checkpoint_folder(j->pair.base), &t->at, &t->n, reason);
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return r;
+	return tokenizer_new(t->at, t->n, NULL, 0, &j->tokenizer, reason);
+}
+
+static int check_ids(const struct job *j, struct reason *reason)
+{
+	const struct calibration *c = j->calibration;
+	uint32_t vocab = j->pair.base_config.vocab;
+
+	for (size_t i = 0; i < (size_t)c->n_windows * c->window; i++)
+		if (c->ids[i] >= vocab)
+			return reason_set(reason, -EBADMSG,
+				"the tokenizer makes id %u, the model has a vocabulary of %u",
+				c->ids[i], vocab);
+	return 0;
+}
+
+static int calibrate(struct job *j, struct reason *reason)
+{
+	const struct compress_settings *s = j->settings;
+	struct calibration_limits limits = {
+		.max_tokens = s->calibration_tokens,
+		.window = (uint32_t)min_u64(s->window, j->pair.base_config.max_positions),
+	};
+	int r;
+
+	r = open_tokenizer(j, reason);
+	if (r < 0)
+		return r;
+	if (!j->tokenizer) {
+		j->report->random_calibration = true;
+		return calibration_of_vocabulary(
+			j->pair.base_config.vocab, &limits, &j->calibration);
+	}
+	if (!s->calibration_text)
+		return reason_set(reason, -EINVAL, "no calibration text");
+	r = calibration_of_text(j->tokenizer, s->calibration_text, s->n_calibration_text, &limits,
+		&j->calibration, reason);
+	if (r < 0)
+		return r;
+	return check_ids(j, reason);
+}
+
+/* Embedding, head and final norm. */
+static int add_outer_tensors(struct job *j, struct reason *reason)
+{
+	uint32_t last = j->pair.base_config.n_layers - 1;
+	_cleanup_(pair_rows_done) struct pair_rows head = {0};
+	_cleanup_(freep) float *norm = NULL;
+	bool changed;
+	int r;
+
+	r = pair_read_rows(&j->pair, ROLE_EMBED, &j->embedding, reason);
+	if (r == 0)
+		r = exact_rows(j->file, ROLE_EMBED, 0, &j->embedding);
+	if (r < 0)
+		return r;
+	if (!(j->pair.base_config.flags & MODEL_TIED_HEAD)) {
+		r = pair_read_rows(&j->pair, ROLE_HEAD, &head, reason);
+		if (r == 0)
+			r = exact_rows(j->file, ROLE_HEAD, last, &head);
+		if (r < 0)
+			return r;
+	}
+	r = pair_read_vector(&j->pair, ROLE_FINAL_NORM, last, &norm, &changed, reason);
+	if (r < 0 || !changed)
+		return r;
+	return exact_vector(j->file, ROLE_FINAL_NORM, last, norm, j->pair.base_config.hidden);
+}
+
+static int add_projections(struct job *j, struct reason *reason)
+{
+	const struct delta_come_settings settings = {
+		.pair = &j->pair,
+		.calibration = j->calibration,
+		.embedding = j->embedding.values,
+		.ratio = j->settings->ratio,
+		.pool = j->pool,
+		.progress = j->progress,
+	};
+
+	return delta_come_run(&settings, j->file, &j->projections, reason);
+}
+
+/* Added tokens and the chat format of the fine-tune, where its folder tells them. */
+static int add_text_sections(struct job *j, struct reason *reason)
+{
+	const char *base = checkpoint_folder(j->pair.base);
+	const char *tuned = checkpoint_folder(j->pair.tuned);
+	struct reason refusal = {0};
+	int r;
+
+	if (j->tokenizer) {
+		r = tokenizer_compile_extra(
+			base, tuned, &j->extra_tokens.at, &j->extra_tokens.n, reason);
+		if (r < 0 && r != -ENOENT)
+			return r;
+	}
+	r = chat_format_compile(tuned, &j->chat.at, &j->chat.n, &refusal);
+	if (r == 0)
+		return 0;
+	if (r != -EOPNOTSUPP && r != -ENOENT) {
+		*reason = refusal;
+		return r;
+	}
+	snprintf(j->report->chat_refusal, sizeof(j->report->chat_refusal), "%.255s",
+		refusal.text[0] ? refusal.text : "the folder has no chat template");
+	return 0;
+}
+
+static int write_file(struct job *j, bool whole, int fd, struct reason *reason)
+{
+	struct delta_file_parts parts = {
+		.config = &j->pair.tuned_config,
+		.base = &j->base_digest,
+		.tuned = &j->tuned_digest,
+		.tokenizer = j->extra_tokens.at,
+		.n_tokenizer = j->extra_tokens.n,
+		.chat = j->chat.at,
+		.n_chat = j->chat.n,
+	};
+	struct format_header header;
+	int r;
+
+	if (whole) {
+		parts.certificate = &j->certificate;
+		parts.selftest = j->selftest.at;
+		parts.n_selftest = j->selftest.n;
+	}
+	r = delta_file_write(j->file, &parts, fd, &header, reason);
+	if (r < 0)
+		return r;
+	j->report->root = header.root;
+	j->report->file_bytes = header.file_bytes;
+	return 0;
+}
+
+/* The delta so far, read back as anybody would. */
+static int reopen(struct job *j, const struct base *base, struct delta **ret, struct reason *reason)
+{
+	_cleanup_(closep) int fd = memfd_create("deltad-delta", MFD_CLOEXEC);
+	struct image *image;
+	int r;
+
+	if (fd < 0)
+		return reason_set(reason, -errno, "cannot make a memory file");
+	r = write_file(j, false, fd, reason);
+	if (r == 0)
+		r = image_load(fd, &image, NULL, reason);
+	if (r < 0)
+		return r;
+	r = delta_bind(image, base, ret, reason);
+	if (r < 0)
+		image_free(image);
+	return r;
+}
+
+static int measure_served(
+	struct job *j, const struct served *base, const struct served *tuned, struct reason *reason)
+{
+	const struct calibration *c = j->calibration;
+	const struct certificate_settings settings = {
+		.base = base,
+		.tuned = tuned,
+		.calibration = c,
+		.pool = j->pool,
+		.progress = j->progress,
+	};
+	int r;
+
+	r = certificate_measure(&settings, &j->certificate, reason);
+	if (r < 0)
+		return r;
+	return selftest_make(base->with_delta, j->pool, c->held_out,
+		min_u64(SELFTEST_IDS, c->window), SELFTEST_TOLERANCE, &j->selftest.at,
+		&j->selftest.n, reason);
+}
+
+/* Certificate and self-test, by the engine that will serve the file. */
+static int measure(struct job *j, struct reason *reason)
+{
+	_cleanup_(served_done) struct served base = {0};
+	_cleanup_(served_done) struct served tuned = {0};
+	struct delta *delta;
+	int r;
+
+	r = served_of_checkpoint(j->pair.base, &j->kernels, j->progress, &base, reason);
+	if (r == 0)
+		r = served_of_checkpoint(j->pair.tuned, &j->kernels, j->progress, &tuned, reason);
+	if (r == 0)
+		r = reopen(j, base.base, &delta, reason);
+	if (r == 0)
+		r = served_add_delta(&base, delta, reason);
+	if (r == 0)
+		r = measure_served(j, &base, &tuned, reason);
+	return r;
+}
+
+static bool is_outer_matrix(enum tensor_role role)
+{
+	return role == ROLE_EMBED || role == ROLE_HEAD;
+}
+
+static uint64_t bf16_bytes_of(const struct model_config *c)
+{
+	uint64_t numbers = 0;
+	uint32_t rows, cols;
+
+	for (uint32_t layer = 0; layer < c->n_layers; layer++)
+		for (uint32_t role = 0; role < N_ROLES; role++)
+			if (model_config_shape(c, (enum tensor_role)role, layer, &rows, &cols))
+				numbers += (uint64_t)rows * cols;
+	return numbers * sizeof(uint16_t);
+}
+
+static void fill_certificate(struct job *j)
+{
+	const struct calibration *c = j->calibration;
+
+	snprintf(j->certificate.method, sizeof(j->certificate.method), "%s", j->settings->method);
+	j->certificate.calibration = c->digest;
+	j->certificate.n_calibration_tokens = (uint64_t)c->n_windows * c->window;
+	j->certificate.projection_bytes = delta_file_bytes(j->file, tensor_role_is_projection);
+	j->certificate.projection_original_bytes = j->projections.original_bytes;
+}
+
+static void fill_report(struct job *j)
+{
+	const struct certificate *c = &j->certificate;
+	const struct delta_come_report *p = &j->projections;
+	struct compress_report *r = j->report;
+
+	r->original_bytes = bf16_bytes_of(&j->pair.tuned_config);
+	r->projection_bytes = c->projection_bytes;
+	r->projection_original_bytes = c->projection_original_bytes;
+	r->embedding_bytes = delta_file_bytes(j->file, is_outer_matrix);
+	r->other_bytes = r->file_bytes - r->projection_bytes - r->embedding_bytes;
+	r->n_projections = p->n_stored;
+	r->n_unchanged = p->n_unchanged;
+	r->n_too_small = p->n_too_small;
+	r->mean_weight_error = p->n_stored ? p->sum_weight_error / p->n_stored : 0;
+	r->mean_activation_error = p->n_stored ? p->sum_activation_error / p->n_stored : 0;
+	r->kl = c->kl;
+	r->agreement = c->agreement;
+	r->perplexity_base = c->perplexity_base;
+	r->perplexity_tuned = c->perplexity_tuned;
+	r->perplexity_delta = c->perplexity_delta;
+	r->n_calibration_tokens = c->n_calibration_tokens;
+	r->n_eval_tokens = c->n_eval_tokens;
+}
+
+static double now_seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int run(struct job *j, int fd, struct reason *reason)
+{
+	int r;
+
+	r = calibrate(j, reason);
+	if (r == 0)
+		r = add_outer_tensors(j, reason);
+	if (r == 0)
+		r = add_projections(j, reason);
+	if (r == 0)
+		r = add_text_sections(j, reason);
+	if (r < 0)
+		return r;
+	fill_certificate(j);
+	r = measure(j, reason);
+	if (r == 0)
+		r = write_file(j, true, fd, reason);
+	return r;
+}
+
+int compress_delta(struct checkpoint *base, struct checkpoint *tuned,
+	const struct compress_settings *settings, int fd, const struct progress *progress,
+	struct compress_report *ret, struct reason *reason)
+{
+	double started = now_seconds();
+	struct compress_report report = {0};
+	_cleanup_(job_done) struct job job = {
+		.settings = settings, .progress = progress, .report = &report};
+	int r;
+
+	r = start(&job, base, tuned, reason);
+	if (r == 0)
+		r = run(&job, fd, reason);
+	if (r < 0)
+		return r;
+	fill_report(&job);
+	report.seconds = now_seconds() - started;
+	*ret = report;
+	return 0;
+}
