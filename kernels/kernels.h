@@ -9,9 +9,11 @@
  *    which order, or how the caller splits the range of outputs. That is what makes a request's
  *    tokens independent of its company, and it fixes the order of every sum inside a set.
  *  - Inputs and outputs may be unaligned unless said otherwise, and must not overlap unless said
- *    otherwise. A count of 0 does nothing.
+ *    otherwise. A count of 0 does nothing; a sum of no terms is 0.
  *  - Accuracy: with E = 2^-24 and an inner sum of length k over terms t, |got - exact| is at most
- *    (k + 8) E sum|t|, where exact is the sum in double precision. ref/ sums in double.
+ *    (k + 8) E sum|t|, where exact is the sum in double precision. ref/ sums in double. A term is
+ *    the product of an input and an exact value of the matrix; in y += the old y is a term too.
+ *  - A call may use up to 160 KiB of stack.
  */
 #pragma once
 
@@ -31,8 +33,8 @@ struct kv_view {
 struct kernels {
 	const char *name; /* "ref", "avx2", "avx512" */
 
-	/* y[t][o] = sum_c W[o][c] x[t][c]  for t < n and outputs o in blocks [block0, block1) of 16.
-	 * Outputs at or past W->rows are not written. */
+	/* y[t][o] = sum_c W[o][c] x[t][c]  for t < n and outputs o in blocks [block0, block1)
+	 * of 16. Outputs at or past W->rows are not written. */
 	void (*matmul)(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
 		size_t x_stride, size_t n, size_t block0, size_t block1);
 
@@ -56,7 +58,7 @@ struct kernels {
 	void (*rope)(float *x, const float *cosines, const float *sines, size_t n);
 
 	/* y[i] = silu(gate[i]) * up[i], silu(v) = v / (1 + exp(-v)).  y may be gate or up.
-	 * Relative error at most 1e-6. */
+	 * Relative error at most 1e-6, or 1e-35 |up| where that is more. */
 	void (*silu_mul)(float *y, const float *gate, const float *up, size_t n);
 
 	/* y[i] += x[i] */
@@ -69,7 +71,9 @@ struct kernels {
 	 * Attention of `n_queries` query heads that share one KV head, at positions [first, last]:
 	 *   out[h] = sum_p softmax_p(scale * q[h] . k_p) v_p
 	 * q and out are n_queries x head_dim, contiguous. `scores` is scratch for
-	 * n_queries * (last - first + 1) numbers. Relative error of the weights at most 2e-6.
+	 * n_queries * (last - first + 1) numbers. A score is a sum like any other; given the
+	 * scores, a weight is off by at most 2e-6 of itself, or 1e-18 where that is more. The page
+	 * size does not change the result.
 	 */
 	void (*attend)(float *out, const float *q, size_t n_queries, const struct kv_view *kv,
 		size_t first, size_t last, float scale, float *scores);

@@ -2,5 +2,13 @@
 
 void kernels_avx512(struct kernels *k)
 {
-	(void)k;
+	k->matmul = avx512_matmul;
+	k->qmat_dot = avx512_qmat_dot;
+	k->qmat_accumulate = avx512_qmat_accumulate;
+	k->rms_norm = avx512_rms_norm;
+	k->rope = avx512_rope;
+	k->silu_mul = avx512_silu_mul;
+	k->add = avx512_add;
+	k->kv_store = avx512_kv_store;
+	k->attend = avx512_attend;
 }
