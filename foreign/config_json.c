@@ -43,6 +43,14 @@ static const struct family families[] = {
 	{MODEL_FAMILY_PHI3, "phi3", "Phi3ForCausalLM", 0, 0},
 };
 
+const char *model_family_name(uint32_t family)
+{
+	for (size_t i = 0; i < array_len(families); i++)
+		if (families[i].id == family)
+			return families[i].model_type;
+	return "unknown";
+}
+
 static const struct family *read_family(struct json_fields *f)
 {
 	const char *type = json_field_string(f, "model_type");

@@ -19,3 +19,6 @@ int config_json_parse(const json_t *config, const json_t *generation, struct mod
 /* From a folder; generation_config.json may be missing. */
 int config_json_load(const char *folder, struct model_config *ret, struct reason *reason)
 	_must_check_;
+
+/* "llama", as model_type spells it; "unknown" for a number that is no family. */
+const char *model_family_name(uint32_t family);

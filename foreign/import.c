@@ -5,6 +5,7 @@
  */
 #include "foreign/import.h"
 
+#include "foreign/tokenizer_json.h"
 #include "kernels/pack.h"
 #include "store/base.h"
 #include "store/model_digest.h"
@@ -24,16 +25,18 @@ struct plan {
 	uint64_t max_tensor_bytes;
 };
 
-static void plan_done(struct plan *plan)
-{
-	free(plan->records);
-}
+/* The sections of text handling; a model without them is still a model. */
+struct text {
+	uint8_t *tokenizer;
+	size_t n_tokenizer;
+};
 
 /* One import under way. */
 struct import {
 	struct checkpoint *checkpoint;
 	const struct model_config *config;
 	struct plan plan;
+	struct text text;
 	struct writer *writer;
 	struct model_digest *digest;
 	void *source, *packed; /* room for the largest tensor each */
@@ -44,7 +47,8 @@ struct import {
 
 static void import_done(struct import *in)
 {
-	plan_done(&in->plan);
+	free(in->plan.records);
+	free(in->text.tokenizer);
 	writer_free(in->writer);
 	model_digest_free(in->digest);
 	free(in->source);
@@ -87,11 +91,25 @@ static int plan_tensors(struct import *in)
 	return 0;
 }
 
+static int compile_text(struct import *in)
+{
+	const char *folder = checkpoint_folder(in->checkpoint);
+	struct text *text = &in->text;
+	int r;
+
+	r = tokenizer_compile(folder, &text->tokenizer, &text->n_tokenizer, in->reason);
+	in->report->has_tokenizer = r == 0;
+	return r == -ENOENT ? 0 : r;
+}
+
 static int write_section(
 	struct import *in, enum section_kind kind, const void *bytes, uint64_t n_bytes)
 {
-	int r = writer_section_begin(in->writer, kind, FORMAT_PAGE);
+	int r = 0;
 
+	if (n_bytes == 0)
+		return 0;
+	r = writer_section_begin(in->writer, kind, FORMAT_PAGE);
 	if (r == 0)
 		r = writer_append(in->writer, bytes, n_bytes);
 	if (r == 0)
@@ -99,12 +117,18 @@ static int write_section(
 	return r;
 }
 
-/* Where the weights begin once the records and the given bytes of sections behind them are out. */
+static uint64_t after_section(uint64_t at, uint64_t n_bytes)
+{
+	return align_up(at, FORMAT_PAGE) + n_bytes;
+}
+
+/* Where the weights will begin, seen from the end of the config. */
 static uint64_t weights_offset(const struct import *in)
 {
-	uint64_t at = align_up(writer_offset(in->writer), FORMAT_PAGE);
+	uint64_t at = writer_offset(in->writer);
 
-	at = align_up(at + in->plan.n_records * sizeof(*in->plan.records), FORMAT_PAGE);
+	at = after_section(at, in->plan.n_records * sizeof(*in->plan.records));
+	at = after_section(at, in->text.n_tokenizer);
 	return align_up(at, FORMAT_WEIGHTS_ALIGNMENT);
 }
 
@@ -119,8 +143,11 @@ static int write_head_sections(struct import *in)
 	weights = weights_offset(in);
 	for (size_t i = 0; i < in->plan.n_records; i++)
 		in->plan.records[i].offset += weights;
-	return write_section(in, SECTION_TENSORS, in->plan.records,
+	r = write_section(in, SECTION_TENSORS, in->plan.records,
 		in->plan.n_records * sizeof(*in->plan.records));
+	if (r == 0)
+		r = write_section(in, SECTION_TOKENIZER, in->text.tokenizer, in->text.n_tokenizer);
+	return r;
 }
 
 /* Reads a tensor into `source`, in the form that is digested, and tells what goes into the file. */
@@ -198,10 +225,12 @@ static int prepare(struct import *in, int fd)
 	int r;
 
 	r = plan_tensors(in);
+	if (r == 0)
+		r = compile_text(in);
 	if (r < 0)
 		return r;
 	body_bytes = in->plan.weights_bytes + sizeof(*in->config) +
-		     in->plan.n_records * sizeof(*in->plan.records);
+		     in->plan.n_records * sizeof(*in->plan.records) + in->text.n_tokenizer;
 	r = writer_begin(fd, IMAGE_KIND_BASE, body_bytes, &in->writer, in->reason);
 	if (r < 0)
 		return r;

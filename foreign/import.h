@@ -13,7 +13,7 @@ struct import_report {
 	uint64_t n_parameters;
 	uint64_t n_inexact; /* values of an f32 or f16 source that bf16 had to round */
 	bool has_tokenizer;
-	char chat_format[32]; /* empty: no known one */
+	char chat_format[32];   /* empty: no known one */
 	char chat_refusal[256]; /* why, in that case */
 };
 

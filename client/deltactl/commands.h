@@ -4,3 +4,5 @@
 #pragma once
 
 #include "client/deltactl/command.h"
+
+extern const struct command command_import;

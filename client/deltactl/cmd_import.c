@@ -1,0 +1,197 @@
+/*
+ * deltactl import: a Hugging Face folder to a base image.
+ */
+#include "client/deltactl/commands.h"
+
+#include "common/file.h"
+#include "foreign/config_json.h"
+#include "foreign/import.h"
+#include "foreign/sandbox.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <string.h>
+
+/* Address space of the reader: two tensors of the largest models that exist. */
+#define MEMORY_LIMIT (UINT64_C(16) << 30)
+
+struct import_arguments {
+	const char *folder;
+	const char *output;
+	const char *weights;
+	bool json;
+	bool quiet;
+};
+
+/* What the sandboxed child gets, and the memory through which it answers. */
+struct import_call {
+	const struct import_arguments *arguments;
+	int fd;
+	struct import_answer {
+		struct import_report report;
+		struct model_config config;
+	} * answer;
+};
+
+static const char options_text[] =
+	"  -o, --output FILE   the base image to make\n"
+	"      --weights KIND  how weights are stored: bf16 (the default), which is exact for\n"
+	"                      models in bf16\n"
+	"      --json          print the report as one JSON object\n"
+	"  -q, --quiet         no progress, no report\n";
+
+static int parse_arguments(int argc, char **argv, struct import_arguments *ret)
+{
+	static const struct option options[] = {
+		{"output", required_argument, NULL, 'o'},
+		{"weights", required_argument, NULL, 'w'},
+		{"json", no_argument, NULL, 'j'},
+		{"quiet", no_argument, NULL, 'q'},
+		{"help", no_argument, NULL, 'h'},
+		{0},
+	};
+	int option;
+
+	*ret = (struct import_arguments){.weights = "bf16"};
+	opterr = 0;
+	optind = 0;
+	while ((option = getopt_long(argc, argv, "o:qh", options, NULL)) != -1) {
+		switch (option) {
+		case 'o':
+			ret->output = optarg;
+			break;
+		case 'w':
+			ret->weights = optarg;
+			break;
+		case 'j':
+			ret->json = true;
+			break;
+		case 'q':
+			ret->quiet = true;
+			break;
+		case 'h':
+			command_help(&command_import, options_text);
+			return -ECANCELED;
+		default:
+			return command_usage(&command_import, "unknown or incomplete option '%s'",
+				argv[optind - 1]);
+		}
+	}
+	if (optind + 1 != argc)
+		return command_usage(&command_import, "expected one model folder");
+	if (!ret->output)
+		return command_usage(&command_import, "-o FILE is missing");
+	if (strcmp(ret->weights, "bf16") != 0)
+		return command_usage(
+			&command_import, "--weights '%s': expected bf16", ret->weights);
+	ret->folder = argv[optind];
+	return 0;
+}
+
+/* In the sandboxed child. */
+static int read_and_write(void *arg, struct reason *reason)
+{
+	struct import_call *call = arg;
+	struct checkpoint *checkpoint = NULL;
+	struct progress_bar bar;
+	int r;
+
+	r = checkpoint_open(call->arguments->folder, &checkpoint, reason);
+	if (r < 0)
+		return r;
+	r = import_base(checkpoint, call->fd, progress_bar(&bar, "bytes", call->arguments->quiet),
+		&call->answer->report, reason);
+	progress_bar_end(&bar);
+	call->answer->config = *checkpoint_config(checkpoint);
+	checkpoint_free(checkpoint);
+	return r;
+}
+
+static int import_file(const struct import_arguments *arguments, struct import_answer *answer,
+	struct reason *reason)
+{
+	static const struct sandbox_limits limits = {.memory_bytes = MEMORY_LIMIT};
+	struct import_call call = {.arguments = arguments, .answer = answer};
+	_cleanup_(new_file_done) struct new_file file = NEW_FILE_INIT;
+	int r;
+
+	r = new_file_open(&file, arguments->output, reason);
+	if (r < 0)
+		return r;
+	call.fd = file.fd;
+	r = sandbox_call(read_and_write, &call, &limits, reason);
+	return r < 0 ? r : new_file_commit(&file, reason);
+}
+
+static void print_report(
+	const struct import_arguments *arguments, const struct import_answer *answer)
+{
+	const struct import_report *report = &answer->report;
+	char model[DIGEST_HEX_SIZE], size[16];
+
+	digest_hex(&report->model, model);
+	printf("%s\n", arguments->output);
+	printf("  model      %s, %" PRIu32 " layers, hidden %" PRIu32 ", vocabulary %" PRIu32
+	       ", %.1f M parameters\n",
+		model_family_name(answer->config.family), answer->config.n_layers,
+		answer->config.hidden, answer->config.vocab, (double)report->n_parameters * 1e-6);
+	printf("  digest     %s\n", model);
+	printf("  size       %s\n", human_bytes(report->file_bytes, size));
+	printf("  tokenizer  %s\n",
+		report->has_tokenizer ? "included" : "none: the image scores ids, not text");
+	if (report->n_inexact)
+		printf("  rounded    %" PRIu64 " numbers that bf16 cannot hold\n",
+			report->n_inexact);
+}
+
+static int print_json(const struct import_arguments *arguments, const struct import_answer *answer)
+{
+	const struct import_report *report = &answer->report;
+	char model[DIGEST_HEX_SIZE], root[DIGEST_HEX_SIZE];
+	json_t *json;
+	int r;
+
+	digest_hex(&report->model, model);
+	digest_hex(&report->root, root);
+	json = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b}", "file", arguments->output,
+		"family", model_family_name(answer->config.family), "model", model, "root", root,
+		"parameters", (json_int_t)report->n_parameters, "file_bytes",
+		(json_int_t)report->file_bytes, "rounded", (json_int_t)report->n_inexact,
+		"tokenizer", report->has_tokenizer);
+	r = json ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
+	json_decref(json);
+	printf("\n");
+	return r < 0 ? EXIT_FAILED : EXIT_OK;
+}
+
+static int run(int argc, char **argv)
+{
+	struct import_arguments arguments;
+	struct import_answer *answer;
+	struct reason reason = {0};
+	int r;
+
+	r = parse_arguments(argc, argv, &arguments);
+	if (r != 0)
+		return r == -ECANCELED ? EXIT_OK : r;
+	answer = sandbox_memory_new(sizeof(*answer));
+	if (!answer)
+		return command_fail(argv[0], -ENOMEM, &reason);
+	r = import_file(&arguments, answer, &reason);
+	if (r < 0)
+		r = command_fail(argv[0], r, &reason);
+	else if (arguments.json)
+		r = print_json(&arguments, answer);
+	else if (!arguments.quiet)
+		print_report(&arguments, answer);
+	sandbox_memory_free(answer, sizeof(*answer));
+	return r;
+}
+
+const struct command command_import = {
+	.name = "import",
+	.arguments = "DIR -o FILE [--weights bf16] [--json] [--quiet]",
+	.summary = "turn a model folder into a base image",
+	.run = run,
+};
