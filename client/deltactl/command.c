@@ -44,7 +44,8 @@ int command_usage(const struct command *command, const char *fmt, ...)
 
 int command_help(const struct command *command, const char *options)
 {
-	printf("usage: deltactl %s %s\n\n%s\n", command->name, command->arguments, command->summary);
+	printf("usage: deltactl %s %s\n\n%s\n", command->name, command->arguments,
+		command->summary);
 	if (options && options[0])
 		printf("\n%s", options);
 	return EXIT_OK;
@@ -61,6 +62,23 @@ const char *human_bytes(uint64_t bytes, char ret[static 16])
 		unit++;
 	}
 	snprintf(ret, 16, unit ? "%.2f %s" : "%.0f %s", value, units[unit]);
+	return ret;
+}
+
+const char *human_duration(uint64_t ns, char ret[static 16])
+{
+	double seconds = (double)ns * 1e-9;
+
+	if (seconds < 1e-3)
+		snprintf(ret, 16, "%.0f us", seconds * 1e6);
+	else if (seconds < 1)
+		snprintf(ret, 16, "%.3g ms", seconds * 1e3);
+	else if (seconds < 120)
+		snprintf(ret, 16, "%.3g s", seconds);
+	else if (seconds < 7200)
+		snprintf(ret, 16, "%.0f min", seconds / 60);
+	else
+		snprintf(ret, 16, "%.0f h", seconds / 3600);
 	return ret;
 }
 

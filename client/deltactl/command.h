@@ -11,13 +11,14 @@
 /* Exit codes of deltactl, as deltactl(1) documents them. */
 enum exit_code {
 	EXIT_OK = 0,
-	EXIT_FAILED = 1,	  /* the machine said no: I/O, memory, permissions */
-	EXIT_USAGE = 2,		  /* wrong options or arguments */
-	EXIT_BAD_INPUT = 3,	  /* a file breaks its format (-EBADMSG) */
-	EXIT_NOT_SUPPORTED = 4,	  /* a well-formed file asks for what we do not implement (-EOPNOTSUPP) */
-	EXIT_MISMATCH = 5,	  /* does not fit its partner, or verification failed (-EMEDIUMTYPE) */
-	EXIT_NO_DAEMON = 6,	  /* cannot reach the daemon */
-	EXIT_REFUSED = 7,	  /* the daemon refused */
+	EXIT_FAILED = 1,    /* the machine said no: I/O, memory, permissions */
+	EXIT_USAGE = 2,     /* wrong options or arguments */
+	EXIT_BAD_INPUT = 3, /* a file breaks its format (-EBADMSG) */
+	EXIT_NOT_SUPPORTED =
+		4,          /* a well-formed file asks for what we do not implement (-EOPNOTSUPP) */
+	EXIT_MISMATCH = 5,  /* does not fit its partner, or verification failed (-EMEDIUMTYPE) */
+	EXIT_NO_DAEMON = 6, /* cannot reach the daemon */
+	EXIT_REFUSED = 7,   /* the daemon refused */
 };
 
 struct command {
@@ -38,7 +39,8 @@ int command_usage(const struct command *command, const char *fmt, ...) _printf_(
 int command_help(const struct command *command, const char *options);
 
 /* A progress bar with rate and time left on a terminal, a plain line now and then elsewhere, always
- * on stderr. progress_bar() binds it; `quiet` draws nothing. progress_bar_end() finishes the line. */
+ * on stderr. progress_bar() binds it; `quiet` draws nothing. progress_bar_end() finishes the line.
+ */
 struct progress_bar {
 	struct progress progress;
 	bool quiet;
@@ -52,3 +54,5 @@ void progress_bar_end(struct progress_bar *bar);
 
 /* "31.5 MB" into a caller's buffer. */
 const char *human_bytes(uint64_t bytes, char ret[static 16]);
+/* "1.52 s", "38 ms" into a caller's buffer. */
+const char *human_duration(uint64_t ns, char ret[static 16]);

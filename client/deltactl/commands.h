@@ -6,3 +6,17 @@
 #include "client/deltactl/command.h"
 
 extern const struct command command_import;
+extern const struct command command_run;
+extern const struct command command_chat;
+extern const struct command command_models;
+extern const struct command command_list;
+extern const struct command command_ps;
+extern const struct command command_show;
+extern const struct command command_load;
+extern const struct command command_unload;
+extern const struct command command_pin;
+extern const struct command command_unpin;
+extern const struct command command_stats;
+extern const struct command command_top;
+extern const struct command command_reload;
+extern const struct command command_drain;

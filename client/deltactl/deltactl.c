@@ -8,6 +8,20 @@
 
 const struct command *const commands[] = {
 	&command_import,
+	&command_run,
+	&command_chat,
+	&command_models,
+	&command_list,
+	&command_ps,
+	&command_show,
+	&command_load,
+	&command_unload,
+	&command_pin,
+	&command_unpin,
+	&command_stats,
+	&command_top,
+	&command_reload,
+	&command_drain,
 	NULL,
 };
 

@@ -1,0 +1,39 @@
+#include "client/deltactl/number.h"
+
+#include <math.h>
+
+bool number_u64(const char *text, uint64_t last, uint64_t *ret)
+{
+	unsigned long long value;
+	char *end;
+
+	if (*text < '0' || *text > '9')
+		return false;
+	errno = 0;
+	value = strtoull(text, &end, 10);
+	if (errno != 0 || *end != '\0' || value > last)
+		return false;
+	*ret = value;
+	return true;
+}
+
+bool number_u32(const char *text, uint32_t *ret)
+{
+	uint64_t value;
+
+	if (!number_u64(text, UINT32_MAX, &value))
+		return false;
+	*ret = (uint32_t)value;
+	return true;
+}
+
+bool number_f32(const char *text, float *ret)
+{
+	char *end;
+	float value = strtof(text, &end);
+
+	if (end == text || *end != '\0' || isnan(value))
+		return false;
+	*ret = value;
+	return true;
+}
