@@ -97,7 +97,8 @@ int generation_connect(const struct command *command, const char *socket, struct
 
 	if (r == 0)
 		return EXIT_OK;
-	reason_set(&reason, r, "%s: %s", path ? path : DELTAD_SOCKET_PATH, deltad_strerror(r));
+	reason_set(&reason, r, "%s: %s", path ? path : DELTAD_SOCKET_PATH,
+		r == -ENOENT ? "no daemon is there" : deltad_strerror(r));
 	return remote_fail(command, r, reason.text);
 }
 
