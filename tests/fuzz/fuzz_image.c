@@ -1,0 +1,308 @@
+/*
+ * What reads images, without the digests that would keep a fuzzer out. The first byte chooses:
+ *
+ *   0   the rest is a header page
+ *   1   a small good base image in memory, the rest are edits of it; header and records are checked
+ *   2   the same with a delta file
+ *
+ * The image ends where memory ends, so reading past it is a fault. What is bound is walked through.
+ */
+#include "store/base.h"
+#include "store/delta.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
+
+#define MAX_EDITS 16
+#define CONFIG_AT 8192
+#define RECORDS_AT 12288
+#define CERTIFICATE_AT 16384
+#define DELTA_WEIGHTS_AT 20480
+#define N_DELTA_RECORDS 4
+
+enum edit_part {
+	EDIT_HEADER,
+	EDIT_CONFIG,
+	EDIT_RECORD, /* the index-th */
+	EDIT_PAYLOAD,
+	EDIT_ANYWHERE,
+	N_EDIT_PARTS,
+};
+
+struct edit {
+	uint8_t part;
+	uint8_t log2_width;
+	uint16_t index;
+	uint32_t offset;
+	uint64_t value;
+};
+
+struct file {
+	uint8_t *bytes;
+	uint64_t n_bytes, n_mapped;
+	struct format_header header;
+	size_t n_records;
+};
+
+static const struct model_config config = {
+	.family = MODEL_FAMILY_QWEN3,
+	.flags = MODEL_QKV_BIAS | MODEL_QK_NORM,
+	.n_layers = 2,
+	.hidden = 33,
+	.ffn = 40,
+	.n_heads = 2,
+	.n_kv_heads = 1,
+	.head_dim = 10,
+	.vocab = 50,
+	.max_positions = 16,
+	.rope_theta = 10000,
+	.rope_attention_factor = 1,
+	.norm_eps = 1e-5f,
+	.bos = -1,
+	.pad = -1,
+};
+
+static size_t base_records(struct tensor_record *records, uint64_t *at)
+{
+	size_t n = 0;
+
+	for (uint32_t layer = 0; layer < config.n_layers; layer++)
+		for (uint32_t role = 0; role < N_ROLES; role++) {
+			bool vector = tensor_role_is_vector(role);
+			struct tensor_record t = {.role = role, .layer = layer, .offset = *at};
+
+			if (!model_config_shape(&config, role, layer, &t.rows, &t.cols))
+				continue;
+			t.codec = vector ? CODEC_VECTOR_F32 : CODEC_MAT_BF16;
+			t.bytes = vector ? t.rows * sizeof(float) : mat_bf16_bytes(t.rows, t.cols);
+			*at = align_up(*at + t.bytes, 64);
+			records[n++] = t;
+		}
+	return n;
+}
+
+static size_t delta_records(uint8_t *bytes, struct tensor_record *records, uint64_t *at)
+{
+	struct mixed_svd_band bands[] = {{.bits = 8, .n_ranks = 1}, {.bits = 2, .n_ranks = 9}};
+	uint64_t values, n_rows_bytes = dense_rows_layout(2, config.hidden, &values);
+	const struct tensor_record all[N_DELTA_RECORDS] = {
+		{ROLE_EMBED, 0, CODEC_DENSE_ROWS, 2, 50, 33, 0, n_rows_bytes},
+		{ROLE_ATTN_NORM, 0, CODEC_VECTOR_F32, 0, 33, 1, 0, 33 * 4},
+		{ROLE_Q, 1, CODEC_MIXED_SVD, 2, 20, 33, 0, mixed_svd_layout(bands, 2, 20, 33)},
+		{ROLE_FINAL_NORM, 1, CODEC_VECTOR_F32, 0, 33, 1, 0, 33 * 4},
+	};
+
+	for (size_t i = 0; i < N_DELTA_RECORDS; i++) {
+		records[i] = all[i];
+		records[i].offset = *at;
+		*at = align_up(*at + all[i].bytes, 64);
+	}
+	((uint32_t *)(bytes + records[0].offset))[1] = 7;
+	memcpy(bytes + records[2].offset, bands, sizeof(bands));
+	return N_DELTA_RECORDS;
+}
+
+static void add_section(
+	struct format_header *h, enum section_kind kind, uint64_t offset, uint64_t n)
+{
+	h->sections[h->n_sections++] =
+		(struct format_section){.kind = kind, .offset = offset, .bytes = n};
+}
+
+/* A good file of that kind, all weights zero. Memory after its end may not be touched. */
+static struct file make_file(bool is_base)
+{
+	uint64_t begin = is_base ? FORMAT_WEIGHTS_ALIGNMENT : DELTA_WEIGHTS_AT, end = begin;
+	struct file f = {.n_mapped = begin + (1 << 20)};
+	struct tensor_record *records;
+
+	f.bytes =
+		mmap(NULL, f.n_mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (f.bytes == MAP_FAILED)
+		abort();
+	records = (void *)(f.bytes + RECORDS_AT);
+	f.n_records = is_base ? base_records(records, &end) : delta_records(f.bytes, records, &end);
+	f.n_bytes = align_up(end, FORMAT_PAGE);
+	f.header.version = FORMAT_VERSION;
+	f.header.file_bytes = f.n_bytes;
+	f.header.body_offset = CONFIG_AT;
+	f.header.n_chunks = div_up(f.n_bytes - CONFIG_AT, FORMAT_CHUNK);
+	memcpy(f.header.magic, is_base ? FORMAT_MAGIC_BASE : FORMAT_MAGIC_DELTA, 8);
+	memcpy(f.bytes + CONFIG_AT, &config, sizeof(config));
+	add_section(&f.header, SECTION_CONFIG, CONFIG_AT, sizeof(config));
+	add_section(&f.header, SECTION_TENSORS, RECORDS_AT, f.n_records * sizeof(*records));
+	if (!is_base)
+		add_section(&f.header, SECTION_CERTIFICATE, CERTIFICATE_AT,
+			sizeof(struct certificate) + f.n_records * sizeof(struct tensor_quality));
+	add_section(&f.header, SECTION_WEIGHTS, begin, end - begin);
+	memcpy(f.bytes, &f.header, sizeof(f.header));
+	if (mprotect(f.bytes + f.n_bytes, f.n_mapped - f.n_bytes, PROT_NONE) < 0)
+		abort();
+	return f;
+}
+
+static void apply(const struct file *f, const struct edit *e)
+{
+	const struct tensor_record *good = (const void *)(f->bytes + RECORDS_AT);
+	uint64_t width = UINT64_C(1) << e->log2_width % 4, at = e->offset;
+	size_t index = e->index % f->n_records;
+
+	switch ((enum edit_part)(e->part % N_EDIT_PARTS)) {
+	case EDIT_HEADER:
+		at %= sizeof(struct format_header);
+		break;
+	case EDIT_CONFIG:
+		at = CONFIG_AT + at % sizeof(config);
+		break;
+	case EDIT_RECORD:
+		at = RECORDS_AT + index * sizeof(*good) + at % sizeof(*good);
+		break;
+	case EDIT_PAYLOAD:
+		at += good[index].offset;
+		break;
+	case EDIT_ANYWHERE:
+	case N_EDIT_PARTS:
+		break;
+	}
+	at %= f->n_bytes - width;
+	memcpy(f->bytes + at, &e->value, width);
+}
+
+/* Kept from being optimised away. */
+static volatile uint8_t touched;
+
+static void touch(const void *bytes, size_t n)
+{
+	const uint8_t *at = bytes;
+
+	for (size_t i = 0; at && i < n; i += 64)
+		touched ^= at[i];
+	if (at && n)
+		touched ^= at[n - 1];
+}
+
+static void touch_matrix(const struct mat_bf16 *m)
+{
+	touch(m->data, mat_bf16_bytes(m->rows, m->cols));
+}
+
+static void touch_qmat(const struct qmat *m)
+{
+	size_t n = m->rows * qmat_groups(m->cols);
+
+	touch(m->codes, n * qmat_group_bytes(m->bits));
+	touch(m->scales, n * sizeof(uint16_t));
+	touch(m->zeros, n);
+}
+
+static void walk_base(const struct base *b)
+{
+	touch_matrix(&b->embed);
+	touch_matrix(&b->head);
+	touch(b->final_norm, b->config.hidden * sizeof(float));
+	for (uint32_t i = 0; i < b->config.n_layers; i++) {
+		const struct base_layer *l = &b->layers[i];
+
+		touch_matrix(&l->q);
+		touch_matrix(&l->o);
+		touch_matrix(&l->down);
+		touch(l->k_bias, l->k.rows * sizeof(float));
+		touch(l->q_norm, b->config.head_dim * sizeof(float));
+	}
+}
+
+static void walk_delta(const struct delta *d)
+{
+	touch(d->embed.rows, d->embed.n_rows * sizeof(uint32_t));
+	touch_matrix(&d->embed.values);
+	touch(d->final_norm, d->config.hidden * sizeof(float));
+	touch(d->qualities, d->n_records * sizeof(*d->qualities));
+	for (uint32_t i = 0; i < d->config.n_layers; i++) {
+		const struct mixed_svd *svd = &d->layers[i].q.svd;
+
+		touch(d->layers[i].attn_norm, d->config.hidden * sizeof(float));
+		for (uint32_t k = 0; k < svd->n_bands; k++) {
+			touch_qmat(&svd->bands[k].u);
+			touch_qmat(&svd->bands[k].v);
+			touch(svd->bands[k].sigma, svd->bands[k].v.rows * sizeof(float));
+		}
+	}
+}
+
+static bool bind(struct image *image)
+{
+	struct reason reason;
+	struct delta *delta;
+	struct base *base;
+
+	if (image->kind == IMAGE_KIND_BASE && base_bind(image, &base, &reason) == 0) {
+		walk_base(base);
+		base_free(base);
+		return true;
+	}
+	if (image->kind == IMAGE_KIND_DELTA && delta_bind(image, NULL, &delta, &reason) == 0) {
+		walk_delta(delta);
+		delta_free(delta);
+		return true;
+	}
+	image_free(image);
+	return false;
+}
+
+/* Edits of the header count only if the header still parses; else the good one stands. */
+static void bind_edited(bool is_base, const uint8_t *data, size_t n)
+{
+	struct image *image = calloc(1, sizeof(*image));
+	bool edited = n >= sizeof(struct edit);
+	struct file f = make_file(is_base);
+	struct edit e;
+
+	if (!image)
+		abort();
+	for (size_t i = 0; i < MAX_EDITS && n >= sizeof(e); i++) {
+		memcpy(&e, data, sizeof(e));
+		apply(&f, &e);
+		data += sizeof(e);
+		n -= sizeof(e);
+	}
+	*image = (struct image){
+		.kind = is_base ? IMAGE_KIND_BASE : IMAGE_KIND_DELTA,
+		.fd = -1,
+		.bytes = f.bytes,
+		.n_bytes = f.n_bytes,
+		.mapped_bytes = f.n_mapped,
+		.header = f.header,
+	};
+	(void)!image_parse_header(f.bytes, f.n_bytes, &image->header, NULL);
+	/* Without edits it is good: else nothing that follows would be reached. */
+	if (!bind(image) && !edited)
+		abort();
+}
+
+static void parse_header(const uint8_t *data, size_t n)
+{
+	uint8_t page[FORMAT_PAGE] = {0};
+	struct format_header h;
+	struct reason reason;
+
+	memcpy(page, data, n < sizeof(page) ? n : sizeof(page));
+	memcpy(&h, page, sizeof(h));
+	if (image_parse_header(page, h.file_bytes, &h, &reason) < 0)
+		return;
+	for (uint32_t i = 0; i < h.n_sections; i++)
+		if (!range_inside(h.sections[i].offset, h.sections[i].bytes, h.file_bytes))
+			abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+	if (n == 0)
+		return 0;
+	if (data[0] % 3 == 0)
+		parse_header(data + 1, n - 1);
+	else
+		bind_edited(data[0] % 3 == 1, data + 1, n - 1);
+	return 0;
+}
