@@ -11,7 +11,7 @@
 #include "common/reason.h"
 #include "engine/tokenizer.h"
 
-#define CALIBRATION_HELD_OUT_TOKENS 8192u /* at most */
+#define CALIBRATION_HELD_OUT_TOKENS 4096u /* at most */
 
 struct calibration {
 	uint32_t window; /* tokens of each sequence; at least 2 */

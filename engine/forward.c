@@ -12,6 +12,8 @@
 /* Rows of one piece of the cheap steps. */
 #define ROWS_PER_PIECE 4
 
+#define NO_LOGITS UINT32_MAX
+
 struct forward {
 	const struct model *model;
 	const struct kernels *kernels;
@@ -43,7 +45,7 @@ struct forward {
 	const void **pages; /* keys, then values, of one sequence */
 	size_t n_pages;
 
-	/* The step at hand. */
+	/* The step at hand; the caller's rows are borrowed for its length only. */
 	const struct batch_row *rows;
 	size_t n, n_runs, n_wanted, n_wanted_runs;
 	uint32_t layer;
@@ -302,7 +304,7 @@ static void final_norm_rows(void *arg, size_t piece, size_t worker)
 	(void)worker;
 	for_rows_of_piece(f, row, piece)
 	{
-		if (!f->rows[row].want_logits)
+		if (f->logits_at[row] == NO_LOGITS)
 			continue;
 		f->kernels->rms_norm(f->wanted + f->logits_at[row] * hidden,
 			f->residual + row * hidden, f->rows[row].variant->final_norm, hidden,
@@ -342,6 +344,7 @@ static void begin_step(struct forward *f, const struct batch_row *rows, size_t n
 		assert(rows[i].token < rows[i].variant->config.vocab);
 		assert(rows[i].position < kv_seq_capacity(rows[i].seq));
 		extend_runs(f->runs, &f->n_runs, rows[i].variant, i);
+		f->logits_at[i] = NO_LOGITS;
 		if (!rows[i].want_logits)
 			continue;
 		extend_runs(f->wanted_runs, &f->n_wanted_runs, rows[i].variant, f->n_wanted);
@@ -373,7 +376,7 @@ void forward_step(struct forward *f, const struct batch_row *rows, size_t n)
 
 const float *forward_logits(const struct forward *f, size_t i)
 {
-	assert(i < f->n && f->rows[i].want_logits);
+	assert(i < f->n && f->logits_at[i] != NO_LOGITS);
 	return f->logits + f->logits_at[i] * f->logits_stride;
 }
 

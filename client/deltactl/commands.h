@@ -6,6 +6,7 @@
 #include "client/deltactl/command.h"
 
 extern const struct command command_import;
+extern const struct command command_compress;
 extern const struct command command_run;
 extern const struct command command_chat;
 extern const struct command command_models;

@@ -8,6 +8,7 @@
 
 const struct command *const commands[] = {
 	&command_import,
+	&command_compress,
 	&command_run,
 	&command_chat,
 	&command_models,

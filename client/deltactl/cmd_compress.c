@@ -1,0 +1,343 @@
+/*
+ * deltactl compress: a base folder and a fine-tune's folder to a delta file.
+ */
+#include "client/deltactl/command.h"
+#include "client/deltactl/commands.h"
+#include "client/deltactl/default_calibration.h"
+#include "client/deltactl/number.h"
+#include "common/file.h"
+#include "compress/compress.h"
+#include "foreign/sandbox.h"
+#include "kernels/blas.h"
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define MAX_CALIBRATION_BYTES (UINT64_C(256) << 20)
+
+static const char options_help[] =
+	"  --base DIR               the model that the fine-tune started from\n"
+	"  --tuned DIR              the fine-tune\n"
+	"  -o, --output FILE        the delta file to make\n"
+	"  --ratio N                16-bit size of the projections over their size in the file,\n"
+	"                           everything counted (default 16)\n"
+	"  --method NAME            delta-come (the default)\n"
+	"  --calibrate FILE         text to calibrate on, documents separated by blank lines\n"
+	"                           (default: a general text that deltactl carries)\n"
+	"  --calibration-tokens N   most tokens of it to use (default 32768)\n"
+	"  --threads N              default: as many as the process may use\n"
+	"  --json                   the report as a JSON object\n"
+	"  -q, --quiet              no progress\n";
+
+struct options {
+	const char *base, *tuned, *output, *calibrate;
+	struct compress_settings settings;
+	bool json, quiet;
+};
+
+struct call {
+	const struct options *options;
+	int fd;                         /* of the new file */
+	struct compress_report *report; /* in memory that the child shares */
+};
+
+enum option_value {
+	OPTION_BASE = 256,
+	OPTION_TUNED,
+	OPTION_RATIO,
+	OPTION_METHOD,
+	OPTION_CALIBRATE,
+	OPTION_TOKENS,
+	OPTION_THREADS,
+	OPTION_JSON,
+	OPTION_HELP,
+};
+
+static const struct option long_options[] = {
+	{"base", required_argument, NULL, OPTION_BASE},
+	{"tuned", required_argument, NULL, OPTION_TUNED},
+	{"output", required_argument, NULL, 'o'},
+	{"ratio", required_argument, NULL, OPTION_RATIO},
+	{"method", required_argument, NULL, OPTION_METHOD},
+	{"calibrate", required_argument, NULL, OPTION_CALIBRATE},
+	{"calibration-tokens", required_argument, NULL, OPTION_TOKENS},
+	{"threads", required_argument, NULL, OPTION_THREADS},
+	{"json", no_argument, NULL, OPTION_JSON},
+	{"quiet", no_argument, NULL, 'q'},
+	{"help", no_argument, NULL, OPTION_HELP},
+	{0},
+};
+
+static bool set_ratio(double *ret)
+{
+	float ratio;
+
+	if (!number_f32(optarg, &ratio))
+		return false;
+	*ret = (double)ratio;
+	return true;
+}
+
+/* True if the value is understood. */
+static bool set_option(struct options *o, int option)
+{
+	switch (option) {
+	case OPTION_BASE:
+		o->base = optarg;
+		return true;
+	case OPTION_TUNED:
+		o->tuned = optarg;
+		return true;
+	case 'o':
+		o->output = optarg;
+		return true;
+	case OPTION_RATIO:
+		return set_ratio(&o->settings.ratio);
+	case OPTION_METHOD:
+		o->settings.method = optarg;
+		return true;
+	case OPTION_CALIBRATE:
+		o->calibrate = optarg;
+		return true;
+	case OPTION_TOKENS:
+		return number_u32(optarg, &o->settings.calibration_tokens);
+	case OPTION_THREADS:
+		return number_u32(optarg, &o->settings.n_threads);
+	case OPTION_JSON:
+		o->json = true;
+		return true;
+	case 'q':
+		o->quiet = true;
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* 0: go on. EXIT_USAGE or, for --help, -1 otherwise. */
+static int parse_options(int argc, char **argv, struct options *o)
+{
+	const struct command *self = &command_compress;
+	struct reason reason = {0};
+	int option;
+
+	optind = 0;
+	opterr = 0;
+	while ((option = getopt_long(argc, argv, "o:q", long_options, NULL)) != -1) {
+		if (option == OPTION_HELP)
+			return -1;
+		if (option == '?')
+			return command_usage(
+				self, "unknown option or missing value: %s", argv[optind - 1]);
+		if (!set_option(o, option))
+			return command_usage(self, "'%s' is not a number", optarg);
+	}
+	if (optind < argc)
+		return command_usage(self, "unexpected argument '%s'", argv[optind]);
+	if (!o->base || !o->tuned || !o->output)
+		return command_usage(self, "--base, --tuned and -o are needed");
+	if (compress_settings_check(&o->settings, &reason) < 0)
+		return command_usage(self, "%s", reason.text);
+	return 0;
+}
+
+/* *ret is malloc'ed. */
+static int read_text(const char *path, char **ret, size_t *ret_n, struct reason *reason)
+{
+	_cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+	_cleanup_(freep) char *text = NULL;
+	struct stat st;
+	int r;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return reason_set(reason, -errno, "%s: %s", path, strerror(errno));
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > MAX_CALIBRATION_BYTES)
+		return reason_set(reason, -EBADMSG,
+			"%s: is not a regular file of at most %llu bytes", path,
+			(unsigned long long)MAX_CALIBRATION_BYTES);
+	text = malloc((size_t)st.st_size + 1);
+	if (!text)
+		return -ENOMEM;
+	r = file_read_at(fd, text, (size_t)st.st_size, 0);
+	if (r < 0)
+		return reason_set(reason, r, "%s: %s", path, strerror(-r));
+	*ret = take_ptr(text);
+	*ret_n = (size_t)st.st_size;
+	return 0;
+}
+
+static inline void checkpointp(struct checkpoint **c)
+{
+	checkpoint_free(*c);
+}
+
+/* In the sandbox. */
+static int compress_in_sandbox(void *arg, struct reason *reason)
+{
+	struct call *call = arg;
+	const struct options *o = call->options;
+	_cleanup_(checkpointp) struct checkpoint *base = NULL;
+	_cleanup_(checkpointp) struct checkpoint *tuned = NULL;
+	struct progress_bar bar;
+	const struct progress *progress = progress_bar(&bar, "blocks", o->quiet);
+	int r;
+
+	r = checkpoint_open(o->base, &base, reason);
+	if (r == 0)
+		r = checkpoint_open(o->tuned, &tuned, reason);
+	if (r == 0)
+		r = compress_delta(
+			base, tuned, &o->settings, call->fd, progress, call->report, reason);
+	progress_bar_end(&bar);
+	return r;
+}
+
+static double ratio_of(uint64_t original, uint64_t bytes)
+{
+	return bytes ? (double)original / (double)bytes : 0;
+}
+
+static void print_report(const struct options *o, const struct compress_report *r)
+{
+	char a[16], b[16];
+
+	printf("%s: %s, %.2fx smaller than the fine-tune's %s\n", o->output,
+		human_bytes(r->file_bytes, a), ratio_of(r->original_bytes, r->file_bytes),
+		human_bytes(r->original_bytes, b));
+	printf("  projections   %10s  %.2fx, everything counted (%u stored, %u unchanged)\n",
+		human_bytes(r->projection_bytes, a),
+		ratio_of(r->projection_original_bytes, r->projection_bytes), r->n_projections,
+		r->n_unchanged);
+	printf("  embedding     %10s  exact\n", human_bytes(r->embedding_bytes, a));
+	printf("  the rest      %10s  norms, biases, tables, digests\n",
+		human_bytes(r->other_bytes, a));
+	if (r->n_too_small)
+		printf("  %u projections are too small for this ratio: the base's weights stay\n",
+			r->n_too_small);
+	printf("  mean error    weights %.3f, activations %.3f\n", r->mean_weight_error,
+		r->mean_activation_error);
+	printf("  held-out text KL to the fine-tune %.5f, agreement %.4f (%llu tokens)\n", r->kl,
+		r->agreement, (unsigned long long)r->n_eval_tokens);
+	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n", r->perplexity_base,
+		r->perplexity_tuned, r->perplexity_delta);
+	if (r->random_calibration)
+		printf("  calibrated on tokens drawn from the vocabulary: the base has no "
+		       "tokenizer\n");
+	if (r->chat_refusal[0])
+		printf("  no chat format: %s\n", r->chat_refusal);
+	printf("  %.1f s\n", r->seconds);
+}
+
+static int print_json(const struct options *o, const struct compress_report *r)
+{
+	char root[DIGEST_HEX_SIZE];
+	json_t *object;
+
+	digest_hex(&r->root, root);
+	object = json_pack(
+		"{ss ss ss sf sI sI sf sI sI sf sI sI si si si sf sf sf sf sf sf sf sI sI sb "
+		"ss sf}",
+		"file", o->output, "method", o->settings.method, "digest", root, "requested_ratio",
+		o->settings.ratio, "file_bytes", (json_int_t)r->file_bytes, "original_bytes",
+		(json_int_t)r->original_bytes, "file_ratio",
+		ratio_of(r->original_bytes, r->file_bytes), "projection_bytes",
+		(json_int_t)r->projection_bytes, "projection_original_bytes",
+		(json_int_t)r->projection_original_bytes, "projection_ratio",
+		ratio_of(r->projection_original_bytes, r->projection_bytes), "embedding_bytes",
+		(json_int_t)r->embedding_bytes, "other_bytes", (json_int_t)r->other_bytes,
+		"projections", (int)r->n_projections, "projections_unchanged", (int)r->n_unchanged,
+		"projections_too_small", (int)r->n_too_small, "weight_error", r->mean_weight_error,
+		"activation_error", r->mean_activation_error, "kl", r->kl, "agreement",
+		r->agreement, "perplexity_base", r->perplexity_base, "perplexity_tuned",
+		r->perplexity_tuned, "perplexity_delta", r->perplexity_delta, "calibration_tokens",
+		(json_int_t)r->n_calibration_tokens, "eval_tokens", (json_int_t)r->n_eval_tokens,
+		"random_calibration", (int)r->random_calibration, "chat_refusal", r->chat_refusal,
+		"seconds", r->seconds);
+	if (!object)
+		return -EBADMSG;
+	json_dumpf(object, stdout, JSON_COMPACT);
+	putchar('\n');
+	json_decref(object);
+	return 0;
+}
+
+/* In the parent: the file appears when the child has succeeded, or not at all. */
+static int compress_to_file(struct call *call, struct reason *reason)
+{
+	_cleanup_(new_file_done) struct new_file file = NEW_FILE_INIT;
+	int r;
+
+	r = new_file_open(&file, call->options->output, reason);
+	if (r < 0)
+		return r;
+	call->fd = file.fd;
+	r = sandbox_call(compress_in_sandbox, call, &(struct sandbox_limits){0}, reason);
+	if (r < 0)
+		return r;
+	return new_file_commit(&file, reason);
+}
+
+static int compress(struct options *o, struct compress_report *report, struct reason *reason)
+{
+	struct call call = {.options = o, .report = report};
+	_cleanup_(freep) char *text = NULL;
+	int r;
+
+	if (o->calibrate) {
+		r = read_text(o->calibrate, &text, &o->settings.n_calibration_text, reason);
+		if (r < 0)
+			return r;
+		o->settings.calibration_text = text;
+	}
+	/* The library is loaded here because the sandbox may not look for it. */
+	r = blas_load(1, reason);
+	if (r < 0)
+		return r;
+	return compress_to_file(&call, reason);
+}
+
+static int run(int argc, char **argv)
+{
+	struct options o = {
+		.settings =
+			{
+				.method = COMPRESS_DEFAULT_METHOD,
+				.ratio = COMPRESS_DEFAULT_RATIO,
+				.calibration_text = default_calibration,
+				.n_calibration_text =
+					(size_t)(default_calibration_end - default_calibration),
+				.calibration_tokens = COMPRESS_DEFAULT_TOKENS,
+				.window = COMPRESS_DEFAULT_WINDOW,
+				.isa = getenv("DELTAD_ISA"),
+			},
+	};
+	struct reason reason = {0};
+	struct compress_report *report;
+	int r;
+
+	r = parse_options(argc, argv, &o);
+	if (r != 0)
+		return r < 0 ? command_help(&command_compress, options_help) : r;
+	report = sandbox_memory_new(sizeof(*report));
+	if (!report)
+		return command_fail(argv[0], -ENOMEM, &reason);
+	r = compress(&o, report, &reason);
+	report->chat_refusal[sizeof(report->chat_refusal) - 1] = '\0';
+	if (r == 0 && o.json)
+		r = print_json(&o, report);
+	else if (r == 0)
+		print_report(&o, report);
+	sandbox_memory_free(report, sizeof(*report));
+	return r < 0 ? command_fail(argv[0], r, &reason) : EXIT_OK;
+}
+
+const struct command command_compress = {
+	.name = "compress",
+	.arguments =
+		"--base DIR --tuned DIR -o FILE [--ratio N] [--method NAME] [--calibrate FILE]",
+	.summary = "make a delta file from a base and a fine-tune of it",
+	.run = run,
+};
