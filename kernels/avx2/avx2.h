@@ -1,5 +1,23 @@
+/*
+ * The set for AVX2 with FMA and F16C. Sums run in f32 in an order that is fixed by the
+ * sizes of the row alone.
+ */
 #pragma once
 
 #include "kernels/kernels.h"
 
 void kernels_avx2(struct kernels *k);
+
+void avx2_matmul(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
+	size_t x_stride, size_t n, size_t block0, size_t block1);
+void avx2_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float *x, size_t x_stride,
+	size_t n, size_t row0, size_t row1);
+void avx2_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,
+	size_t z_stride, size_t n, size_t group0, size_t group1);
+void avx2_rms_norm(float *y, const float *x, const float *w, size_t n, float eps);
+void avx2_rope(float *x, const float *cosines, const float *sines, size_t n);
+void avx2_silu_mul(float *y, const float *gate, const float *up, size_t n);
+void avx2_add(float *y, const float *x, size_t n);
+void avx2_kv_store(void *ret, const float *x, size_t n, enum kv_type type);
+void avx2_attend(float *out, const float *q, size_t n_queries, const struct kv_view *kv,
+	size_t first, size_t last, float scale, float *scores);

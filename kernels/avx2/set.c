@@ -2,5 +2,13 @@
 
 void kernels_avx2(struct kernels *k)
 {
-	(void)k;
+	k->matmul = avx2_matmul;
+	k->qmat_dot = avx2_qmat_dot;
+	k->qmat_accumulate = avx2_qmat_accumulate;
+	k->rms_norm = avx2_rms_norm;
+	k->rope = avx2_rope;
+	k->silu_mul = avx2_silu_mul;
+	k->add = avx2_add;
+	k->kv_store = avx2_kv_store;
+	k->attend = avx2_attend;
 }

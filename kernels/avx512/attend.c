@@ -6,6 +6,7 @@
 #include "kernels/avx512/avx512.h"
 
 #include "kernels/avx512/lanes.h"
+#include "kernels/attention.h"
 
 #include <math.h>
 #include <string.h>
@@ -14,33 +15,6 @@
 #define VALUE_ROWS 32 /* positions of values that stay in the cache */
 #define VALUE_HEADS 4 /* heads and vectors of one tile of sums */
 #define VALUE_VECTORS 4
-
-struct attention {
-	float *out;
-	const float *q;
-	size_t n_queries;
-	const struct kv_view *kv;
-	size_t first;
-	size_t n; /* positions */
-	float scale;
-	float *weights; /* n_queries rows of n */
-};
-
-/* Addresses of `n` rows from position `position` on. */
-static void rows_find(const char **ret, const void *const *pages, const struct kv_view *kv,
-	size_t position, size_t n)
-{
-	const size_t row_bytes = kv->head_dim * kv_type_size(kv->type);
-	size_t page = position / kv->page_tokens, slot = position % kv->page_tokens;
-
-	for (size_t i = 0; i < n; i++) {
-		ret[i] = (const char *)pages[page] + slot * row_bytes;
-		if (++slot < kv->page_tokens)
-			continue;
-		slot = 0;
-		page++;
-	}
-}
 
 /* 16 numbers from number `d` of a row on. `type` is a constant in each caller's instance. */
 static always_inline_ __m512 row_load(const char *row, size_t d, __mmask16 lanes, enum kv_type type)
@@ -104,7 +78,7 @@ static always_inline_ void scores_fill(const struct attention *a, enum kv_type t
 		const size_t n = a->n - i < KEY_ROWS ? a->n - i : KEY_ROWS;
 		const char *rows[KEY_ROWS];
 
-		rows_find(rows, a->kv->key_pages, a->kv, a->first + i, n);
+		attention_rows(rows, a->kv->key_pages, a->kv, a->first + i, n);
 		for (size_t k = n; k < KEY_ROWS; k++)
 			rows[k] = rows[0];
 		for (size_t h = 0; h < a->n_queries; h++) {
@@ -185,7 +159,7 @@ static always_inline_ void values_add(const struct attention *a, enum kv_type ty
 		const size_t n = a->n - i < VALUE_ROWS ? a->n - i : VALUE_ROWS;
 		const char *rows[VALUE_ROWS];
 
-		rows_find(rows, a->kv->value_pages, a->kv, a->first + i, n);
+		attention_rows(rows, a->kv->value_pages, a->kv, a->first + i, n);
 		for (size_t d = 0; d < a->kv->head_dim; d += VALUE_VECTORS * 16) {
 			size_t h = 0;
 

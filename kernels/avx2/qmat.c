@@ -1,0 +1,315 @@
+/*
+ * Codes become numbers in registers, exactly: those of 2 and 3 bits index a table of the 8 values
+ * scale * (code - zero), which repeats with the period of the width, so that the bits above a code
+ * need no masking; wider ones are masked, moved by the zero point and scaled.
+ */
+#include "kernels/avx2/avx2.h"
+
+#include "kernels/avx2/lanes.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define STEPS (QMAT_GROUP / QMAT_LANES) /* times 16 columns in a group */
+#define MAX_DOT_ROWS 2
+#define MAX_SUM_ROWS 3
+#define MAX_SUM_STEPS 4
+#define PREFETCH_ROWS 8
+
+/* A group's codes as loaded, by plane and by lanes 0 to 7 and 8 to 15, and its grid. */
+struct group {
+	__m256i planes[2][2];
+	__m256 table; /* 4 and 8 bits: every lane is the scale */
+	__m256i zero; /* 4 and 8 bits */
+};
+
+static always_inline_ __m256i bytes_of_lanes(const uint8_t *at)
+{
+	return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)at));
+}
+
+static always_inline_ __m256i words_of_lanes(const uint8_t *at)
+{
+	return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)at));
+}
+
+static always_inline_ __m256i dwords_of_lanes(const uint8_t *at)
+{
+	return _mm256_loadu_si256((const __m256i *)at);
+}
+
+/* From eight bytes a lane, the lower four and the upper four. */
+static always_inline_ void qwords_of_lanes(__m256i ret[2], const uint8_t *at)
+{
+	__m256 a = _mm256_castsi256_ps(dwords_of_lanes(at));
+	__m256 b = _mm256_castsi256_ps(dwords_of_lanes(at + 32));
+	__m256i low = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88));
+	__m256i high = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd));
+
+	ret[0] = _mm256_permute4x64_epi64(low, 0xd8);
+	ret[1] = _mm256_permute4x64_epi64(high, 0xd8);
+}
+
+static always_inline_ void planes_load(struct group *g, const uint8_t *codes, int bits)
+{
+	__m256i halves[2];
+
+#pragma GCC unroll 2
+	for (int i = 0; i < 2; i++) {
+		switch (bits) {
+		case 2:
+			g->planes[0][i] = words_of_lanes(codes + i * 16);
+			break;
+		case 3:
+			g->planes[0][i] = words_of_lanes(codes + i * 16);
+			g->planes[1][i] = bytes_of_lanes(codes + 2 * QMAT_LANES + i * 8);
+			break;
+		case 4:
+			g->planes[0][i] = dwords_of_lanes(codes + i * 32);
+			break;
+		case 8:
+			qwords_of_lanes(halves, codes + i * 64);
+			g->planes[0][i] = halves[0];
+			g->planes[1][i] = halves[1];
+			break;
+		}
+	}
+}
+
+static always_inline_ struct group group_load(const struct qmat *m, size_t index, int bits)
+{
+	const __m256i code_of_entry = _mm256_and_si256(
+		_mm256_set1_epi32((1 << bits) - 1), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+	struct group g;
+
+	g.zero = _mm256_set1_epi32(m->zeros[index]);
+	g.table = _mm256_cvtph_ps(_mm_set1_epi16((short)m->scales[index]));
+	if (bits <= 3)
+		g.table = _mm256_mul_ps(
+			g.table, _mm256_cvtepi32_ps(_mm256_sub_epi32(code_of_entry, g.zero)));
+	planes_load(&g, m->codes + index * (size_t)(QMAT_LANES * bits), bits);
+	return g;
+}
+
+/* scale * (code - zero) for the codes in the lowest bits of each lane. */
+static always_inline_ __m256 scaled(const struct group *g, __m256i codes, int mask)
+{
+	codes = _mm256_and_si256(codes, _mm256_set1_epi32(mask));
+	return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(codes, g->zero)), g->table);
+}
+
+/* The values of columns 16 step + 8 half and the seven after it. */
+static always_inline_ __m256 group_values(const struct group *g, int step, int half, int bits)
+{
+	__m256i index, upper;
+
+	if (bits == 8)
+		return scaled(
+			g, _mm256_srli_epi32(g->planes[step / 4][half], 8 * (step % 4)), 0xff);
+	if (bits == 4)
+		return scaled(g, _mm256_srli_epi32(g->planes[0][half], 4 * step), 0xf);
+	index = _mm256_srli_epi32(g->planes[0][half], 2 * step);
+	if (bits == 3) {
+		upper = step < 2 ? _mm256_slli_epi32(g->planes[1][half], 2 - step)
+				 : _mm256_srli_epi32(g->planes[1][half], step - 2);
+		index = _mm256_or_si256(_mm256_and_si256(index, _mm256_set1_epi32(3)),
+			_mm256_and_si256(upper, _mm256_set1_epi32(4)));
+	}
+	return _mm256_permutevar8x32_ps(g->table, index);
+}
+
+/* One call of qmat_dot for a few rows of x. The columns of the last group, if it is not full, are
+ * taken from `tail`, which has zeros past the last one. */
+struct dot {
+	float *z;
+	size_t z_stride;
+	const struct qmat *m;
+	const float *x;
+	size_t x_stride;
+	const float (*tail)[QMAT_GROUP];
+};
+
+/*
+ * One row of the matrix times `rows` rows of x. Even and odd steps have a sum each, so that there
+ * are enough independent chains.
+ */
+static always_inline_ void dot_row(const struct dot *d, size_t row, int rows, int bits)
+{
+	const size_t n_groups = qmat_groups(d->m->cols), n_full = d->m->cols / QMAT_GROUP;
+	__m256 sums[MAX_DOT_ROWS][2][2];
+
+#pragma GCC unroll 2
+	for (int t = 0; t < rows; t++)
+#pragma GCC unroll 2
+		for (int i = 0; i < 2; i++)
+			sums[t][0][i] = sums[t][1][i] = _mm256_setzero_ps();
+	for (size_t g = 0; g < n_groups; g++) {
+		struct group group = group_load(d->m, row * n_groups + g, bits);
+		const float *x = g < n_full ? d->x + g * QMAT_GROUP : d->tail[0];
+		size_t x_stride = g < n_full ? d->x_stride : QMAT_GROUP;
+
+#pragma GCC unroll 16
+		for (int s = 0; s < 2 * STEPS; s++) {
+			__m256 values = group_values(&group, s / 2, s % 2, bits);
+
+#pragma GCC unroll 2
+			for (int t = 0; t < rows; t++)
+				sums[t][s / 2 % 2][s % 2] = _mm256_fmadd_ps(values,
+					_mm256_loadu_ps(x + (size_t)t * x_stride + s * 8),
+					sums[t][s / 2 % 2][s % 2]);
+		}
+	}
+#pragma GCC unroll 2
+	for (int t = 0; t < rows; t++)
+		d->z[(size_t)t * d->z_stride + row] =
+			lanes_sum(_mm256_add_ps(sums[t][0][0], sums[t][1][0]),
+				_mm256_add_ps(sums[t][0][1], sums[t][1][1]));
+}
+
+#define DOT(rows, bits)                                                                            \
+	static void dot_##rows##_##bits(const struct dot *d, size_t row0, size_t row1)             \
+	{                                                                                          \
+		for (size_t r = row0; r < row1; r++)                                               \
+			dot_row(d, r, rows, bits);                                                 \
+	}
+#define DOT_OF_BITS(bits) DOT(1, bits) DOT(2, bits)
+DOT_OF_BITS(2)
+DOT_OF_BITS(3)
+DOT_OF_BITS(4)
+DOT_OF_BITS(8)
+
+typedef void dot_fn(const struct dot *d, size_t row0, size_t row1);
+
+/* By width, and by rows of x at once, less 1. */
+static dot_fn *const dots[QMAT_MAX_BITS + 1][MAX_DOT_ROWS] = {
+	[2] = {dot_1_2, dot_2_2},
+	[3] = {dot_1_3, dot_2_3},
+	[4] = {dot_1_4, dot_2_4},
+	[8] = {dot_1_8, dot_2_8},
+};
+
+void avx2_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float *x, size_t x_stride,
+	size_t n, size_t row0, size_t row1)
+{
+	const size_t full = m->cols / QMAT_GROUP * QMAT_GROUP;
+
+	assert(m->bits <= QMAT_MAX_BITS && dots[m->bits][0]);
+	for (size_t t = 0, rows; t < n; t += rows) {
+		float tail[MAX_DOT_ROWS][QMAT_GROUP];
+		struct dot d = {.z = z + t * z_stride,
+			.z_stride = z_stride,
+			.m = m,
+			.x = x + t * x_stride,
+			.x_stride = x_stride,
+			.tail = tail};
+
+		rows = n - t < MAX_DOT_ROWS ? n - t : MAX_DOT_ROWS;
+		for (size_t i = 0; i < rows; i++) {
+			memset(tail[i], 0, sizeof(tail[i]));
+			memcpy(tail[i], d.x + i * x_stride + full, (m->cols - full) * sizeof(*x));
+		}
+		dots[m->bits][rows - 1](&d, row0, row1);
+	}
+}
+
+/* One call of qmat_accumulate for a few rows of z. */
+struct accumulation {
+	float *y;
+	size_t y_stride;
+	const struct qmat *m;
+	const float *z;
+	size_t z_stride;
+};
+
+/* y of row t gains the sums of columns 16 step and on of a group. */
+static always_inline_ void sums_add(const struct accumulation *a, size_t group, int t, int step,
+	__m256 sums[MAX_SUM_STEPS][2], int steps)
+{
+	float *y = a->y + (size_t)t * a->y_stride + group * QMAT_GROUP;
+	size_t left = a->m->cols - group * QMAT_GROUP;
+
+#pragma GCC unroll 8
+	for (int s = 0; s < 2 * steps; s++) {
+		size_t vector = (size_t)(2 * step + s);
+		__m256i lanes = lanes_of_vector(vector, left);
+
+		_mm256_maskstore_ps(y + vector * 8, lanes,
+			_mm256_add_ps(
+				_mm256_maskload_ps(y + vector * 8, lanes), sums[s / 2][s % 2]));
+	}
+}
+
+/* `steps` steps of a group stay in registers while the rows of the matrix pass by. */
+static always_inline_ void accumulate_steps(
+	const struct accumulation *a, size_t group, int step, int rows, int steps, int bits)
+{
+	const size_t n_groups = qmat_groups(a->m->cols);
+	__m256 sums[MAX_SUM_ROWS][MAX_SUM_STEPS][2];
+
+#pragma GCC unroll 3
+	for (int t = 0; t < rows; t++)
+#pragma GCC unroll 4
+		for (int s = 0; s < steps; s++)
+			sums[t][s][0] = sums[t][s][1] = _mm256_setzero_ps();
+	for (size_t r = 0; r < a->m->rows; r++) {
+		const size_t index = r * n_groups + group;
+		struct group grid = group_load(a->m, index, bits);
+
+		_mm_prefetch((const char *)a->m->codes + (index + PREFETCH_ROWS * n_groups) *
+								 (size_t)(QMAT_LANES * bits),
+			_MM_HINT_T0);
+#pragma GCC unroll 8
+		for (int s = 0; s < 2 * steps; s++) {
+			__m256 values = group_values(&grid, step + s / 2, s % 2, bits);
+
+#pragma GCC unroll 3
+			for (int t = 0; t < rows; t++)
+				sums[t][s / 2][s % 2] = _mm256_fmadd_ps(values,
+					_mm256_broadcast_ss(a->z + (size_t)t * a->z_stride + r),
+					sums[t][s / 2][s % 2]);
+		}
+	}
+#pragma GCC unroll 3
+	for (int t = 0; t < rows; t++)
+		sums_add(a, group, t, step, sums[t], steps);
+}
+
+#define ACCUMULATE(rows, steps, bits)                                                              \
+	static void accumulate_##rows##_##bits(const struct accumulation *a, size_t group)         \
+	{                                                                                          \
+		_Pragma("GCC unroll 4") for (int s = 0; s < STEPS; s += steps)                     \
+			accumulate_steps(a, group, s, rows, steps, bits);                          \
+	}
+#define ACCUMULATE_OF_BITS(bits)                                                                   \
+	ACCUMULATE(1, 4, bits) ACCUMULATE(2, 2, bits) ACCUMULATE(3, 2, bits)
+ACCUMULATE_OF_BITS(2)
+ACCUMULATE_OF_BITS(3)
+ACCUMULATE_OF_BITS(4)
+ACCUMULATE_OF_BITS(8)
+
+typedef void accumulate_fn(const struct accumulation *a, size_t group);
+
+/* By width, and by rows of z at once, less 1. */
+static accumulate_fn *const accumulates[QMAT_MAX_BITS + 1][MAX_SUM_ROWS] = {
+	[2] = {accumulate_1_2, accumulate_2_2, accumulate_3_2},
+	[3] = {accumulate_1_3, accumulate_2_3, accumulate_3_3},
+	[4] = {accumulate_1_4, accumulate_2_4, accumulate_3_4},
+	[8] = {accumulate_1_8, accumulate_2_8, accumulate_3_8},
+};
+
+void avx2_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,
+	size_t z_stride, size_t n, size_t group0, size_t group1)
+{
+	assert(m->bits <= QMAT_MAX_BITS && accumulates[m->bits][0]);
+	for (size_t t = 0, rows; t < n; t += rows) {
+		struct accumulation a = {.y = y + t * y_stride,
+			.y_stride = y_stride,
+			.m = m,
+			.z = z + t * z_stride,
+			.z_stride = z_stride};
+
+		rows = n - t < MAX_SUM_ROWS ? n - t : MAX_SUM_ROWS;
+		for (size_t g = group0; g < group1; g++)
+			accumulates[m->bits][rows - 1](&a, g);
+	}
+}
