@@ -9,6 +9,7 @@
 const struct command *const commands[] = {
 	&command_import,
 	&command_compress,
+	&command_verify,
 	&command_run,
 	&command_chat,
 	&command_models,
