@@ -24,7 +24,7 @@ static const char *const log_words[] = {"error", "warning", "info", "debug", NUL
 const struct config_key config_keys[] = {
 	{"store.folder", CONFIG_TYPE_PATH, AT(store_folder), "/var/lib/deltad", .live = false},
 	{"store.base", CONFIG_TYPE_TEXT, AT(store_base), "base.base", .live = false},
-	{"sockets.inference", CONFIG_TYPE_PATH, AT(sockets_inference), "/run/deltad/inference.sock",
+	{"sockets.inference", CONFIG_TYPE_PATH, AT(sockets_inference), "/run/deltad/deltad.sock",
 		.live = false},
 	{"sockets.inference_mode", CONFIG_TYPE_MODE, AT(sockets_inference_mode), "0660", 0, 0777,
 		.live = false},
@@ -307,4 +307,19 @@ const struct config_key *config_difference(
 			return key;
 	}
 	return NULL;
+}
+
+void config_swap(struct config *a, struct config *b, const struct config_key *key)
+{
+	if (key_is_text(key)) {
+		char *text = *text_at(a, key);
+
+		*text_at(a, key) = *text_at(b, key);
+		*text_at(b, key) = text;
+	} else {
+		uint64_t number = *number_at(a, key);
+
+		*number_at(a, key) = *number_at(b, key);
+		*number_at(b, key) = number;
+	}
 }

@@ -81,6 +81,9 @@ void config_print(const struct config *c, FILE *out);
 const struct config_key *config_difference(
 	const struct config *a, const struct config *b, size_t *index);
 
+/* Exchanges the values of one key. */
+void config_swap(struct config *a, struct config *b, const struct config_key *key);
+
 static inline void config_freep(struct config **c)
 {
 	config_free(*c);

@@ -45,7 +45,7 @@ int loop_new(struct loop **ret)
 	return 0;
 }
 
-static void run_deferred(struct loop *loop)
+void loop_run_deferred(struct loop *loop)
 {
 	while (loop->deferred) {
 		struct loop_defer *d = loop->deferred;
@@ -59,7 +59,7 @@ struct loop *loop_free(struct loop *loop)
 {
 	if (!loop)
 		return NULL;
-	run_deferred(loop);
+	loop_run_deferred(loop);
 	sd_event_unref(loop->event);
 	free(loop);
 	return NULL;
@@ -70,7 +70,7 @@ int loop_run(struct loop *loop)
 	while (!loop->stopping) {
 		int r = sd_event_run(loop->event, UINT64_MAX);
 
-		run_deferred(loop);
+		loop_run_deferred(loop);
 		if (r < 0)
 			return r;
 		/* A failing callback makes sd-event ask for the exit with its errno as code. */
