@@ -69,22 +69,37 @@ static always_inline_ void sums_store(
 					block_lanes(t, b, blocks, i), s->of[r][b][i]);
 }
 
-/* Adds the products of one half of a block's pair with both inputs of each row. */
+/* Adds to a block's sums the products of one input of each row. */
 static always_inline_ void sums_step(
-	struct sums *s, __m256i pair, const float *x, int rows, int block, int half)
+	struct sums *s, const __m256 weights[2], const float *x, int rows, int block)
+{
+#pragma GCC unroll 6
+	for (int r = 0; r < rows; r++) {
+		__m256 input = _mm256_broadcast_ss(x + r * STRIP);
+
+#pragma GCC unroll 2
+		for (int i = 0; i < 2; i++)
+			s->of[r][block][i] = _mm256_fmadd_ps(weights[i], input, s->of[r][block][i]);
+	}
+}
+
+/* Adds the products of a pair of inputs of each row; x is that of the first row. */
+static always_inline_ void sums_pair(
+	struct sums *s, const uint16_t *line, const float *x, int rows, int block)
 {
 	const __m256i upper = _mm256_set1_epi32((int)0xffff0000);
-	__m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
-	__m256 odd = _mm256_castsi256_ps(_mm256_and_si256(pair, upper));
+	__m256 weights[2];
 
-#pragma GCC unroll 6
-	for (int r = 0; r < rows; r++)
-		s->of[r][block][half] = _mm256_fmadd_ps(
-			even, _mm256_broadcast_ss(x + r * STRIP), s->of[r][block][half]);
-#pragma GCC unroll 6
-	for (int r = 0; r < rows; r++)
-		s->of[r][block][half] = _mm256_fmadd_ps(
-			odd, _mm256_broadcast_ss(x + r * STRIP + 1), s->of[r][block][half]);
+#pragma GCC unroll 2
+	for (int i = 0; i < 2; i++)
+		weights[i] = _mm256_castsi256_ps(_mm256_slli_epi32(
+			_mm256_loadu_si256((const __m256i *)(line + i * MAT_BLOCK)), 16));
+	sums_step(s, weights, x, rows, block);
+#pragma GCC unroll 2
+	for (int i = 0; i < 2; i++)
+		weights[i] = _mm256_castsi256_ps(_mm256_and_si256(
+			_mm256_loadu_si256((const __m256i *)(line + i * MAT_BLOCK)), upper));
+	sums_step(s, weights, x + 1, rows, block);
 }
 
 /* `rows` and `blocks` are constants in each instance below, so that the sums stay in registers. */
@@ -105,12 +120,7 @@ static always_inline_ void tile_compute(const struct tile *shared, int rows, int
 					t.weights + (size_t)b * t.block_size + p * 2 * MAT_BLOCK;
 
 				_mm_prefetch((const char *)line + PREFETCH_BYTES, _MM_HINT_T0);
-#pragma GCC unroll 2
-				for (int i = 0; i < 2; i++)
-					sums_step(&sums,
-						_mm256_loadu_si256(
-							(const __m256i *)(line + i * MAT_BLOCK)),
-						x, rows, b, i);
+				sums_pair(&sums, line, x, rows, b);
 			}
 		}
 	}

@@ -25,7 +25,7 @@ static inline void for_each_set(void (*check)(const struct kernels *k))
 		struct kernels k;
 
 		if (kernels_select(&k, names[i], &reason) < 0)
-			print_message("skipped %s: %s\n", names[i], reason.text);
+			print_message("skipped: kernel set %s: %s\n", names[i], reason.text);
 		else
 			check(&k);
 	}
