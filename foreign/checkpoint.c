@@ -290,103 +290,117 @@ bool checkpoint_part(const struct checkpoint *c, enum tensor_role role, uint32_t
 	return true;
 }
 
-static float number_of(enum safetensors_dtype dtype, const uint8_t *at)
+/* The caller has checked that the type is one of the three. */
+static void to_floats(enum safetensors_dtype dtype, const void *raw, float *ret, size_t n)
 {
-	uint32_t bits;
-	uint16_t half;
+	const uint32_t *words = raw;
+	const uint16_t *halves = raw;
 
-	if (dtype == SAFETENSORS_F32) {
-		memcpy(&bits, at, sizeof(bits));
-		return f32_from_bits(le32toh(bits));
-	}
-	memcpy(&half, at, sizeof(half));
-	half = le16toh(half);
-	return dtype == SAFETENSORS_BF16 ? bf16_to_f32(half) : f16_to_f32(half);
+	if (dtype == SAFETENSORS_F32)
+		for (size_t i = 0; i < n; i++)
+			ret[i] = f32_from_bits(le32toh(words[i]));
+	else if (dtype == SAFETENSORS_BF16)
+		for (size_t i = 0; i < n; i++)
+			ret[i] = bf16_to_f32(le16toh(halves[i]));
+	else
+		for (size_t i = 0; i < n; i++)
+			ret[i] = f16_to_f32(le16toh(halves[i]));
 }
 
-/* A run of numbers of one tensor, read in pieces and handed to `put` as floats. */
-struct reading {
-	void (*put)(struct reading *reading, uint64_t index, float value);
+/* Where numbers go as they are read: one of the two. */
+struct sink {
 	float *floats;
 	uint16_t *halves;
 	uint64_t n_inexact;
 };
 
-static void put_float(struct reading *reading, uint64_t index, float value)
+static void sink_put(struct sink *sink, uint64_t at, const float *values, size_t n)
 {
-	reading->floats[index] = value;
+	if (sink->floats) {
+		memcpy(sink->floats + at, values, n * sizeof(*values));
+		return;
+	}
+	for (size_t i = 0; i < n; i++) {
+		uint16_t half = bf16_from_f32(values[i]);
+
+		sink->halves[at + i] = half;
+		sink->n_inexact += bf16_to_f32(half) != values[i];
+	}
 }
 
-static void put_half(struct reading *reading, uint64_t index, float value)
+/* Index of the first number that is infinite, or would be in bf16, or is none; n if there is none.
+ */
+static size_t find_not_finite(const float *values, size_t n)
 {
-	uint16_t half = bf16_from_f32(value);
+	static const float limit = 0x1.ffp127f; /* half a step above the largest bf16 */
+	size_t i = 0;
 
-	reading->halves[index] = half;
-	reading->n_inexact += bf16_to_f32(half) != value;
+	while (i < n && fabsf(values[i]) < limit)
+		i++;
+	return i;
 }
 
 static int read_part(const struct checkpoint *c, const struct checkpoint_part *part,
-	struct reading *reading, struct reason *reason)
+	struct sink *sink, struct reason *reason)
 {
 	enum safetensors_dtype dtype = part->tensor->dtype;
 	size_t size = safetensors_dtype_bits(dtype) / 8;
 	uint64_t n = (uint64_t)part->rows * part->cols;
-	uint64_t from = (uint64_t)part->first_row * part->cols * size;
-	_cleanup_(freep) uint8_t *raw = malloc(CHUNK_NUMBERS * size);
+	uint64_t first = (uint64_t)part->first_row * part->cols;
+	_cleanup_(freep) void *raw = malloc(CHUNK_NUMBERS * size);
+	_cleanup_(freep) float *values = malloc(CHUNK_NUMBERS * sizeof(*values));
 	int r;
 
-	if (!raw)
+	if (!raw || !values)
 		return reason_set(reason, -ENOMEM, "out of memory");
 	for (uint64_t at = 0; at < n; at += CHUNK_NUMBERS) {
-		size_t chunk = (size_t)min_u64(CHUNK_NUMBERS, n - at);
+		size_t chunk = (size_t)min_u64(CHUNK_NUMBERS, n - at), bad;
 
 		r = safetensors_read(
-			c->tensors, part->tensor, from + at * size, raw, chunk * size, reason);
+			c->tensors, part->tensor, (first + at) * size, raw, chunk * size, reason);
 		if (r < 0)
 			return reason_prefix(reason, r, "%s", c->folder);
-		for (size_t i = 0; i < chunk; i++) {
-			float value = number_of(dtype, raw + i * size);
-
-			if (!isfinite(value))
-				return reason_set(reason, -EBADMSG,
-					"%s: tensor '%s': number %llu is not finite", c->folder,
-					part->tensor->name,
-					(unsigned long long)(from / size + at + i));
-			reading->put(reading, at + i, value);
-		}
+		to_floats(dtype, raw, values, chunk);
+		bad = find_not_finite(values, chunk);
+		if (bad < chunk)
+			return reason_set(reason, -EBADMSG,
+				"%s: tensor '%s': number %llu is %g, expected a finite one",
+				c->folder, part->tensor->name,
+				(unsigned long long)(first + at + bad), (double)values[bad]);
+		sink_put(sink, at, values, chunk);
 	}
 	return 0;
 }
 
 static int read_role(const struct checkpoint *c, enum tensor_role role, uint32_t layer,
-	struct reading *reading, struct reason *reason)
+	struct sink *sink, struct reason *reason)
 {
 	struct checkpoint_part part;
 
 	if (!checkpoint_part(c, role, layer, &part))
 		return reason_set(reason, -EINVAL, "%s: the model has no %s in layer %u", c->folder,
 			tensor_role_name(role), layer);
-	return read_part(c, &part, reading, reason);
+	return read_part(c, &part, sink, reason);
 }
 
 int checkpoint_read_f32(struct checkpoint *c, enum tensor_role role, uint32_t layer, float *ret,
 	struct reason *reason)
 {
-	struct reading reading = {.put = put_float, .floats = ret};
+	struct sink sink = {.floats = ret};
 
-	return read_role(c, role, layer, &reading, reason);
+	return read_role(c, role, layer, &sink, reason);
 }
 
 int checkpoint_read_bf16(struct checkpoint *c, enum tensor_role role, uint32_t layer, uint16_t *ret,
 	uint64_t *ret_inexact, struct reason *reason)
 {
-	struct reading reading = {.put = put_half, .halves = ret};
-	int r = read_role(c, role, layer, &reading, reason);
+	struct sink sink = {.halves = ret};
+	int r = read_role(c, role, layer, &sink, reason);
 
 	if (r < 0)
 		return r;
 	if (ret_inexact)
-		*ret_inexact = reading.n_inexact;
+		*ret_inexact = sink.n_inexact;
 	return 0;
 }
 
