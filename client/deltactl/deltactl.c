@@ -10,6 +10,7 @@ const struct command *const commands[] = {
 	&command_import,
 	&command_compress,
 	&command_verify,
+	&command_inspect,
 	&command_run,
 	&command_chat,
 	&command_models,

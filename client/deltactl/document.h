@@ -1,0 +1,19 @@
+/*
+ * A description of something as a JSON object, printed for programs or for people.
+ */
+#pragma once
+
+#include "common/base.h"
+
+#include <jansson.h>
+
+/* Sets a key; NULL values (out of memory) are caught by document_print(). Takes the value. */
+void document_set(json_t *object, const char *key, json_t *value);
+
+/*
+ * On stdout, as JSON in one line or as text: plain values line by line, objects indented, and lists
+ * of objects as tables with a column for each of the first object's first keys, as many as a table
+ * holds. Control characters, which may come from foreign bytes, are printed as '?'.
+ * -ENOMEM if the document is incomplete or cannot be printed.
+ */
+int document_print(const json_t *document, bool as_json) _must_check_;
