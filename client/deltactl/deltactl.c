@@ -11,6 +11,7 @@ const struct command *const commands[] = {
 	&command_compress,
 	&command_verify,
 	&command_inspect,
+	&command_score,
 	&command_run,
 	&command_chat,
 	&command_models,
