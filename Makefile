@@ -222,7 +222,7 @@ install: all
 	install -D -m 644 $(BUILD)/lib/libdeltad.a $(DESTDIR)$(libdir)/libdeltad.a
 	install -D -m 644 client/deltad.h $(DESTDIR)$(includedir)/deltad.h
 	install -d $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(unitdir) $(DESTDIR)$(sysusersdir) $(DESTDIR)$(tmpfilesdir)
-	$(fill) client/libdeltad.pc.in >$(DESTDIR)$(libdir)/pkgconfig/libdeltad.pc
+	$(fill) client/libdeltad.pc.in >$(DESTDIR)$(libdir)/pkgconfig/deltad.pc
 	for u in systemd/*.service systemd/*.socket; do $(fill) $$u >$(DESTDIR)$(unitdir)/$${u##*/} || exit 1; done
 	install -m 644 systemd/sysusers.d/deltad.conf $(DESTDIR)$(sysusersdir)/deltad.conf
 	install -m 644 systemd/tmpfiles.d/deltad.conf $(DESTDIR)$(tmpfilesdir)/deltad.conf
@@ -234,7 +234,7 @@ install: all
 uninstall:
 	rm -f $(DESTDIR)$(sbindir)/deltad $(DESTDIR)$(bindir)/deltactl $(DESTDIR)$(libdir)/libdeltad.so* \
 		$(DESTDIR)$(libdir)/libdeltad.a $(DESTDIR)$(includedir)/deltad.h \
-		$(DESTDIR)$(libdir)/pkgconfig/libdeltad.pc $(DESTDIR)$(sysusersdir)/deltad.conf \
+		$(DESTDIR)$(libdir)/pkgconfig/deltad.pc $(DESTDIR)$(sysusersdir)/deltad.conf \
 		$(DESTDIR)$(tmpfilesdir)/deltad.conf
 	for u in systemd/*.service systemd/*.socket; do rm -f $(DESTDIR)$(unitdir)/$${u##*/}; done
 	for m in $(MANUALS); do rm -f $(DESTDIR)$(mandir)/man$${m##*.}/$${m##*/}; done

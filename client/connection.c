@@ -215,8 +215,13 @@ int connection_send(struct connection *c, struct proto_message *m, struct reason
 	if (m->request == 0)
 		m->request = ++c->last_request;
 	r = wire_pack(m, &p);
+	if (r == -EMSGSIZE || r == -EINVAL)
+		return reason_set(reason, r,
+			r == -EINVAL
+				? "request: a value or a length that the protocol does not have"
+				: "request: larger than the protocol allows");
 	if (r < 0)
-		return reason_set(reason, r, "request: larger than the protocol allows");
+		return r;
 	for (;;) {
 		r = wire_send(c->sock, p.bytes, p.n, p.fd);
 		if (r == 0)

@@ -100,10 +100,9 @@ enum proto_status {
 	PROTO_STATUS_BUDGET = 10,         /* no room, even after evicting what may be evicted */
 	PROTO_STATUS_BUSY = 11,           /* too many requests, of all or of this user */
 	PROTO_STATUS_TOO_LONG = 12, /* prompt and answer exceed the context or the KV memory */
-	PROTO_STATUS_NO_CHAT_FORMAT =
-		13,                      /* chat messages for a model without a known chat format */
-	PROTO_STATUS_SHUTTING_DOWN = 14, /* draining: no new requests */
-	PROTO_STATUS_INTERNAL = 15,      /* the daemon failed; its journal says why */
+	PROTO_STATUS_NO_CHAT_FORMAT = 13, /* chat for a model without a known format */
+	PROTO_STATUS_SHUTTING_DOWN = 14,  /* draining: no new requests */
+	PROTO_STATUS_INTERNAL = 15,       /* the daemon failed; its journal says why */
 };
 
 enum proto_socket {
