@@ -312,18 +312,6 @@ static bool is_outer_matrix(enum tensor_role role)
 	return role == ROLE_EMBED || role == ROLE_HEAD;
 }
 
-static uint64_t bf16_bytes_of(const struct model_config *c)
-{
-	uint64_t numbers = 0;
-	uint32_t rows, cols;
-
-	for (uint32_t layer = 0; layer < c->n_layers; layer++)
-		for (uint32_t role = 0; role < N_ROLES; role++)
-			if (model_config_shape(c, (enum tensor_role)role, layer, &rows, &cols))
-				numbers += (uint64_t)rows * cols;
-	return numbers * sizeof(uint16_t);
-}
-
 static void fill_certificate(struct job *j)
 {
 	const struct calibration *c = j->calibration;
@@ -341,7 +329,7 @@ static void fill_report(struct job *j)
 	const struct delta_come_report *p = &j->projections;
 	struct compress_report *r = j->report;
 
-	r->original_bytes = bf16_bytes_of(&j->pair.tuned_config);
+	r->original_bytes = model_16bit_bytes(&j->pair.tuned_config);
 	r->projection_bytes = c->projection_bytes;
 	r->projection_original_bytes = c->projection_original_bytes;
 	r->embedding_bytes = delta_file_bytes(j->file, is_outer_matrix);

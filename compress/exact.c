@@ -1,6 +1,7 @@
 #include "compress/exact.h"
 
 #include "kernels/pack.h"
+#include "store/base.h"
 
 #include <string.h>
 
@@ -54,4 +55,16 @@ int exact_rows(
 			rows->values + (size_t)rows->changed[i] * rows->cols);
 	quality.delta_norm = __builtin_nanf("");
 	return delta_file_add(f, &record, &quality, payload, n_bytes);
+}
+
+uint64_t model_16bit_bytes(const struct model_config *c)
+{
+	uint64_t numbers = 0;
+	uint32_t rows, cols;
+
+	for (uint32_t layer = 0; layer < c->n_layers; layer++)
+		for (uint32_t role = 0; role < N_ROLES; role++)
+			if (model_config_shape(c, (enum tensor_role)role, layer, &rows, &cols))
+				numbers += (uint64_t)rows * cols;
+	return numbers * sizeof(uint16_t);
 }

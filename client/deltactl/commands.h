@@ -7,6 +7,7 @@
 
 extern const struct command command_import;
 extern const struct command command_compress;
+extern const struct command command_eval;
 extern const struct command command_verify;
 extern const struct command command_inspect;
 extern const struct command command_score;

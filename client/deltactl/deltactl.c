@@ -9,6 +9,7 @@
 const struct command *const commands[] = {
 	&command_import,
 	&command_compress,
+	&command_eval,
 	&command_verify,
 	&command_inspect,
 	&command_score,
