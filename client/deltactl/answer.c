@@ -96,17 +96,19 @@ static int show(struct answer *a, struct generation *g, const struct deltad_even
 {
 	if (keep_text(a, e->text, e->n_text) < 0)
 		return remote_fail(g->command, -ENOMEM, NULL);
-	if (!a->silent && !a->json)
+	if (!a->json)
 		print_text(e->text, e->n_text);
 	if (a->json && e->kind == DELTAD_TOKEN)
 		return print_token_json(a, g, e);
 	if (e->kind == DELTAD_TOKEN)
 		return EXIT_OK;
-	a->finish = e->finish;
+	a->error = e->error;
 	if (e->finish == DELTAD_FINISH_ERROR) {
 		if (a->n_text > 0 && !a->json)
 			putchar('\n');
 		fflush(stdout);
+		if (e->error == a->expected_error)
+			return EXIT_REFUSED;
 		return remote_fail(
 			g->command, e->error, e->words[0] ? e->words : deltad_strerror(e->error));
 	}

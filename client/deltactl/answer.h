@@ -8,15 +8,15 @@
 #include <signal.h>
 
 struct answer {
-	bool json;   /* one object a token and a last one with the totals, instead of text */
-	bool silent; /* keep the text, show nothing */
+	bool json;          /* one object a token and a last one with the totals, instead of text */
+	int expected_error; /* is not printed: the caller answers it */
 	/* A non-zero value cancels the answer; may be NULL. */
 	const volatile sig_atomic_t *interrupted;
 	/* Results. */
 	char *text; /* owned, terminated; NULL if nothing came */
 	size_t n_text;
 	json_t *ids; /* owned, with json */
-	enum deltad_finish finish;
+	int error;   /* of the last event */
 };
 
 /* Asks for g->complete and shows the answer as it comes. Returns an exit code; what went wrong has

@@ -19,7 +19,10 @@ static int print_table(const struct deltad_models *models)
 		table_cell(&t, "%s%s", m->name, m->is_base ? " (base)" : "");
 		table_cell(&t, "%s", proto_residency_name((enum proto_residency)m->residency));
 		table_cell(&t, "%s", human_bytes(m->file_bytes, size));
-		table_cell(&t, "%u", m->context);
+		if (m->context)
+			table_cell(&t, "%u", m->context);
+		else
+			table_cell(&t, "-");
 		table_cell(&t, "%s", m->has_chat ? "yes" : "no");
 	}
 	return table_print(&t, stdout, 0) < 0 ? EXIT_FAILED : EXIT_OK;

@@ -22,33 +22,46 @@ static void run_done(struct run *r)
 	free(r->input);
 }
 
-/* Chat where the variant can, unless --raw: the text is the user's turn. */
-static int ask(struct run *r, struct deltad *d)
+/* The text as the user's turn of a conversation. */
+static int ask_chat(struct run *r, struct deltad *d)
 {
 	struct deltad_complete_options *c = &r->generation.complete;
 	struct deltad_message messages[2];
-	bool chat = false;
+
+	c->n_messages = 0;
+	if (r->system)
+		messages[c->n_messages++] =
+			(struct deltad_message){DELTAD_SYSTEM, r->system, strlen(r->system)};
+	messages[c->n_messages++] = (struct deltad_message){DELTAD_USER, r->text, strlen(r->text)};
+	c->messages = messages;
+	return answer_run(&r->answer, &r->generation, d);
+}
+
+static int ask_raw(struct run *r, struct deltad *d)
+{
+	struct deltad_complete_options *c = &r->generation.complete;
+
+	c->messages = NULL;
+	c->text = r->text;
+	c->n_text = strlen(r->text);
+	return answer_run(&r->answer, &r->generation, d);
+}
+
+/* Only the daemon knows whether a variant that is not in memory has a chat format, so chat is asked
+ * for first and the text is continued as it is where the daemon says that there is none. */
+static int ask(struct run *r, struct deltad *d)
+{
 	int code;
 
-	c->variant = r->variant;
-	code = r->raw ? EXIT_OK : generation_has_chat(&r->generation, d, r->variant, &chat);
-	if (code != EXIT_OK)
-		return code;
-	if (!chat && r->system)
-		return command_usage(r->generation.command,
-			"--system needs a variant with a chat format, and no --raw");
-	if (chat) {
-		if (r->system)
-			messages[c->n_messages++] = (struct deltad_message){
-				DELTAD_SYSTEM, r->system, strlen(r->system)};
-		messages[c->n_messages++] =
-			(struct deltad_message){DELTAD_USER, r->text, strlen(r->text)};
-		c->messages = messages;
+	r->generation.complete.variant = r->variant;
+	if (r->raw) {
+		code = ask_raw(r, d);
 	} else {
-		c->text = r->text;
-		c->n_text = strlen(r->text);
+		r->answer.expected_error = r->system ? 0 : -ENOMSG;
+		code = ask_chat(r, d);
+		if (code == EXIT_REFUSED && !r->system && r->answer.error == -ENOMSG)
+			code = ask_raw(r, d);
 	}
-	code = answer_run(&r->answer, &r->generation, d);
 	if (code == EXIT_OK && !r->answer.json)
 		putchar('\n');
 	return code;
@@ -129,6 +142,8 @@ static int run(int argc, char **argv)
 	}
 	if (code != EXIT_OK)
 		return code;
+	if (r.raw && r.system)
+		return command_usage(&command_run, "--system and --raw exclude each other");
 	if (argc - optind != 2)
 		return command_usage(&command_run, "expected a variant and a text");
 	r.variant = argv[optind];

@@ -101,20 +101,3 @@ int generation_connect(const struct command *command, const char *socket, struct
 		r == -ENOENT ? "no daemon is there" : deltad_strerror(r));
 	return remote_fail(command, r, reason.text);
 }
-
-int generation_has_chat(
-	const struct generation *g, struct deltad *d, const char *variant, bool *ret)
-{
-	struct deltad_models *models;
-	const struct deltad_model *m;
-	int r = deltad_models(d, &models);
-
-	if (r < 0)
-		return remote_fail(g->command, r, deltad_reason(d));
-	*ret = false;
-	for (size_t i = 0; (m = deltad_models_get(models, i)); i++)
-		if (strcmp(m->name, variant) == 0)
-			*ret = m->has_chat;
-	deltad_models_free(models);
-	return EXIT_OK;
-}

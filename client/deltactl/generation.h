@@ -74,7 +74,3 @@ int generation_take(struct generation *g, int option, const char *value);
 
 /* Connects, or prints why not and returns the exit code. */
 int generation_connect(const struct command *command, const char *socket, struct deltad **ret);
-/* Whether the variant has a chat format. A name that is not there counts as one without: the daemon
- * will refuse it in its own words. Returns an exit code. */
-int generation_has_chat(
-	const struct generation *g, struct deltad *d, const char *variant, bool *ret);

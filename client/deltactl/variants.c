@@ -15,6 +15,15 @@ static const char *residency_text(const struct proto_variant *v, char ret[static
 	return ret;
 }
 
+/* Only a loaded file tells its context. */
+static void context_cell(struct table *t, uint32_t context)
+{
+	if (context)
+		table_cell(t, "%u", context);
+	else
+		table_cell(t, "-");
+}
+
 int variants_print_catalog(const struct proto_variants *variants)
 {
 	_cleanup_(table_done) struct table t = {0};
@@ -34,7 +43,7 @@ int variants_print_catalog(const struct proto_variants *variants)
 		table_cell(&t, "%.*s", (int)v->name.n, v->name.bytes);
 		table_cell(&t, "%s", residency_text(v, text));
 		table_cell(&t, "%s", human_bytes(v->file_bytes, size));
-		table_cell(&t, "%u", v->context);
+		context_cell(&t, v->context);
 		table_cell(&t, "%s", v->flags & PROTO_VARIANT_CHAT ? "yes" : "no");
 		table_cell(&t, "%.*s", SHORT_DIGEST, digest);
 		table_cell(&t, "%s%.*s", v->flags & PROTO_VARIANT_BASE ? "base " : "",
