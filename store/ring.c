@@ -39,6 +39,9 @@ static int ring_submit(void *state, unsigned int slot, const struct read_request
 		return -EBUSY;
 	io_uring_prep_read(
 		sqe, request->fd, request->to, (unsigned int)request->n_bytes, request->offset);
+	/* By a worker of the kernel: new memory is cleared page by page as a read meets it, and on
+	 * this thread that would hold up the digests. */
+	io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 	io_uring_sqe_set_data64(sqe, slot);
 	r = enter(state);
 	if (r < 0) {
