@@ -5,9 +5,7 @@
  * identical.
  */
 #include "engine/score.h"
-#include "engine/variant.h"
 #include "foreign/safetensors.h"
-#include "kernels/convert.h"
 #include "tests/imported_base.h"
 
 #include <math.h>
@@ -29,8 +27,7 @@ struct golden {
 	const char *name;
 	const char *folder;
 	const char *file;
-	bool ignore_eos;          /* how the greedy tokens were made */
-	bool rounded_frequencies; /* see round_frequencies() */
+	bool ignore_eos; /* how the greedy tokens were made */
 };
 
 struct golden_case {
@@ -152,19 +149,6 @@ static void check_case(struct scorer *s, const struct variant *v, const struct g
 	free(last);
 }
 
-/*
- * The reference's object of a tiny fine-tune had been cast to bf16 as a whole, and with the weights
- * its table of rotation frequencies, before it was cast to f32 and run; a model read from its
- * folder has exact frequencies. (Its first positions agree to 3e-7 without this, which is how one
- * can tell: at position 0 nothing rotates.) So the twins are compared with the frequencies that
- * were used.
- */
-static void round_frequencies(struct model *model)
-{
-	for (uint32_t i = 0; i < model_config(model)->head_dim / 2; i++)
-		model->inv_freq[i] = bf16_to_f32(bf16_from_f32((float)model->inv_freq[i]));
-}
-
 static void check_set(const struct golden *g, const struct base *base,
 	const struct safetensors *golden, const char *set)
 {
@@ -184,8 +168,6 @@ static void check_set(const struct golden *g, const struct base *base,
 	}
 	assert_int_equal(r, 0);
 	assert_int_equal(model_new(base, &kernels, &model, &reason), 0);
-	if (g->rounded_frequencies)
-		round_frequencies(model);
 	assert_int_equal(variant_new(model, NULL, &variant, &reason), 0);
 	assert_int_equal(pool_new(2, &pool, &reason), 0);
 	assert_int_equal(scorer_new(model, pool, MAX_IDS, &scorer, &reason), 0);
@@ -215,19 +197,19 @@ static void check_golden(const struct golden *g)
 	base_free(base);
 }
 
-static void test_tiny(void **state)
+/* A random model with its values beside it; the state is its folder below tests/golden/data. */
+static void test_random(void **state)
 {
 	const char *name = *state;
 	char folder[128], file[160];
 
-	snprintf(folder, sizeof(folder), "tests/golden/data/tiny/%s", name);
+	snprintf(folder, sizeof(folder), "tests/golden/data/%s", name);
 	snprintf(file, sizeof(file), "%s/golden.safetensors", folder);
 	check_golden(&(struct golden){
 		.name = name,
 		.folder = folder,
 		.file = file,
 		.ignore_eos = true,
-		.rounded_frequencies = strstr(name, "-ft") != NULL,
 	});
 }
 
@@ -268,26 +250,37 @@ static void test_trained_tools(void **state)
 	});
 }
 
-#define TINY(name)                                                                                 \
+#define RANDOM(name)                                                                               \
 	{                                                                                          \
-		"tiny " name, test_tiny, NULL, NULL, (void *)(uintptr_t)name                       \
+		name, test_random, NULL, NULL, (void *)(uintptr_t)name                             \
 	}
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TINY("llama-gqa"),
-		TINY("llama-gqa-ft"),
-		TINY("llama-mha-tied"),
-		TINY("llama-mha-tied-ft"),
-		TINY("llama3-rope"),
-		TINY("llama3-rope-ft"),
-		TINY("mistral-window"),
-		TINY("mistral-window-ft"),
-		TINY("qwen2"),
-		TINY("qwen2-ft"),
-		TINY("qwen3"),
-		TINY("qwen3-ft"),
+		RANDOM("tiny/llama-gqa"),
+		RANDOM("tiny/llama-gqa-ft"),
+		RANDOM("tiny/llama-mha-tied"),
+		RANDOM("tiny/llama-mha-tied-ft"),
+		RANDOM("tiny/llama3-rope"),
+		RANDOM("tiny/llama3-rope-ft"),
+		RANDOM("tiny/mistral-window"),
+		RANDOM("tiny/mistral-window-ft"),
+		RANDOM("tiny/qwen2"),
+		RANDOM("tiny/qwen2-ft"),
+		RANDOM("tiny/qwen3"),
+		RANDOM("tiny/qwen3-ft"),
+		RANDOM("families/llama-linear"),
+		RANDOM("families/llama-yarn"),
+		RANDOM("families/llama-yarn-tuned"),
+		RANDOM("families/llama-mqa-bias"),
+		RANDOM("families/mistral-full"),
+		RANDOM("families/qwen2-window"),
+		RANDOM("families/qwen3-tied-yarn"),
+		RANDOM("families/phi3"),
+		RANDOM("families/phi3-window"),
+		RANDOM("families/llama-f16-sharded"),
+		RANDOM("families/llama-f32"),
 		cmocka_unit_test(test_trained_base),
 		cmocka_unit_test(test_trained_math),
 		cmocka_unit_test(test_trained_tools),

@@ -41,9 +41,9 @@ for n, (name, make) in enumerate(specs.items()):
                 for p in m.parameters(): p.copy_(p.to(torch.float16).to(torch.bfloat16).to(torch.float32))
         d = os.path.join(out, name)
         dt = torch.float16 if 'f16' in name else torch.float32 if 'f32' in name else torch.bfloat16
-        import copy
         m.to(dt).save_pretrained(d, **({'max_shard_size':'80KB'} if 'sharded' in name else {}))
-        m = m.to(torch.float32)
+        # Read back: casting the object would also round its table of rotation frequencies.
+        m = AutoModelForCausalLM.from_pretrained(d, dtype=torch.float32, attn_implementation='eager').eval()
         g, cases = {}, []
         for i, L in enumerate((1, 7, 48, 150)):
             ids = torch.randint(3, 320, (1, L), dtype=torch.int64, generator=torch.Generator().manual_seed(50*n+i))
