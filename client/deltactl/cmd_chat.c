@@ -200,6 +200,6 @@ static int run(int argc, char **argv)
 const struct command command_chat = {
 	.name = "chat",
 	.arguments = "[OPTIONS] NAME",
-	.summary = "Talk to a variant; lines are turns, /quit leaves.",
+	.summary = "talk to a variant; lines are turns, /quit leaves",
 	.run = run,
 };

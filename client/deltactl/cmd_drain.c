@@ -9,6 +9,6 @@ static int run(int argc, char **argv)
 const struct command command_drain = {
 	.name = "drain",
 	.arguments = "[--socket PATH]",
-	.summary = "Take no new requests, finish the running ones, then stop the daemon.",
+	.summary = "take no new requests, finish the running ones, then stop the daemon",
 	.run = run,
 };

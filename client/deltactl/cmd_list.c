@@ -24,6 +24,6 @@ static int run(int argc, char **argv)
 const struct command command_list = {
 	.name = "list",
 	.arguments = "[--socket PATH] [--json]",
-	.summary = "The variants in the daemon's store.",
+	.summary = "the variants in the daemon's store",
 	.run = run,
 };

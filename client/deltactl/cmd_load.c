@@ -31,6 +31,6 @@ static int run(int argc, char **argv)
 const struct command command_load = {
 	.name = "load",
 	.arguments = "[--socket PATH] NAME",
-	.summary = "Bring a variant into memory and wait until it is there.",
+	.summary = "bring a variant into memory and wait until it is there",
 	.run = run,
 };

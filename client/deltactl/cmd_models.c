@@ -100,6 +100,6 @@ static int run(int argc, char **argv)
 const struct command command_models = {
 	.name = "models",
 	.arguments = "[--socket PATH] [--json]",
-	.summary = "The variants that you may use.",
+	.summary = "the variants that you may use",
 	.run = run,
 };

@@ -9,6 +9,6 @@ static int run(int argc, char **argv)
 const struct command command_pin = {
 	.name = "pin",
 	.arguments = "[--socket PATH] NAME",
-	.summary = "Bring a variant into memory and keep it there.",
+	.summary = "bring a variant into memory and keep it there",
 	.run = run,
 };

@@ -24,6 +24,6 @@ static int run(int argc, char **argv)
 const struct command command_ps = {
 	.name = "ps",
 	.arguments = "[--socket PATH] [--json]",
-	.summary = "The variants in memory and what they do.",
+	.summary = "the variants in memory and what they do",
 	.run = run,
 };

@@ -161,6 +161,6 @@ static int run(int argc, char **argv)
 const struct command command_run = {
 	.name = "run",
 	.arguments = "[OPTIONS] NAME TEXT",
-	.summary = "Ask a variant once and show the answer as it comes; TEXT - reads stdin.",
+	.summary = "ask a variant once and show the answer as it comes; TEXT - reads stdin",
 	.run = run,
 };

@@ -126,6 +126,6 @@ static int run(int argc, char **argv)
 const struct command command_show = {
 	.name = "show",
 	.arguments = "[--socket PATH] [--json] NAME",
-	.summary = "What a variant is and what its certificate says.",
+	.summary = "what a variant is and what its certificate says",
 	.run = run,
 };

@@ -24,6 +24,6 @@ static int run(int argc, char **argv)
 const struct command command_stats = {
 	.name = "stats",
 	.arguments = "[--socket PATH] [--json]",
-	.summary = "The daemon's counters, memory and times.",
+	.summary = "the daemon's counters, memory and times",
 	.run = run,
 };

@@ -184,6 +184,6 @@ static int run(int argc, char **argv)
 const struct command command_top = {
 	.name = "top",
 	.arguments = "[--socket PATH]",
-	.summary = "Watch variants, streams and rates; q leaves.",
+	.summary = "watch variants, streams and rates; q leaves",
 	.run = run,
 };

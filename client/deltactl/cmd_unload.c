@@ -9,6 +9,6 @@ static int run(int argc, char **argv)
 const struct command command_unload = {
 	.name = "unload",
 	.arguments = "[--socket PATH] NAME",
-	.summary = "Take a variant out of memory when its last request has ended.",
+	.summary = "take a variant out of memory when its last request has ended",
 	.run = run,
 };

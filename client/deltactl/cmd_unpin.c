@@ -9,6 +9,6 @@ static int run(int argc, char **argv)
 const struct command command_unpin = {
 	.name = "unpin",
 	.arguments = "[--socket PATH] NAME",
-	.summary = "Let a pinned variant be evicted again.",
+	.summary = "let a pinned variant be evicted again",
 	.run = run,
 };
