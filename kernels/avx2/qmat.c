@@ -11,10 +11,10 @@
 #include <string.h>
 
 #define STEPS (QMAT_GROUP / QMAT_LANES) /* times 16 columns in a group */
-#define MAX_DOT_ROWS 2
+#define DOT_TILE 2 /* rows of the matrix, and at most as many of x, by which dots are computed */
 #define MAX_SUM_ROWS 3
 #define MAX_SUM_STEPS 4
-#define PREFETCH_ROWS 8
+#define SUM_HEIGHT 8 /* rows of the matrix that are read side by side */
 
 /* A group's codes as loaded, by plane and by lanes 0 to 7 and 8 to 15, and its grid. */
 struct group {
@@ -91,6 +91,16 @@ static always_inline_ struct group group_load(const struct qmat *m, size_t index
 	return g;
 }
 
+/* Asks for the codes of a group that will be needed soon; any index is harmless. */
+static always_inline_ void group_prefetch(const struct qmat *m, size_t index, int bits)
+{
+	const char *codes = (const char *)m->codes + index * (size_t)(QMAT_LANES * bits);
+
+#pragma GCC unroll 2
+	for (int byte = 0; byte < QMAT_LANES * bits; byte += 64)
+		_mm_prefetch(codes + byte, _MM_HINT_T0);
+}
+
 /* scale * (code - zero) for the codes in the lowest bits of each lane. */
 static always_inline_ __m256 scaled(const struct group *g, __m256i codes, int mask)
 {
@@ -130,47 +140,60 @@ struct dot {
 };
 
 /*
- * One row of the matrix times `rows` rows of x. Even and odd steps have a sum each, so that there
- * are enough independent chains.
+ * `height` rows of the matrix from `row` on times `rows` rows of x: codes are expanded once for all
+ * rows of x, and x is loaded once for all rows of the matrix.
  */
-static always_inline_ void dot_row(const struct dot *d, size_t row, int rows, int bits)
+static always_inline_ void dot_tile(const struct dot *d, size_t row, int height, int rows, int bits)
 {
 	const size_t n_groups = qmat_groups(d->m->cols), n_full = d->m->cols / QMAT_GROUP;
-	__m256 sums[MAX_DOT_ROWS][2][2];
+	__m256 sums[DOT_TILE][DOT_TILE][2];
 
 #pragma GCC unroll 2
-	for (int t = 0; t < rows; t++)
+	for (int r = 0; r < height; r++)
 #pragma GCC unroll 2
-		for (int i = 0; i < 2; i++)
-			sums[t][0][i] = sums[t][1][i] = _mm256_setzero_ps();
+		for (int t = 0; t < rows; t++)
+			sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
 	for (size_t g = 0; g < n_groups; g++) {
-		struct group group = group_load(d->m, row * n_groups + g, bits);
 		const float *x = g < n_full ? d->x + g * QMAT_GROUP : d->tail[0];
-		size_t x_stride = g < n_full ? d->x_stride : QMAT_GROUP;
+		const size_t x_stride = g < n_full ? d->x_stride : QMAT_GROUP;
+		struct group groups[DOT_TILE];
 
+#pragma GCC unroll 2
+		for (int r = 0; r < height; r++) {
+			size_t index = (row + (size_t)r) * n_groups + g;
+
+			groups[r] = group_load(d->m, index, bits);
+			group_prefetch(d->m, index + DOT_TILE * n_groups, bits);
+		}
 #pragma GCC unroll 16
 		for (int s = 0; s < 2 * STEPS; s++) {
-			__m256 values = group_values(&group, s / 2, s % 2, bits);
+#pragma GCC unroll 2
+			for (int r = 0; r < height; r++) {
+				__m256 values = group_values(&groups[r], s / 2, s % 2, bits);
 
 #pragma GCC unroll 2
-			for (int t = 0; t < rows; t++)
-				sums[t][s / 2 % 2][s % 2] = _mm256_fmadd_ps(values,
-					_mm256_loadu_ps(x + (size_t)t * x_stride + s * 8),
-					sums[t][s / 2 % 2][s % 2]);
+				for (int t = 0; t < rows; t++)
+					sums[r][t][s % 2] = _mm256_fmadd_ps(values,
+						_mm256_loadu_ps(x + (size_t)t * x_stride + s * 8),
+						sums[r][t][s % 2]);
+			}
 		}
 	}
 #pragma GCC unroll 2
-	for (int t = 0; t < rows; t++)
-		d->z[(size_t)t * d->z_stride + row] =
-			lanes_sum(_mm256_add_ps(sums[t][0][0], sums[t][1][0]),
-				_mm256_add_ps(sums[t][0][1], sums[t][1][1]));
+	for (int r = 0; r < height; r++)
+#pragma GCC unroll 2
+		for (int t = 0; t < rows; t++)
+			d->z[(size_t)t * d->z_stride + row + (size_t)r] =
+				lanes_sum(sums[r][t][0], sums[r][t][1]);
 }
 
 #define DOT(rows, bits)                                                                            \
 	static void dot_##rows##_##bits(const struct dot *d, size_t row0, size_t row1)             \
 	{                                                                                          \
-		for (size_t r = row0; r < row1; r++)                                               \
-			dot_row(d, r, rows, bits);                                                 \
+		for (; row1 - row0 >= DOT_TILE; row0 += DOT_TILE)                                  \
+			dot_tile(d, row0, DOT_TILE, rows, bits);                                   \
+		for (; row0 < row1; row0++)                                                        \
+			dot_tile(d, row0, 1, rows, bits);                                          \
 	}
 #define DOT_OF_BITS(bits) DOT(1, bits) DOT(2, bits)
 DOT_OF_BITS(2)
@@ -181,7 +204,7 @@ DOT_OF_BITS(8)
 typedef void dot_fn(const struct dot *d, size_t row0, size_t row1);
 
 /* By width, and by rows of x at once, less 1. */
-static dot_fn *const dots[QMAT_MAX_BITS + 1][MAX_DOT_ROWS] = {
+static dot_fn *const dots[QMAT_MAX_BITS + 1][DOT_TILE] = {
 	[2] = {dot_1_2, dot_2_2},
 	[3] = {dot_1_3, dot_2_3},
 	[4] = {dot_1_4, dot_2_4},
@@ -194,8 +217,10 @@ void avx2_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float 
 	const size_t full = m->cols / QMAT_GROUP * QMAT_GROUP;
 
 	assert(m->bits <= QMAT_MAX_BITS && dots[m->bits][0]);
+	if (row0 >= row1)
+		return;
 	for (size_t t = 0, rows; t < n; t += rows) {
-		float tail[MAX_DOT_ROWS][QMAT_GROUP];
+		float tail[DOT_TILE][QMAT_GROUP];
 		struct dot d = {.z = z + t * z_stride,
 			.z_stride = z_stride,
 			.m = m,
@@ -203,7 +228,7 @@ void avx2_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float 
 			.x_stride = x_stride,
 			.tail = tail};
 
-		rows = n - t < MAX_DOT_ROWS ? n - t : MAX_DOT_ROWS;
+		rows = n - t < DOT_TILE ? n - t : DOT_TILE;
 		for (size_t i = 0; i < rows; i++) {
 			memset(tail[i], 0, sizeof(tail[i]));
 			memcpy(tail[i], d.x + i * x_stride + full, (m->cols - full) * sizeof(*x));
@@ -221,73 +246,63 @@ struct accumulation {
 	size_t z_stride;
 };
 
-/* y of row t gains the sums of columns 16 step and on of a group. */
-static always_inline_ void sums_add(const struct accumulation *a, size_t group, int t, int step,
-	__m256 sums[MAX_SUM_STEPS][2], int steps)
-{
-	float *y = a->y + (size_t)t * a->y_stride + group * QMAT_GROUP;
-	size_t left = a->m->cols - group * QMAT_GROUP;
-
-#pragma GCC unroll 8
-	for (int s = 0; s < 2 * steps; s++) {
-		size_t vector = (size_t)(2 * step + s);
-		__m256i lanes = lanes_of_vector(vector, left);
-
-		_mm256_maskstore_ps(y + vector * 8, lanes,
-			_mm256_add_ps(
-				_mm256_maskload_ps(y + vector * 8, lanes), sums[s / 2][s % 2]));
-	}
-}
-
-/* `steps` steps of a group stay in registers while the rows of the matrix pass by. */
-static always_inline_ void accumulate_steps(
-	const struct accumulation *a, size_t group, int step, int rows, int steps, int bits)
+/* `row` is the first of `height` rows of the matrix. The sums of `steps` times 16 columns stay in
+ * registers while they pass by. */
+static always_inline_ void accumulate_steps(const struct accumulation *a, size_t group, int step,
+	size_t row, size_t height, int rows, int steps, int bits)
 {
 	const size_t n_groups = qmat_groups(a->m->cols);
-	__m256 sums[MAX_SUM_ROWS][MAX_SUM_STEPS][2];
+	const size_t begin = group * QMAT_GROUP + (size_t)step * QMAT_LANES;
+	const size_t left = a->m->cols > begin ? a->m->cols - begin : 0;
+	float *y = a->y + begin;
+	__m256 sums[MAX_SUM_ROWS][2 * MAX_SUM_STEPS];
 
 #pragma GCC unroll 3
 	for (int t = 0; t < rows; t++)
-#pragma GCC unroll 4
-		for (int s = 0; s < steps; s++)
-			sums[t][s][0] = sums[t][s][1] = _mm256_setzero_ps();
-	for (size_t r = 0; r < a->m->rows; r++) {
-		const size_t index = r * n_groups + group;
-		struct group grid = group_load(a->m, index, bits);
+#pragma GCC unroll 8
+		for (int s = 0; s < 2 * steps; s++)
+			sums[t][s] = _mm256_maskload_ps(y + (size_t)t * a->y_stride + s * 8,
+				lanes_of_vector((size_t)s, left));
+	for (size_t r = row; r < row + height; r++) {
+		struct group grid = group_load(a->m, r * n_groups + group, bits);
 
-		_mm_prefetch((const char *)a->m->codes + (index + PREFETCH_ROWS * n_groups) *
-								 (size_t)(QMAT_LANES * bits),
-			_MM_HINT_T0);
+		if (step == 0)
+			group_prefetch(a->m, (r + SUM_HEIGHT) * n_groups + group, bits);
 #pragma GCC unroll 8
 		for (int s = 0; s < 2 * steps; s++) {
 			__m256 values = group_values(&grid, step + s / 2, s % 2, bits);
 
 #pragma GCC unroll 3
 			for (int t = 0; t < rows; t++)
-				sums[t][s / 2][s % 2] = _mm256_fmadd_ps(values,
+				sums[t][s] = _mm256_fmadd_ps(values,
 					_mm256_broadcast_ss(a->z + (size_t)t * a->z_stride + r),
-					sums[t][s / 2][s % 2]);
+					sums[t][s]);
 		}
 	}
 #pragma GCC unroll 3
 	for (int t = 0; t < rows; t++)
-		sums_add(a, group, t, step, sums[t], steps);
+#pragma GCC unroll 8
+		for (int s = 0; s < 2 * steps; s++)
+			_mm256_maskstore_ps(y + (size_t)t * a->y_stride + s * 8,
+				lanes_of_vector((size_t)s, left), sums[t][s]);
 }
 
-#define ACCUMULATE(rows, steps, bits)                                                              \
-	static void accumulate_##rows##_##bits(const struct accumulation *a, size_t group)         \
+#define ACCUMULATE(rows, bits)                                                                     \
+	static void accumulate_##rows##_##bits(                                                    \
+		const struct accumulation *a, size_t group, size_t row, size_t height)             \
 	{                                                                                          \
-		_Pragma("GCC unroll 4") for (int s = 0; s < STEPS; s += steps)                     \
-			accumulate_steps(a, group, s, rows, steps, bits);                          \
+		enum { AT_ONCE = rows == 1 ? MAX_SUM_STEPS : 2 };                                  \
+                                                                                                   \
+		_Pragma("GCC unroll 4") for (int s = 0; s < STEPS; s += AT_ONCE)                   \
+			accumulate_steps(a, group, s, row, height, rows, AT_ONCE, bits);           \
 	}
-#define ACCUMULATE_OF_BITS(bits)                                                                   \
-	ACCUMULATE(1, 4, bits) ACCUMULATE(2, 2, bits) ACCUMULATE(3, 2, bits)
+#define ACCUMULATE_OF_BITS(bits) ACCUMULATE(1, bits) ACCUMULATE(2, bits) ACCUMULATE(3, bits)
 ACCUMULATE_OF_BITS(2)
 ACCUMULATE_OF_BITS(3)
 ACCUMULATE_OF_BITS(4)
 ACCUMULATE_OF_BITS(8)
 
-typedef void accumulate_fn(const struct accumulation *a, size_t group);
+typedef void accumulate_fn(const struct accumulation *a, size_t group, size_t row, size_t height);
 
 /* By width, and by rows of z at once, less 1. */
 static accumulate_fn *const accumulates[QMAT_MAX_BITS + 1][MAX_SUM_ROWS] = {
@@ -296,6 +311,17 @@ static accumulate_fn *const accumulates[QMAT_MAX_BITS + 1][MAX_SUM_ROWS] = {
 	[4] = {accumulate_1_4, accumulate_2_4, accumulate_3_4},
 	[8] = {accumulate_1_8, accumulate_2_8, accumulate_3_8},
 };
+
+static void accumulate_range(
+	const struct accumulation *a, accumulate_fn *fn, size_t group0, size_t group1)
+{
+	for (size_t r = 0; r < a->m->rows; r += SUM_HEIGHT) {
+		size_t left = a->m->rows - r, height = left < SUM_HEIGHT ? left : SUM_HEIGHT;
+
+		for (size_t g = group0; g < group1; g++)
+			fn(a, g, r, height);
+	}
+}
 
 void avx2_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,
 	size_t z_stride, size_t n, size_t group0, size_t group1)
@@ -309,7 +335,6 @@ void avx2_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const
 			.z_stride = z_stride};
 
 		rows = n - t < MAX_SUM_ROWS ? n - t : MAX_SUM_ROWS;
-		for (size_t g = group0; g < group1; g++)
-			accumulates[m->bits][rows - 1](&a, g);
+		accumulate_range(&a, accumulates[m->bits][rows - 1], group0, group1);
 	}
 }

@@ -11,9 +11,9 @@
 #include <string.h>
 
 #define STEPS (QMAT_GROUP / QMAT_LANES) /* vectors of columns in a group */
-#define MAX_DOT_ROWS 8
+#define DOT_TILE 4 /* rows of the matrix, and at most as many of x, by which dots are computed */
 #define MAX_SUM_ROWS 3
-#define PREFETCH_ROWS 8
+#define SUM_HEIGHT 8 /* rows of the matrix that are read side by side */
 
 /* A group's codes as loaded, and its grid. */
 struct group {
@@ -78,6 +78,16 @@ static always_inline_ struct group group_load(const struct qmat *m, size_t index
 	return g;
 }
 
+/* Asks for the codes of a group that will be needed soon; any index is harmless. */
+static always_inline_ void group_prefetch(const struct qmat *m, size_t index, int bits)
+{
+	const char *codes = (const char *)m->codes + index * (size_t)(QMAT_LANES * bits);
+
+#pragma GCC unroll 2
+	for (int byte = 0; byte < QMAT_LANES * bits; byte += 64)
+		_mm_prefetch(codes + byte, _MM_HINT_T0);
+}
+
 /* The values of columns 16 step to 16 step + 15. */
 static always_inline_ __m512 group_values(const struct group *g, int step, int bits)
 {
@@ -111,52 +121,65 @@ struct dot {
 };
 
 /*
- * One row of the matrix times `rows` rows of x. Even and odd steps have a sum each, so that there
- * are enough independent chains.
+ * `height` rows of the matrix from `row` on times `rows` rows of x: codes are expanded once for all
+ * rows of x, and x is loaded once for all rows of the matrix.
  */
-static always_inline_ void dot_row(const struct dot *d, size_t row, int rows, int bits)
+static always_inline_ void dot_tile(const struct dot *d, size_t row, int height, int rows, int bits)
 {
 	const size_t n_groups = qmat_groups(d->m->cols), n_full = d->m->cols / QMAT_GROUP;
-	__m512 sums[MAX_DOT_ROWS][2];
+	__m512 sums[DOT_TILE][DOT_TILE];
 
-#pragma GCC unroll 8
-	for (int t = 0; t < rows; t++)
-		sums[t][0] = sums[t][1] = _mm512_setzero_ps();
+#pragma GCC unroll 4
+	for (int r = 0; r < height; r++)
+#pragma GCC unroll 4
+		for (int t = 0; t < rows; t++)
+			sums[r][t] = _mm512_setzero_ps();
 	for (size_t g = 0; g < n_groups; g++) {
-		struct group group = group_load(d->m, row * n_groups + g, bits);
 		const float *x = g < n_full ? d->x + g * QMAT_GROUP : d->tail[0];
-		size_t x_stride = g < n_full ? d->x_stride : QMAT_GROUP;
+		const size_t x_stride = g < n_full ? d->x_stride : QMAT_GROUP;
+		struct group groups[DOT_TILE];
 
+#pragma GCC unroll 4
+		for (int r = 0; r < height; r++) {
+			size_t index = (row + (size_t)r) * n_groups + g;
+
+			groups[r] = group_load(d->m, index, bits);
+			group_prefetch(d->m, index + DOT_TILE * n_groups, bits);
+		}
 #pragma GCC unroll 8
 		for (int s = 0; s < STEPS; s++) {
-			__m512 values = group_values(&group, s, bits);
+			__m512 values[DOT_TILE];
 
-#pragma GCC unroll 8
-			for (int t = 0; t < rows; t++)
-				sums[t][s % 2] = _mm512_fmadd_ps(values,
-					_mm512_loadu_ps(x + (size_t)t * x_stride + s * QMAT_LANES),
-					sums[t][s % 2]);
+#pragma GCC unroll 4
+			for (int r = 0; r < height; r++)
+				values[r] = group_values(&groups[r], s, bits);
+#pragma GCC unroll 4
+			for (int t = 0; t < rows; t++) {
+				__m512 input =
+					_mm512_loadu_ps(x + (size_t)t * x_stride + s * QMAT_LANES);
+
+#pragma GCC unroll 4
+				for (int r = 0; r < height; r++)
+					sums[r][t] = _mm512_fmadd_ps(values[r], input, sums[r][t]);
+			}
 		}
 	}
-#pragma GCC unroll 8
-	for (int t = 0; t < rows; t++)
-		d->z[(size_t)t * d->z_stride + row] =
-			lanes_sum(_mm512_add_ps(sums[t][0], sums[t][1]));
-}
-
-static always_inline_ void dot_rows(
-	const struct dot *d, size_t row0, size_t row1, int rows, int bits)
-{
-	for (size_t r = row0; r < row1; r++)
-		dot_row(d, r, rows, bits);
+#pragma GCC unroll 4
+	for (int r = 0; r < height; r++)
+#pragma GCC unroll 4
+		for (int t = 0; t < rows; t++)
+			d->z[(size_t)t * d->z_stride + row + (size_t)r] = lanes_sum(sums[r][t]);
 }
 
 #define DOT(rows, bits)                                                                            \
 	static void dot_##rows##_##bits(const struct dot *d, size_t row0, size_t row1)             \
 	{                                                                                          \
-		dot_rows(d, row0, row1, rows, bits);                                               \
+		for (; row1 - row0 >= DOT_TILE; row0 += DOT_TILE)                                  \
+			dot_tile(d, row0, DOT_TILE, rows, bits);                                   \
+		for (; row0 < row1; row0++)                                                        \
+			dot_tile(d, row0, 1, rows, bits);                                          \
 	}
-#define DOT_OF_BITS(bits) DOT(1, bits) DOT(2, bits) DOT(4, bits) DOT(8, bits)
+#define DOT_OF_BITS(bits) DOT(1, bits) DOT(2, bits) DOT(3, bits) DOT(4, bits)
 DOT_OF_BITS(2)
 DOT_OF_BITS(3)
 DOT_OF_BITS(4)
@@ -166,22 +189,16 @@ typedef void dot_fn(const struct dot *d, size_t row0, size_t row1);
 
 #define DOT_ROW_OF(bits)                                                                           \
 	{                                                                                          \
-		dot_1_##bits, dot_2_##bits, dot_4_##bits, dot_8_##bits                             \
+		dot_1_##bits, dot_2_##bits, dot_3_##bits, dot_4_##bits                             \
 	}
 
-/* By width, and by the logarithm of the rows of x at once. */
-static dot_fn *const dots[QMAT_MAX_BITS + 1][4] = {
+/* By width, and by rows of x at once, less 1. */
+static dot_fn *const dots[QMAT_MAX_BITS + 1][DOT_TILE] = {
 	[2] = DOT_ROW_OF(2),
 	[3] = DOT_ROW_OF(3),
 	[4] = DOT_ROW_OF(4),
 	[8] = DOT_ROW_OF(8),
 };
-
-/* The largest power of two in n, up to 8, as its logarithm. */
-static unsigned int rows_log(size_t n)
-{
-	return n >= 8 ? 3 : n >= 4 ? 2 : n >= 2 ? 1 : 0;
-}
 
 void avx512_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float *x,
 	size_t x_stride, size_t n, size_t row0, size_t row1)
@@ -189,9 +206,10 @@ void avx512_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const floa
 	const size_t full = m->cols / QMAT_GROUP * QMAT_GROUP;
 
 	assert(m->bits <= QMAT_MAX_BITS && dots[m->bits][0]);
+	if (row0 >= row1)
+		return;
 	for (size_t t = 0, rows; t < n; t += rows) {
-		unsigned int log = rows_log(n - t);
-		float tail[MAX_DOT_ROWS][QMAT_GROUP];
+		float tail[DOT_TILE][QMAT_GROUP];
 		struct dot d = {.z = z + t * z_stride,
 			.z_stride = z_stride,
 			.m = m,
@@ -199,12 +217,12 @@ void avx512_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const floa
 			.x_stride = x_stride,
 			.tail = tail};
 
-		rows = (size_t)1 << log;
+		rows = n - t < DOT_TILE ? n - t : DOT_TILE;
 		for (size_t i = 0; i < rows; i++) {
 			memset(tail[i], 0, sizeof(tail[i]));
 			memcpy(tail[i], d.x + i * x_stride + full, (m->cols - full) * sizeof(*x));
 		}
-		dots[m->bits][log](&d, row0, row1);
+		dots[m->bits][rows - 1](&d, row0, row1);
 	}
 }
 
@@ -217,113 +235,90 @@ struct accumulation {
 	size_t z_stride;
 };
 
-static always_inline_ void group_add(
-	const struct accumulation *a, size_t group, __m512 sums[STEPS], int t)
+/* `row` is the first of `height` rows of the matrix. The sums of a group's 128 columns stay in
+ * registers while they pass by; then follows the next group of the same rows, so that memory is
+ * read forwards. */
+static always_inline_ void accumulate_group(
+	const struct accumulation *a, size_t group, size_t row, size_t height, int rows, int bits)
 {
-	float *y = a->y + (size_t)t * a->y_stride + group * QMAT_GROUP;
-	size_t left = a->m->cols - group * QMAT_GROUP;
-
-#pragma GCC unroll 8
-	for (size_t s = 0; s < STEPS; s++) {
-		__mmask16 mask = lanes_of_vector(s, left);
-		float *at = y + s * QMAT_LANES;
-
-		_mm512_mask_storeu_ps(
-			at, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sums[s]));
-	}
-}
-
-/* The 128 columns of `groups` groups stay in registers while the rows of the matrix pass by. */
-static always_inline_ void accumulate_groups(
-	const struct accumulation *a, size_t group, int rows, int groups, int bits)
-{
-	const size_t n_groups = qmat_groups(a->m->cols);
-	__m512 sums[MAX_SUM_ROWS][2][STEPS];
+	const size_t n_groups = qmat_groups(a->m->cols), left = a->m->cols - group * QMAT_GROUP;
+	float *y = a->y + group * QMAT_GROUP;
+	__m512 sums[MAX_SUM_ROWS][STEPS];
 
 #pragma GCC unroll 3
 	for (int t = 0; t < rows; t++)
-#pragma GCC unroll 2
-		for (int g = 0; g < groups; g++)
 #pragma GCC unroll 8
-			for (int s = 0; s < STEPS; s++)
-				sums[t][g][s] = _mm512_setzero_ps();
-	for (size_t r = 0; r < a->m->rows; r++) {
-		const size_t index = r * n_groups + group;
+		for (size_t s = 0; s < STEPS; s++)
+			sums[t][s] = _mm512_maskz_loadu_ps(lanes_of_vector(s, left),
+				y + (size_t)t * a->y_stride + s * QMAT_LANES);
+	for (size_t r = row; r < row + height; r++) {
+		struct group grid = group_load(a->m, r * n_groups + group, bits);
 
-		_mm_prefetch((const char *)a->m->codes + (index + PREFETCH_ROWS * n_groups) *
-								 (size_t)(QMAT_LANES * bits),
-			_MM_HINT_T0);
-#pragma GCC unroll 2
-		for (int g = 0; g < groups; g++) {
-			struct group grid = group_load(a->m, index + (size_t)g, bits);
-
+		group_prefetch(a->m, (r + SUM_HEIGHT) * n_groups + group, bits);
 #pragma GCC unroll 8
-			for (int s = 0; s < STEPS; s++) {
-				__m512 values = group_values(&grid, s, bits);
+		for (int s = 0; s < STEPS; s++) {
+			__m512 values = group_values(&grid, s, bits);
 
 #pragma GCC unroll 3
-				for (int t = 0; t < rows; t++)
-					sums[t][g][s] = _mm512_fmadd_ps(values,
-						_mm512_set1_ps(a->z[(size_t)t * a->z_stride + r]),
-						sums[t][g][s]);
-			}
+			for (int t = 0; t < rows; t++)
+				sums[t][s] = _mm512_fmadd_ps(values,
+					_mm512_set1_ps(a->z[(size_t)t * a->z_stride + r]),
+					sums[t][s]);
 		}
 	}
 #pragma GCC unroll 3
 	for (int t = 0; t < rows; t++)
-#pragma GCC unroll 2
-		for (int g = 0; g < groups; g++)
-			group_add(a, group + (size_t)g, sums[t][g], t);
+#pragma GCC unroll 8
+		for (size_t s = 0; s < STEPS; s++)
+			_mm512_mask_storeu_ps(y + (size_t)t * a->y_stride + s * QMAT_LANES,
+				lanes_of_vector(s, left), sums[t][s]);
 }
 
-#define ACCUMULATE(rows, groups, bits)                                                             \
-	static void accumulate_##rows##_##groups##_##bits(                                         \
-		const struct accumulation *a, size_t group)                                        \
+#define ACCUMULATE(rows, bits)                                                                     \
+	static void accumulate_##rows##_##bits(                                                    \
+		const struct accumulation *a, size_t group, size_t row, size_t height)             \
 	{                                                                                          \
-		accumulate_groups(a, group, rows, groups, bits);                                   \
+		accumulate_group(a, group, row, height, rows, bits);                               \
 	}
-#define ACCUMULATE_OF_BITS(bits)                                                                   \
-	ACCUMULATE(1, 1, bits)                                                                     \
-	ACCUMULATE(1, 2, bits) ACCUMULATE(2, 1, bits) ACCUMULATE(3, 1, bits)
+#define ACCUMULATE_OF_BITS(bits) ACCUMULATE(1, bits) ACCUMULATE(2, bits) ACCUMULATE(3, bits)
 ACCUMULATE_OF_BITS(2)
 ACCUMULATE_OF_BITS(3)
 ACCUMULATE_OF_BITS(4)
 ACCUMULATE_OF_BITS(8)
 
-typedef void accumulate_fn(const struct accumulation *a, size_t group);
+typedef void accumulate_fn(const struct accumulation *a, size_t group, size_t row, size_t height);
 
-#define ACCUMULATE_ROW_OF(bits)                                                                    \
-	{                                                                                          \
-		accumulate_1_2_##bits, accumulate_1_1_##bits, accumulate_2_1_##bits,               \
-			accumulate_3_1_##bits                                                      \
-	}
-
-/* By width, and by rows of z; entry 0 is one row by two groups. */
-static accumulate_fn *const accumulates[QMAT_MAX_BITS + 1][4] = {
-	[2] = ACCUMULATE_ROW_OF(2),
-	[3] = ACCUMULATE_ROW_OF(3),
-	[4] = ACCUMULATE_ROW_OF(4),
-	[8] = ACCUMULATE_ROW_OF(8),
+/* By width, and by rows of z at once, less 1. */
+static accumulate_fn *const accumulates[QMAT_MAX_BITS + 1][MAX_SUM_ROWS] = {
+	[2] = {accumulate_1_2, accumulate_2_2, accumulate_3_2},
+	[3] = {accumulate_1_3, accumulate_2_3, accumulate_3_3},
+	[4] = {accumulate_1_4, accumulate_2_4, accumulate_3_4},
+	[8] = {accumulate_1_8, accumulate_2_8, accumulate_3_8},
 };
+
+static void accumulate_range(
+	const struct accumulation *a, accumulate_fn *fn, size_t group0, size_t group1)
+{
+	for (size_t r = 0; r < a->m->rows; r += SUM_HEIGHT) {
+		size_t left = a->m->rows - r, height = left < SUM_HEIGHT ? left : SUM_HEIGHT;
+
+		for (size_t g = group0; g < group1; g++)
+			fn(a, g, r, height);
+	}
+}
 
 void avx512_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,
 	size_t z_stride, size_t n, size_t group0, size_t group1)
 {
-	accumulate_fn *const *by_rows = accumulates[m->bits];
-
-	assert(m->bits <= QMAT_MAX_BITS && by_rows[0]);
+	assert(m->bits <= QMAT_MAX_BITS && accumulates[m->bits][0]);
 	for (size_t t = 0, rows; t < n; t += rows) {
 		struct accumulation a = {.y = y + t * y_stride,
 			.y_stride = y_stride,
 			.m = m,
 			.z = z + t * z_stride,
 			.z_stride = z_stride};
-		size_t g = group0;
 
 		rows = n - t < MAX_SUM_ROWS ? n - t : MAX_SUM_ROWS;
-		for (; rows == 1 && group1 - g >= 2 && g < group1; g += 2)
-			by_rows[0](&a, g);
-		for (; g < group1; g++)
-			by_rows[rows](&a, g);
+		accumulate_range(&a, accumulates[m->bits][rows - 1], group0, group1);
 	}
 }

@@ -1,0 +1,396 @@
+/*
+ * How fast each kernel set is, beside what the machine allows in the same run: the rate at which
+ * one core reads memory, and the rate at which it multiplies and adds. One thread; medians; the
+ * weights of each call are elsewhere in memory than those of the calls before.
+ *
+ *   bench_kernels [SET ...]
+ */
+#include "common/base.h"
+#include "kernels/kernels.h"
+#include "kernels/pack.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+#define MEMORY_BYTES ((size_t)640 << 20) /* beyond the caches */
+#define ROWS 4096u
+#define COLS 4096u
+#define RANKS 256u
+#define MAX_N 256u
+#define POSITIONS 4096u
+#define HEAD_DIM 128u
+#define PAGE_TOKENS 32u
+#define MAX_REPEATS 101
+#define SECONDS_EACH 0.1
+
+struct bench {
+	const struct kernels *k;
+	uint8_t *memory;
+	size_t turn;        /* counts calls */
+	float *x, *y, *aux; /* MAX_N x COLS numbers each */
+	uint32_t bits, n;
+	enum kv_type type;
+	double read_rate; /* bytes a second */
+	double fma_rate;  /* floating-point operations a second, of the set's registers */
+};
+
+/* The thread's own time, so that other programs cost only what they take of the memory's rate. */
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* Median seconds of one call. */
+static double seconds_of(void (*run)(struct bench *b), struct bench *b)
+{
+	double samples[MAX_REPEATS], begin;
+	size_t n = 0;
+
+	run(b);
+	begin = now();
+	while (n < 3 || (n < MAX_REPEATS && now() - begin < SECONDS_EACH)) {
+		double start = now();
+
+		b->turn++;
+		run(b);
+		samples[n++] = now() - start;
+	}
+	qsort(samples, n, sizeof(*samples), compare_doubles);
+	return samples[n / 2];
+}
+
+/* A part of the large memory that was not used lately. */
+static uint8_t *fresh(const struct bench *b, size_t bytes)
+{
+	return b->memory + b->turn % (MEMORY_BYTES / bytes) * bytes;
+}
+
+#ifdef __x86_64__
+
+#define READ_BYTES ((size_t)32 << 20)
+#define FMA_ROUNDS 200000
+#define FMA_CHAINS 12 /* latency times ports, and some */
+
+/* In four streams, as a product reads its weights. */
+__attribute__((target("avx2"))) static void read_memory(struct bench *b)
+{
+	const size_t n = READ_BYTES / 4;
+	const uint8_t *at = fresh(b, READ_BYTES);
+	__m256i sums[4] = {0};
+
+	for (size_t i = 0; i < n; i += 64) {
+		for (size_t s = 0; s < 4; s++) {
+			const __m256i *line = (const __m256i *)(const void *)(at + s * n + i);
+
+			_mm_prefetch((const char *)line + 3072, _MM_HINT_T0);
+			sums[s] = _mm256_xor_si256(sums[s], _mm256_load_si256(line));
+			sums[s] = _mm256_xor_si256(sums[s], _mm256_load_si256(line + 1));
+		}
+	}
+	for (size_t s = 0; s < 4; s++)
+		_mm256_storeu_ps(b->y + 8 * s, _mm256_castsi256_ps(sums[s]));
+}
+
+__attribute__((target("avx2,fma"))) static void fma_avx2(struct bench *b)
+{
+	__m256 sums[FMA_CHAINS], factor = _mm256_set1_ps(b->x[0]);
+
+	for (int i = 0; i < FMA_CHAINS; i++)
+		sums[i] = _mm256_set1_ps((float)i);
+	for (int round = 0; round < FMA_ROUNDS; round++)
+#pragma GCC unroll 12
+		for (int i = 0; i < FMA_CHAINS; i++)
+			sums[i] = _mm256_fmadd_ps(sums[i], factor, factor);
+	for (int i = 0; i < FMA_CHAINS; i++)
+		_mm256_storeu_ps(b->y + 8 * i, sums[i]);
+}
+
+__attribute__((target("avx512f"))) static void fma_avx512(struct bench *b)
+{
+	__m512 sums[FMA_CHAINS], factor = _mm512_set1_ps(b->x[0]);
+
+	for (int i = 0; i < FMA_CHAINS; i++)
+		sums[i] = _mm512_set1_ps((float)i);
+	for (int round = 0; round < FMA_ROUNDS; round++)
+#pragma GCC unroll 12
+		for (int i = 0; i < FMA_CHAINS; i++)
+			sums[i] = _mm512_fmadd_ps(sums[i], factor, factor);
+	for (int i = 0; i < FMA_CHAINS; i++)
+		_mm512_storeu_ps(b->y + 16 * i, sums[i]);
+}
+
+static void ceilings_measure(struct bench *b)
+{
+	bool wide = strcmp(b->k->name, "avx512") == 0;
+	double operations = 2.0 * FMA_ROUNDS * FMA_CHAINS * (wide ? 16 : 8);
+
+	if (!cpu_features_detect().avx2)
+		return;
+	b->read_rate = (double)READ_BYTES / seconds_of(read_memory, b);
+	b->fma_rate = operations / seconds_of(wide ? fma_avx512 : fma_avx2, b);
+}
+
+#else
+
+/* Without a ceiling, shares of it are not printed. */
+static void ceilings_measure(struct bench *b)
+{
+	(void)b;
+}
+
+#endif
+
+static void share_print(double rate, double ceiling)
+{
+	if (ceiling > 0)
+		printf(" (%3.0f %%)", 100 * rate / ceiling);
+}
+
+/* What one call moves and computes. */
+struct work {
+	const char *name;
+	double bytes;
+	double operations;
+};
+
+static void measure(struct bench *b, struct work w, void (*run)(struct bench *b))
+{
+	double seconds;
+
+	ceilings_measure(b);
+	seconds = seconds_of(run, b);
+	printf("%-7s %-28s %10.1f us %8.2f GB/s", b->k->name, w.name, 1e6 * seconds,
+		1e-9 * w.bytes / seconds);
+	share_print(w.bytes / seconds, b->read_rate);
+	if (w.operations > 0) {
+		printf(" %8.1f GFLOP/s", 1e-9 * w.operations / seconds);
+		share_print(w.operations / seconds, b->fma_rate);
+	}
+	putchar('\n');
+	fflush(stdout);
+}
+
+static void run_matmul(struct bench *b)
+{
+	size_t bytes = mat_bf16_size(ROWS, COLS) * sizeof(uint16_t);
+	struct mat_bf16 w = {.data = (const void *)fresh(b, bytes), .rows = ROWS, .cols = COLS};
+
+	b->k->matmul(b->y, ROWS, &w, b->x, COLS, b->n, 0, mat_bf16_blocks(ROWS));
+}
+
+/* Scales and zero points are not part of the rate: they are an eighth of the codes at most. */
+static struct qmat qmat_fresh(const struct bench *b)
+{
+	size_t n_scales = qmat_n_scales(RANKS, COLS);
+
+	return (struct qmat){
+		.codes = fresh(b, qmat_codes_bytes(RANKS, COLS, 8)),
+		.scales = (const void *)b->memory,
+		.zeros = b->memory + n_scales * sizeof(uint16_t),
+		.rows = RANKS,
+		.cols = COLS,
+		.bits = b->bits,
+	};
+}
+
+static void run_dot(struct bench *b)
+{
+	struct qmat m = qmat_fresh(b);
+
+	b->k->qmat_dot(b->y, RANKS, &m, b->x, COLS, b->n, 0, RANKS);
+}
+
+static void run_accumulate(struct bench *b)
+{
+	struct qmat m = qmat_fresh(b);
+
+	b->k->qmat_accumulate(b->y, COLS, &m, b->x, RANKS, b->n, 0, qmat_groups(COLS));
+}
+
+static void run_attend(struct bench *b)
+{
+	const void *keys[POSITIONS / PAGE_TOKENS], *values[POSITIONS / PAGE_TOKENS];
+	size_t page = (size_t)PAGE_TOKENS * HEAD_DIM * kv_type_size(b->type);
+	const uint8_t *at = fresh(b, 2 * array_len(keys) * page);
+	struct kv_view kv = {.key_pages = keys,
+		.value_pages = values,
+		.page_tokens = PAGE_TOKENS,
+		.head_dim = HEAD_DIM,
+		.type = b->type};
+
+	for (size_t i = 0; i < array_len(keys); i++) {
+		keys[i] = at + 2 * i * page;
+		values[i] = at + (2 * i + 1) * page;
+	}
+	b->k->attend(b->y, b->x, b->n, &kv, 0, POSITIONS - 1, 0.1f, b->aux);
+}
+
+static void run_rms_norm(struct bench *b)
+{
+	b->k->rms_norm(b->y, b->x, b->aux, COLS, 1e-5f);
+}
+
+static void run_silu_mul(struct bench *b)
+{
+	b->k->silu_mul(b->y, b->x, b->aux, COLS);
+}
+
+static void run_kv_store(struct bench *b)
+{
+	b->k->kv_store(b->y, b->x, COLS, KV_TYPE_BF16);
+}
+
+static void bench_matmul(struct bench *b)
+{
+	static const uint32_t batches[] = {1, 2, 4, 8, 16, 64, 256};
+	double numbers = (double)ROWS * COLS;
+
+	for (size_t i = 0; i < array_len(batches); i++) {
+		char name[64];
+
+		/* The reference is a specification; its large batches would only take long. */
+		if (strcmp(b->k->name, "ref") == 0 && batches[i] > 2)
+			break;
+		b->n = batches[i];
+		snprintf(name, sizeof(name), "matmul 4096^2 n=%u", b->n);
+		measure(b, (struct work){name, 2 * numbers, 2 * numbers * b->n}, run_matmul);
+	}
+}
+
+static void bench_qmat(struct bench *b)
+{
+	static const uint32_t widths[] = {2, 3, 4, 8}, batches[] = {1, 8};
+	double numbers = (double)RANKS * COLS;
+
+	for (size_t i = 0; i < array_len(widths) * array_len(batches); i++) {
+		struct work work = {.bytes = numbers * widths[i / 2] / 8};
+		char name[64];
+
+		b->bits = widths[i / 2];
+		b->n = batches[i % 2];
+		work.operations = 2 * numbers * b->n;
+		work.name = name;
+		snprintf(
+			name, sizeof(name), "dot %u x %u bits=%u n=%u", RANKS, COLS, b->bits, b->n);
+		measure(b, work, run_dot);
+		snprintf(
+			name, sizeof(name), "add %u x %u bits=%u n=%u", RANKS, COLS, b->bits, b->n);
+		measure(b, work, run_accumulate);
+	}
+}
+
+static void bench_attend(struct bench *b)
+{
+	static const uint32_t queries[] = {1, 4, 8};
+	double numbers = 2.0 * POSITIONS * HEAD_DIM;
+
+	for (size_t i = 0; i < 2 * array_len(queries); i++) {
+		char name[64];
+
+		b->type = i % 2 ? KV_TYPE_BF16 : KV_TYPE_F32;
+		b->n = queries[i / 2];
+		snprintf(name, sizeof(name), "attend %u %s queries=%u", POSITIONS,
+			i % 2 ? "bf16" : "f32", b->n);
+		measure(b,
+			(struct work){
+				name, numbers * (double)kv_type_size(b->type), 2 * numbers * b->n},
+			run_attend);
+	}
+}
+
+static void bench_vectors(struct bench *b)
+{
+	double bytes = COLS * sizeof(float);
+
+	measure(b, (struct work){"rms_norm 4096", 3 * bytes, 0}, run_rms_norm);
+	measure(b, (struct work){"silu_mul 4096", 3 * bytes, 0}, run_silu_mul);
+	measure(b, (struct work){"kv_store bf16 4096", 1.5 * bytes, 0}, run_kv_store);
+}
+
+static void bench_set(struct bench *b)
+{
+	ceilings_measure(b);
+	printf("\n%s: reads %.1f GB/s, multiplies and adds %.1f GFLOP/s; shares are of these\n",
+		b->k->name, 1e-9 * b->read_rate, 1e-9 * b->fma_rate);
+	bench_matmul(b);
+	bench_qmat(b);
+	bench_attend(b);
+	bench_vectors(b);
+}
+
+/* Small finite numbers whether read as bytes, halves, bf16 or f32. */
+static int bench_new(struct bench *b)
+{
+	size_t numbers = (size_t)MAX_N * COLS;
+
+	b->memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (b->memory == MAP_FAILED)
+		return -errno;
+	/* As the daemon maps its base; without huge pages the rates are lower. */
+	madvise(b->memory, MEMORY_BYTES, MADV_HUGEPAGE);
+	for (size_t i = 0; i < MEMORY_BYTES / 2; i++)
+		((uint16_t *)(void *)b->memory)[i] = (uint16_t)(0x3c00 + (i * 7919 & 0xff));
+	b->x = reallocarray(NULL, numbers, sizeof(float));
+	b->y = reallocarray(NULL, numbers, sizeof(float));
+	b->aux = reallocarray(NULL, numbers, sizeof(float));
+	if (!b->x || !b->y || !b->aux)
+		return -ENOMEM;
+	for (size_t i = 0; i < numbers; i++)
+		b->x[i] = b->y[i] = b->aux[i] = (float)(i % 17) / 17 - 0.5f;
+	return 0;
+}
+
+static int sets_run(struct bench *b, const char *const *names, int n)
+{
+	for (int i = 0; i < n; i++) {
+		struct reason reason;
+		struct kernels k;
+		int r = kernels_select(&k, names[i], &reason);
+
+		if (r < 0) {
+			fprintf(stderr, "bench_kernels: %s\n", reason.text);
+			return r;
+		}
+		b->k = &k;
+		bench_set(b);
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct cpu_features cpu = cpu_features_detect();
+	const char *all[] = {"ref", "avx2", "avx512"};
+	struct bench b = {0};
+	int r = bench_new(&b);
+
+	if (r < 0) {
+		fprintf(stderr, "bench_kernels: %s\n", strerror(-r));
+		return 1;
+	}
+	if (argc > 1)
+		r = sets_run(&b, (const char *const *)argv + 1, argc - 1);
+	else
+		r = sets_run(&b, all, cpu.avx512 ? 3 : cpu.avx2 ? 2 : 1);
+	free(b.x);
+	free(b.y);
+	free(b.aux);
+	munmap(b.memory, MEMORY_BYTES);
+	return r < 0;
+}
