@@ -1,0 +1,308 @@
+/*
+ * The meeting of base and delta against a dense reconstruction in double: unpacked base rows plus
+ * U diag(sigma) V^T, element by element.
+ */
+#include "engine/linear.h"
+#include "kernels/convert.h"
+#include "kernels/pack.h"
+#include "tests/imported_base.h"
+#include "tests/random_delta.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MAX_ROWS 13
+#define LAYER 1
+
+/* Base, a delta with three added tokens, and one without. */
+#define N_VARIANTS 3
+
+static struct base *base;
+static struct delta *deltas[N_VARIANTS];
+
+struct fixture {
+	struct kernels kernels;
+	struct model *model;
+	struct variant *variants[N_VARIANTS];
+	struct pool *pool;
+};
+
+static int open_models(void **state)
+{
+	(void)state;
+	base = imported_base("tests/golden/data/tiny/llama-gqa");
+	deltas[1] = random_delta(base, 1, 3);
+	deltas[2] = random_delta(base, 2, 0);
+	return 0;
+}
+
+static int close_models(void **state)
+{
+	(void)state;
+	delta_free(deltas[1]);
+	delta_free(deltas[2]);
+	base_free(base);
+	return 0;
+}
+
+static void fixture_open(struct fixture *f, const char *set, size_t n_threads)
+{
+	assert_int_equal(kernels_select(&f->kernels, set, NULL), 0);
+	assert_int_equal(pool_new(n_threads, &f->pool, NULL), 0);
+	assert_int_equal(model_new(base, &f->kernels, &f->model, NULL), 0);
+	for (size_t i = 0; i < N_VARIANTS; i++)
+		assert_int_equal(variant_new(f->model, deltas[i], &f->variants[i], NULL), 0);
+}
+
+static void fixture_close(struct fixture *f)
+{
+	for (size_t i = 0; i < N_VARIANTS; i++)
+		variant_free(f->variants[i]);
+	model_free(f->model);
+	pool_free(f->pool);
+}
+
+/* ret[r][c] of the base's matrix. */
+static void add_base(double *ret, const struct mat_bf16 *m)
+{
+	uint16_t *rows = malloc((size_t)m->rows * m->cols * sizeof(*rows));
+
+	assert_non_null(rows);
+	mat_bf16_unpack(rows, m);
+	for (size_t i = 0; i < (size_t)m->rows * m->cols; i++)
+		ret[i] += bf16_to_f32(rows[i]);
+	free(rows);
+}
+
+static void add_svd(double *ret, const struct mixed_svd *svd, uint32_t rows, uint32_t cols)
+{
+	for (uint32_t b = 0; b < svd->n_bands; b++) {
+		const struct mixed_svd_view *band = &svd->bands[b];
+
+		for (uint32_t k = 0; k < band->v.rows; k++)
+			for (uint32_t r = 0; r < rows; r++)
+				for (uint32_t c = 0; c < cols; c++)
+					ret[(size_t)r * cols + c] +=
+						(double)qmat_value(&band->u, k, r) *
+						band->sigma[k] * qmat_value(&band->v, k, c);
+	}
+}
+
+static void replace_rows(double *ret, const struct dense_rows *rows, uint32_t cols)
+{
+	for (uint32_t i = 0; i < rows->n_rows; i++)
+		for (uint32_t c = 0; c < cols; c++)
+			ret[(size_t)rows->rows[i] * cols + c] =
+				bf16_to_f32(rows->values.data[mat_bf16_index(cols, i, c)]);
+}
+
+/* The dense matrix of a variant, `rows` by cols of the base; malloc'ed. */
+static double *dense(const struct mat_bf16 *m, const struct linear_delta *delta,
+	const struct dense_rows *replaced, uint32_t rows)
+{
+	double *ret = calloc((size_t)rows * m->cols, sizeof(*ret));
+
+	assert_non_null(ret);
+	add_base(ret, m);
+	if (delta)
+		add_svd(ret, &delta->svd, m->rows, m->cols);
+	if (replaced)
+		replace_rows(ret, replaced, m->cols);
+	return ret;
+}
+
+static void expect_product(
+	const float *y, const double *w, const float *x, uint32_t rows, uint32_t cols)
+{
+	for (uint32_t r = 0; r < rows; r++) {
+		double sum = 0, size = 0;
+
+		for (uint32_t c = 0; c < cols; c++) {
+			sum += w[(size_t)r * cols + c] * x[c];
+			size += fabs(w[(size_t)r * cols + c] * x[c]);
+		}
+		/* Sums over inputs and ranks in f32, and cancellation between base and delta. */
+		if (!(fabs(y[r] - sum) <= 2e-5 * (size + 1)))
+			fail_msg("output %u is %.9g, expected %.9g", r, y[r], sum);
+	}
+}
+
+/* Runs of uneven length, the base in the middle. */
+static size_t make_runs(const struct fixture *f, size_t n_rows, struct linear_run *ret)
+{
+	const size_t order[] = {1, 0, 2}, n_first = n_rows / 2, n_second = n_rows > 2 ? 1 : 0;
+	const size_t lengths[] = {n_first, n_second, n_rows - n_first - n_second};
+	size_t n = 0, at = 0;
+
+	for (size_t i = 0; i < array_len(order); i++) {
+		if (lengths[i])
+			ret[n++] = (struct linear_run){f->variants[order[i]], at, lengths[i]};
+		at += lengths[i];
+	}
+	return n;
+}
+
+static void fill_random(float *x, size_t n)
+{
+	uint32_t state = 77;
+
+	for (size_t i = 0; i < n; i++)
+		x[i] = random_float(&state);
+}
+
+static void check_layer(const struct fixture *f, size_t n_rows)
+{
+	const struct base_layer *l = &base->layers[LAYER];
+	uint32_t hidden = base->config.hidden;
+	const struct mat_bf16 *const bases[] = {&l->q, &l->k, &l->v};
+	float x[MAX_ROWS * 64], y[3][MAX_ROWS * 64], z[MAX_ROWS * 3 * 64];
+	struct linear_run runs[N_VARIANTS];
+	struct linear_call call = {
+		.kernels = &f->kernels,
+		.pool = f->pool,
+		.x = x,
+		.x_stride = hidden,
+		.n_rows = n_rows,
+		.runs = runs,
+		.n_runs = make_runs(f, n_rows, runs),
+		.layer = LAYER,
+		.n_parts = 3,
+		.z = z,
+		.z_stride = linear_scratch(bases, 3),
+	};
+
+	assert_int_equal(hidden, 64);
+	assert_true(call.z_stride <= 3 * 64);
+	fill_random(x, n_rows * hidden);
+	for (size_t p = 0; p < 3; p++)
+		call.parts[p] =
+			(struct linear_part){bases[p], y[p], bases[p]->rows, PROJECTION_Q + p};
+	linear_apply(&call);
+	for (size_t p = 0; p < 3; p++)
+		for (size_t i = 0; i < call.n_runs; i++) {
+			const struct delta *d = runs[i].variant->delta;
+			const struct linear_delta *parts[3] = {d ? &d->layers[LAYER].q : NULL,
+				d ? &d->layers[LAYER].k : NULL, d ? &d->layers[LAYER].v : NULL};
+			double *w = dense(bases[p], parts[p], NULL, bases[p]->rows);
+
+			for (size_t t = runs[i].first; t < runs[i].first + runs[i].n; t++)
+				expect_product(y[p] + t * bases[p]->rows, w, x + t * hidden,
+					bases[p]->rows, hidden);
+			free(w);
+		}
+}
+
+static void check_head(const struct fixture *f, size_t n_rows)
+{
+	uint32_t hidden = base->config.hidden, stride = model_logits_stride(f->model);
+	float x[MAX_ROWS * 64], z[MAX_ROWS * 64];
+	float *y = malloc(MAX_ROWS * stride * sizeof(*y));
+	struct linear_run runs[N_VARIANTS];
+	struct linear_call call = {
+		.kernels = &f->kernels,
+		.pool = f->pool,
+		.x = x,
+		.x_stride = hidden,
+		.n_rows = n_rows,
+		.runs = runs,
+		.n_runs = make_runs(f, n_rows, runs),
+		.n_parts = 1,
+		.parts[0] = {&base->head, y, stride, PROJECTION_HEAD},
+		.z = z,
+		.z_stride = hidden,
+	};
+
+	assert_non_null(y);
+	fill_random(x, n_rows * hidden);
+	linear_apply(&call);
+	for (size_t i = 0; i < call.n_runs; i++) {
+		const struct variant *v = runs[i].variant;
+		double *w = dense(
+			&base->head, NULL, v->delta ? &v->delta->head : NULL, v->config.vocab);
+
+		for (size_t t = runs[i].first; t < runs[i].first + runs[i].n; t++)
+			expect_product(y + t * stride, w, x + t * hidden, v->config.vocab, hidden);
+		free(w);
+	}
+	free(y);
+}
+
+static void test_products(void **state)
+{
+	static const char *const sets[] = {"ref", "avx2", "avx512"};
+	static const size_t counts[] = {1, 2, 3, MAX_ROWS};
+	struct kernels probe;
+
+	(void)state;
+	for (size_t s = 0; s < array_len(sets); s++) {
+		if (s > 0 && kernels_select(&probe, sets[s], NULL) == -EOPNOTSUPP)
+			continue;
+		for (size_t threads = 1; threads <= 3; threads++) {
+			struct fixture f;
+
+			fixture_open(&f, sets[s], threads);
+			for (size_t i = 0; i < array_len(counts); i++) {
+				check_layer(&f, counts[i]);
+				check_head(&f, counts[i]);
+			}
+			fixture_close(&f);
+		}
+	}
+}
+
+/* The block whose rows are all replaced is not computed from the base. */
+static void test_replaced_blocks(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	fixture_open(&f, "ref", 1);
+	assert_false(f.variants[1]->block_replaced[0]);
+	assert_true(f.variants[1]->block_replaced[1]);
+	for (size_t b = 2; b < mat_bf16_blocks(base->config.vocab); b++)
+		assert_false(f.variants[1]->block_replaced[b]);
+	fixture_close(&f);
+}
+
+static void test_embedding(void **state)
+{
+	struct fixture f;
+	float got[64];
+
+	(void)state;
+	fixture_open(&f, "ref", 1);
+	for (uint32_t token = 0; token < f.variants[1]->config.vocab; token++) {
+		const struct dense_rows *rows = &deltas[1]->embed;
+		bool replaced = false;
+
+		variant_embed(f.variants[1], token, got);
+		for (uint32_t i = 0; i < rows->n_rows; i++) {
+			if (rows->rows[i] != token)
+				continue;
+			replaced = true;
+			for (uint32_t c = 0; c < 64; c++)
+				assert_true(
+					got[c] ==
+					bf16_to_f32(rows->values.data[mat_bf16_index(64, i, c)]));
+		}
+		for (uint32_t c = 0; c < 64 && !replaced; c++)
+			assert_true(got[c] ==
+				    bf16_to_f32(base->embed.data[mat_bf16_index(64, token, c)]));
+	}
+	fixture_close(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_products),
+		cmocka_unit_test(test_replaced_blocks),
+		cmocka_unit_test(test_embedding),
+	};
+
+	return cmocka_run_group_tests(tests, open_models, close_models);
+}
