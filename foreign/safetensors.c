@@ -15,7 +15,6 @@
 #define MAX_INDEX_BYTES (64u << 20)
 #define MAX_INDEX_VALUES (1u << 20)
 #define MAX_FILES 512u
-#define INDEX_NAME "model.safetensors.index.json"
 
 struct tensor_file {
 	char *name;
@@ -30,6 +29,7 @@ struct safetensors {
 	struct safetensors_tensor *tensors;
 	size_t n_tensors;
 	const struct safetensors_tensor **by_name;
+	bool has_index;
 };
 
 static inline void safetensors_freep(struct safetensors **s)
@@ -282,6 +282,7 @@ static int open_index(
 		r = index_names(s, reason);
 	if (r == 0)
 		r = check_map(s, map, reason);
+	s->has_index = true;
 	if (r == 0)
 		r = check_total_size(s, json_object_get(index, "metadata"), reason);
 	return r;
@@ -296,13 +297,13 @@ int safetensors_open_folder(const char *folder, struct safetensors **ret, struct
 	int r;
 
 	if (asprintf(&path, "%s/model.safetensors", folder) < 0 ||
-		asprintf(&index_path, "%s/" INDEX_NAME, folder) < 0)
+		asprintf(&index_path, "%s/" SAFETENSORS_INDEX_NAME, folder) < 0)
 		return reason_set(reason, -ENOMEM, "out of memory");
 	if (access(path, F_OK) == 0)
 		return safetensors_open(path, ret, reason);
 	if (access(index_path, F_OK) != 0)
-		return reason_set(
-			reason, -ENOENT, "%s: neither model.safetensors nor " INDEX_NAME, folder);
+		return reason_set(reason, -ENOENT,
+			"%s: neither model.safetensors nor " SAFETENSORS_INDEX_NAME, folder);
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return reason_set(reason, -ENOMEM, "out of memory");
@@ -353,6 +354,11 @@ const struct safetensors_tensor *safetensors_find(const struct safetensors *s, c
 		name, s->by_name, s->n_tensors, sizeof(*s->by_name), compare_name_to_tensor);
 
 	return found ? *found : NULL;
+}
+
+bool safetensors_has_index(const struct safetensors *s)
+{
+	return s->has_index;
 }
 
 size_t safetensors_n_files(const struct safetensors *s)

@@ -8,6 +8,7 @@
 #include "common/reason.h"
 
 #define SAFETENSORS_MAX_DIMS 8
+#define SAFETENSORS_INDEX_NAME "model.safetensors.index.json"
 
 enum safetensors_dtype {
 	SAFETENSORS_BOOL,
@@ -62,6 +63,8 @@ const struct safetensors_tensor *safetensors_at(const struct safetensors *s, siz
 /* Borrowed; NULL if there is no such tensor. */
 const struct safetensors_tensor *safetensors_find(const struct safetensors *s, const char *name);
 
+/* Were the files found through an index? */
+bool safetensors_has_index(const struct safetensors *s);
 size_t safetensors_n_files(const struct safetensors *s);
 /* File name without folder. */
 const char *safetensors_file_name(const struct safetensors *s, size_t file);

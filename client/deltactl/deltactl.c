@@ -13,6 +13,7 @@ const struct command *const commands[] = {
 	&command_verify,
 	&command_inspect,
 	&command_score,
+	&command_merge,
 	&command_run,
 	&command_chat,
 	&command_models,

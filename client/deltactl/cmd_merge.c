@@ -1,0 +1,207 @@
+/*
+ * deltactl merge: base and delta back to a Hugging Face folder.
+ */
+#include "client/deltactl/commands.h"
+
+#include "client/deltactl/new_folder.h"
+#include "compress/merge.h"
+#include "foreign/sandbox.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <jansson.h>
+
+/* Address space of the writer: the delta and a few tensors of the largest models that exist. */
+#define MEMORY_LIMIT (UINT64_C(64) << 30)
+
+struct merge_arguments {
+	const char *base;
+	const char *delta;
+	const char *output;
+	bool json;
+	bool quiet;
+};
+
+/* What the sandboxed child gets, and the memory through which it answers. */
+struct merge_call {
+	const struct merge_arguments *arguments;
+	struct merge_job job;
+	struct merge_report *report;
+};
+
+static const char options_text[] =
+	"      --base DIR     the model folder that the delta was made for\n"
+	"      --delta FILE   the delta file\n"
+	"  -o, --output DIR   the folder to make; it must not exist\n"
+	"      --json         print the report as one JSON object\n"
+	"  -q, --quiet        no progress, no report\n";
+
+enum {
+	OPTION_BASE = 256,
+	OPTION_DELTA,
+	OPTION_JSON,
+	OPTION_HELP,
+};
+
+static int parse_arguments(int argc, char **argv, struct merge_arguments *ret)
+{
+	static const struct option options[] = {
+		{"base", required_argument, NULL, OPTION_BASE},
+		{"delta", required_argument, NULL, OPTION_DELTA},
+		{"output", required_argument, NULL, 'o'},
+		{"json", no_argument, NULL, OPTION_JSON},
+		{"quiet", no_argument, NULL, 'q'},
+		{"help", no_argument, NULL, OPTION_HELP},
+		{0},
+	};
+	int option;
+
+	*ret = (struct merge_arguments){0};
+	opterr = 0;
+	optind = 0;
+	while ((option = getopt_long(argc, argv, "o:q", options, NULL)) != -1) {
+		switch (option) {
+		case OPTION_BASE:
+			ret->base = optarg;
+			break;
+		case OPTION_DELTA:
+			ret->delta = optarg;
+			break;
+		case 'o':
+			ret->output = optarg;
+			break;
+		case OPTION_JSON:
+			ret->json = true;
+			break;
+		case 'q':
+			ret->quiet = true;
+			break;
+		case OPTION_HELP:
+			command_help(&command_merge, options_text);
+			return -ECANCELED;
+		default:
+			return command_usage(&command_merge, "unknown or incomplete option '%s'",
+				argv[optind - 1]);
+		}
+	}
+	if (optind != argc)
+		return command_usage(&command_merge, "unexpected argument '%s'", argv[optind]);
+	if (!ret->base || !ret->delta || !ret->output)
+		return command_usage(&command_merge, "--base, --delta and -o are needed");
+	return 0;
+}
+
+/* In the sandboxed child. */
+static int read_and_write(void *arg, struct reason *reason)
+{
+	struct merge_call *call = arg;
+	struct progress_bar bar;
+	int r;
+
+	r = checkpoint_open(call->arguments->base, &call->job.base, reason);
+	if (r < 0)
+		return r;
+	r = merge_folder(&call->job, progress_bar(&bar, "bytes", call->arguments->quiet),
+		call->report, reason);
+	progress_bar_end(&bar);
+	checkpoint_free(call->job.base);
+	return r;
+}
+
+static int merge_in_sandbox(struct merge_call *call, struct reason *reason)
+{
+	_cleanup_(new_folder_done) struct new_folder folder = NEW_FOLDER_INIT;
+	struct sandbox_limits limits = {.memory_bytes = MEMORY_LIMIT};
+	int r;
+
+	r = new_folder_open(&folder, call->arguments->output, reason);
+	if (r < 0)
+		return r;
+	call->job.folder = folder.temporary;
+	limits.writable_folder = folder.temporary;
+	r = sandbox_call(read_and_write, call, &limits, reason);
+	return r < 0 ? r : new_folder_commit(&folder, reason);
+}
+
+static int merge(
+	const struct merge_arguments *arguments, struct merge_report *report, struct reason *reason)
+{
+	_cleanup_(imagep) struct image *delta = NULL;
+	struct kernels kernels;
+	struct merge_call call = {
+		.arguments = arguments,
+		.job = {.kernels = &kernels},
+		.report = report,
+	};
+	struct progress_bar bar;
+	int r;
+
+	r = kernels_select(&kernels, getenv("DELTAD_ISA"), reason);
+	if (r < 0)
+		return r;
+	r = image_load_path(
+		arguments->delta, &delta, progress_bar(&bar, "bytes", arguments->quiet), reason);
+	progress_bar_end(&bar);
+	if (r < 0)
+		return r;
+	call.job.delta = delta;
+	return merge_in_sandbox(&call, reason);
+}
+
+static void print_report(const struct merge_arguments *arguments, const struct merge_report *report)
+{
+	char size[16];
+
+	printf("%s: %" PRIu64 " tensors, %" PRIu64 " of them changed by the delta, %s\n",
+		arguments->output, report->n_tensors, report->n_changed,
+		human_bytes(report->file_bytes, size));
+	if (report->has_own_tokenizer)
+		printf("The fine-tune has tokens of its own, which the delta holds in compiled "
+		       "form "
+		       "only:\nthe tokenizer's files are those of the base, take the fine-tune's "
+		       "where you need them.\n");
+}
+
+static int print_json(const struct merge_arguments *arguments, const struct merge_report *report)
+{
+	json_t *json = json_pack("{s:s, s:I, s:I, s:I, s:b}", "folder", arguments->output,
+		"tensors", (json_int_t)report->n_tensors, "changed", (json_int_t)report->n_changed,
+		"file_bytes", (json_int_t)report->file_bytes, "base_tokenizer",
+		report->has_own_tokenizer);
+	int r = json ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
+
+	json_decref(json);
+	printf("\n");
+	return r < 0 ? EXIT_FAILED : EXIT_OK;
+}
+
+static int run(int argc, char **argv)
+{
+	struct merge_arguments arguments;
+	struct merge_report *report;
+	struct reason reason = {0};
+	int r;
+
+	r = parse_arguments(argc, argv, &arguments);
+	if (r != 0)
+		return r == -ECANCELED ? EXIT_OK : r;
+	report = sandbox_memory_new(sizeof(*report));
+	if (!report)
+		return command_fail(argv[0], -ENOMEM, &reason);
+	r = merge(&arguments, report, &reason);
+	if (r < 0)
+		r = command_fail(argv[0], r, &reason);
+	else if (arguments.json)
+		r = print_json(&arguments, report);
+	else if (!arguments.quiet)
+		print_report(&arguments, report);
+	sandbox_memory_free(report, sizeof(*report));
+	return r;
+}
+
+const struct command command_merge = {
+	.name = "merge",
+	.arguments = "--base DIR --delta FILE -o DIR [--json] [--quiet]",
+	.summary = "turn base and delta back into a model folder",
+	.run = run,
+};

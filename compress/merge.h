@@ -1,0 +1,30 @@
+/*
+ * Base and delta back to a Hugging Face folder: the base's names and shards, the fine-tune's
+ * weights as the delta describes them, rounded to bf16.
+ */
+#pragma once
+
+#include "common/progress.h"
+#include "foreign/checkpoint.h"
+#include "kernels/kernels.h"
+#include "store/image.h"
+
+struct merge_job {
+	struct checkpoint *base;
+	struct image *delta; /* the caller's, not taken */
+	const struct kernels *kernels;
+	const char *folder; /* exists and is empty */
+};
+
+struct merge_report {
+	uint64_t file_bytes;
+	uint64_t n_tensors;
+	uint64_t n_changed;
+	/* The fine-tune's own tokens are in the delta in compiled form only, so that the merged
+	 * folder has the base's tokenizer files. */
+	bool has_own_tokenizer;
+};
+
+/* -EMEDIUMTYPE if the delta was made for another base. One tensor in memory at a time. */
+int merge_folder(const struct merge_job *job, const struct progress *progress,
+	struct merge_report *ret, struct reason *reason) _must_check_;

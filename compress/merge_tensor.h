@@ -1,0 +1,21 @@
+/*
+ * One tensor of a fine-tune, from the base's numbers and what a delta says about them.
+ */
+#pragma once
+
+#include "foreign/checkpoint.h"
+#include "kernels/kernels.h"
+#include "store/delta.h"
+
+struct merge_tensor {
+	struct checkpoint *base;
+	const struct delta *delta;
+	const struct kernels *kernels;
+	enum tensor_role role;
+	uint32_t layer;
+};
+
+/* Fills ret with rows x cols numbers as bf16, shape as the delta's config has it; *ret_changed
+ * tells whether the delta mentions the tensor. */
+int merge_tensor(const struct merge_tensor *m, uint16_t *ret, bool *ret_changed,
+	struct reason *reason) _must_check_;
