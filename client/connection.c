@@ -73,6 +73,30 @@ static int fail_closed(struct connection *c, struct reason *reason)
 	return reason_set(reason, c->error, "the daemon has closed the connection");
 }
 
+int status_errno(uint32_t status)
+{
+	static const int errors[] = {
+		[PROTO_STATUS_OK] = 0,
+		[PROTO_STATUS_BAD_MESSAGE] = -EPROTO,
+		[PROTO_STATUS_BAD_VERSION] = -EPROTONOSUPPORT,
+		[PROTO_STATUS_NOT_SUPPORTED] = -EOPNOTSUPP,
+		[PROTO_STATUS_NOT_PERMITTED] = -EPERM,
+		[PROTO_STATUS_BAD_ARGUMENT] = -EINVAL,
+		[PROTO_STATUS_UNKNOWN_VARIANT] = -ENXIO,
+		[PROTO_STATUS_LOAD_FAILED] = -EIO,
+		[PROTO_STATUS_WRONG_BASE] = -EMEDIUMTYPE,
+		[PROTO_STATUS_NOT_RESIDENT] = -ENODATA,
+		[PROTO_STATUS_BUDGET] = -ENOSPC,
+		[PROTO_STATUS_BUSY] = -EBUSY,
+		[PROTO_STATUS_TOO_LONG] = -E2BIG,
+		[PROTO_STATUS_NO_CHAT_FORMAT] = -ENOMSG,
+		[PROTO_STATUS_SHUTTING_DOWN] = -ESHUTDOWN,
+		[PROTO_STATUS_INTERNAL] = -EREMOTEIO,
+	};
+
+	return status < array_len(errors) ? errors[status] : -EREMOTEIO;
+}
+
 /* One message, if there is one; -EAGAIN if not. */
 static int read_message(struct connection *c, struct wire_received *ret, struct reason *reason)
 {
@@ -242,30 +266,6 @@ int connection_call(struct connection *c, struct proto_message *m, struct wire_r
 	int r = connection_send(c, m, reason);
 
 	return r < 0 ? r : connection_receive(c, m->request, -1, ret, reason);
-}
-
-int status_errno(uint32_t status)
-{
-	static const int errors[] = {
-		[PROTO_STATUS_OK] = 0,
-		[PROTO_STATUS_BAD_MESSAGE] = -EPROTO,
-		[PROTO_STATUS_BAD_VERSION] = -EPROTONOSUPPORT,
-		[PROTO_STATUS_NOT_SUPPORTED] = -EOPNOTSUPP,
-		[PROTO_STATUS_NOT_PERMITTED] = -EPERM,
-		[PROTO_STATUS_BAD_ARGUMENT] = -EINVAL,
-		[PROTO_STATUS_UNKNOWN_VARIANT] = -ENXIO,
-		[PROTO_STATUS_LOAD_FAILED] = -EIO,
-		[PROTO_STATUS_WRONG_BASE] = -EMEDIUMTYPE,
-		[PROTO_STATUS_NOT_RESIDENT] = -ENODATA,
-		[PROTO_STATUS_BUDGET] = -ENOSPC,
-		[PROTO_STATUS_BUSY] = -EBUSY,
-		[PROTO_STATUS_TOO_LONG] = -E2BIG,
-		[PROTO_STATUS_NO_CHAT_FORMAT] = -ENOMSG,
-		[PROTO_STATUS_SHUTTING_DOWN] = -ESHUTDOWN,
-		[PROTO_STATUS_INTERNAL] = -EREMOTEIO,
-	};
-
-	return status < array_len(errors) ? errors[status] : -EREMOTEIO;
 }
 
 static int take_hello(struct connection *c, const struct proto_message *m, struct reason *reason)

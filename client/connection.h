@@ -33,8 +33,9 @@ int connection_send(struct connection *c, struct proto_message *m, struct reason
 /*
  * The oldest message that belongs to `request`, or to any if that is 0; others are put aside.
  * timeout_ms -1 waits for ever; -ETIMEDOUT. -ECONNRESET when the daemon is gone; messages that came
- * before are handed out first. -EPROTO, and again from then on, if it broke the protocol or says
- * that we did. The caller ends *ret with wire_received_done().
+ * before are handed out first. -EPROTO, and again from then on, if it broke the protocol; what an
+ * ERROR about the connection says (-EPROTO where we broke it, -EBUSY where there are too many). The
+ * caller ends *ret with wire_received_done().
  */
 int connection_receive(struct connection *c, uint64_t request, int timeout_ms,
 	struct wire_received *ret, struct reason *reason) _must_check_;

@@ -12,7 +12,7 @@
  *            u16 op        enum proto_op
  *            u16 flags     enum proto_flag
  *            u64 request   chosen by the client, not 0; replies carry the number of their request;
- *                          0 only in an ERROR about a packet whose header could not be read
+ *                          0 only in an ERROR about the connection or an unreadable header
  *
  * A message whose body does not fit a packet travels as a header alone with PROTO_FLAG_MEMFD and
  * one descriptor: a memfd that holds the body, sealed against writing, shrinking and growing, of at

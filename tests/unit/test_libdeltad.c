@@ -388,6 +388,26 @@ static void complain(struct script *s)
 	script_send(s, &m);
 }
 
+static void turn_away(struct script *s)
+{
+	const struct proto_message m = {.op = PROTO_ERROR,
+		.error = {PROTO_STATUS_BUSY, proto_str("256 connections")}};
+
+	script_send(s, &m);
+}
+
+static void a_full_daemon_is_busy(void **state)
+{
+	struct scripted_daemon *daemon;
+	struct deltad *d;
+	int sock;
+
+	(void)state;
+	daemon = scripted_daemon_new(turn_away, &sock);
+	assert_int_equal(deltad_connect_fd(sock, &d), -EBUSY);
+	scripted_daemon_done(daemon);
+}
+
 static void broken_protocol_is_noticed(void **state)
 {
 	struct scripted_daemon *daemon;
@@ -694,6 +714,7 @@ int main(void)
 		cmocka_unit_test(refusals_keep_the_daemons_words),
 		cmocka_unit_test(a_vanished_daemon_ends_all),
 		cmocka_unit_test(waiting_ends_and_cancelling_works),
+		cmocka_unit_test(a_full_daemon_is_busy),
 		cmocka_unit_test(broken_protocol_is_noticed),
 		cmocka_unit_test(calls_run_beside_streams),
 		cmocka_unit_test(two_full_buffers_do_not_lock),
