@@ -8,8 +8,10 @@
  *           (weights of a base: 2 MiB)                   [body + i * 1 MiB, body + (i + 1) * 1 MiB)
  *   end     the file's size is a multiple of 4 KiB
  *
- * root = SHA-256(header with `root` zeroed, then all chunk digests up to body_offset). It is the
- * identity of the file: whoever knows the root can check every byte, chunk by chunk as it arrives.
+ * root = SHA-256(header page with `root` zeroed, then the bytes from 4096 to body_offset). It is
+ * the identity of the file: whoever knows the root can check every byte, chunk by chunk as it
+ * arrives. Sections stand in ascending order of their kinds; what has no meaning in the header is
+ * zero.
  */
 #pragma once
 
@@ -53,13 +55,14 @@ struct format_header {
 };
 
 enum section_kind {
-	SECTION_CONFIG = 1,	 /* struct model_config; in a delta that of the fine-tune */
-	SECTION_TENSORS = 2,	 /* array of struct tensor_record, sorted by (layer, role) */
-	SECTION_TOKENIZER = 3,	 /* engine/tokenizer_tables.h; in a delta only where it differs */
-	SECTION_CHAT = 4,	 /* engine/chat_format.h; absent if the model has no known format */
-	SECTION_CERTIFICATE = 5, /* delta only: struct certificate, then one tensor_quality a record */
-	SECTION_SELFTEST = 6,	 /* struct selftest and its arrays */
-	SECTION_WEIGHTS = 7,	 /* payloads that tensor records point into */
+	SECTION_CONFIG = 1,    /* struct model_config; in a delta that of the fine-tune */
+	SECTION_TENSORS = 2,   /* array of struct tensor_record, sorted by (layer, role) */
+	SECTION_TOKENIZER = 3, /* engine/tokenizer_tables.h; in a delta only where it differs */
+	SECTION_CHAT = 4,      /* engine/chat_format.h; absent if the model has no known format */
+	SECTION_CERTIFICATE =
+		5,            /* delta only: struct certificate, then one tensor_quality a record */
+	SECTION_SELFTEST = 6, /* struct selftest and its arrays */
+	SECTION_WEIGHTS = 7,  /* payloads that tensor records point into */
 };
 
 enum model_family {
@@ -88,7 +91,7 @@ enum model_flag {
 /* Sizes and constants of one decoder-only transformer. Fixed width, no padding. */
 struct model_config {
 	uint32_t family; /* enum model_family */
-	uint32_t flags;	 /* enum model_flag, or-ed */
+	uint32_t flags;  /* enum model_flag, or-ed */
 	uint32_t n_layers;
 	uint32_t hidden;
 	uint32_t ffn;
@@ -97,16 +100,16 @@ struct model_config {
 	uint32_t head_dim;
 	uint32_t vocab;
 	uint32_t max_positions;
-	uint32_t sliding_window;      /* a position sees this many, itself included; 0: all */
-	uint32_t first_window_layer;  /* layers from this one on use the window */
-	uint32_t rope_kind;	      /* enum rope_kind */
+	uint32_t sliding_window;          /* a position sees this many, itself included; 0: all */
+	uint32_t first_window_layer;      /* layers from this one on use the window */
+	uint32_t rope_kind;               /* enum rope_kind */
 	uint32_t rope_original_positions; /* llama3, yarn */
 	double rope_theta;
-	float rope_factor;	     /* linear, llama3, yarn */
+	float rope_factor;           /* linear, llama3, yarn */
 	float rope_low_freq_factor;  /* llama3 */
 	float rope_high_freq_factor; /* llama3 */
-	float rope_beta_fast;	     /* yarn */
-	float rope_beta_slow;	     /* yarn */
+	float rope_beta_fast;        /* yarn */
+	float rope_beta_slow;        /* yarn */
 	float rope_attention_factor; /* yarn: multiplies cosines and sines; 1 otherwise */
 	float norm_eps;
 	int32_t bos; /* -1: none */
@@ -137,7 +140,7 @@ enum tensor_role {
 	ROLE_DOWN = 17, /* hidden x ffn */
 	ROLE_DOWN_BIAS = 18,
 	ROLE_FINAL_NORM = 19, /* layer n_layers - 1 */
-	ROLE_HEAD = 20,	      /* vocab x hidden; absent where tied; layer n_layers - 1 */
+	ROLE_HEAD = 20,       /* vocab x hidden; absent where tied; layer n_layers - 1 */
 	N_ROLES = 21,
 };
 
@@ -159,7 +162,7 @@ struct tensor_record {
 	uint32_t layer;
 	uint32_t codec;
 	uint32_t n_parts; /* rows of DENSE_ROWS, bands of MIXED_SVD, else 0 */
-	uint32_t rows;	  /* of the tensor itself; vectors have cols = 1 */
+	uint32_t rows;    /* of the tensor itself; vectors have cols = 1 */
 	uint32_t cols;
 	uint64_t offset; /* of the payload, from the file's beginning; a multiple of 64 */
 	uint64_t bytes;
@@ -185,25 +188,25 @@ struct mixed_svd_band {
 
 /* What the compressor measured. Numbers that were not measured are NaN. */
 struct certificate {
-	char method[32];	       /* "delta-come", zero-terminated */
-	struct digest calibration;     /* SHA-256 of the calibration token ids, as u32 */
+	char method[32];           /* "delta-come", zero-terminated */
+	struct digest calibration; /* SHA-256 of the calibration token ids, as u32 */
 	uint64_t n_calibration_tokens;
 	uint64_t n_eval_tokens; /* positions behind the numbers below, held out from calibration */
-	double kl;		/* mean KL(fine-tune || base + delta), nats */
-	double agreement;	/* share of positions with the same most probable token */
+	double kl;              /* mean KL(fine-tune || base + delta), nats */
+	double agreement;       /* share of positions with the same most probable token */
 	double perplexity_base;
 	double perplexity_tuned;
 	double perplexity_delta;
-	uint64_t projection_bytes;	    /* payloads of the projections, everything counted */
+	uint64_t projection_bytes;          /* payloads of the projections, everything counted */
 	uint64_t projection_original_bytes; /* the same tensors at 16 bits */
 };
 
 /* One for each tensor record, in the same order. */
 struct tensor_quality {
-	float weight_error;	/* ||D - D'||_F / ||D||_F */
+	float weight_error;     /* ||D - D'||_F / ||D||_F */
 	float activation_error; /* ||(D - D') X||_F / ||D X||_F on calibration inputs */
-	float energy;		/* share of ||D||_F^2 in the kept ranks, before quantisation */
-	float delta_norm;	/* ||D||_F / ||W||_F */
+	float energy;           /* share of ||D||_F^2 in the kept ranks, before quantisation */
+	float delta_norm;       /* ||D||_F / ||W||_F */
 };
 
 /* A prompt and some of the logits that the writer saw after it. */

@@ -201,6 +201,55 @@ static void unsealed_memory_is_not_adopted(void **state)
 	assert_true(fcntl(fd, F_GETFD) >= 0);
 }
 
+/* A memfd with the bytes of a file, one of them flipped, and the given seals. */
+static int sealed_copy(int file, uint64_t flip_at, int seals)
+{
+	int fd = memfd_create("copy", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	struct stat st;
+	uint8_t *bytes;
+
+	assert_int_equal(fstat(file, &st), 0);
+	bytes = malloc((size_t)st.st_size);
+	assert_true(fd >= 0 && bytes);
+	assert_int_equal(pread(file, bytes, (size_t)st.st_size, 0), st.st_size);
+	if (flip_at != UINT64_MAX)
+		bytes[flip_at] ^= 1;
+	assert_int_equal(pwrite(fd, bytes, (size_t)st.st_size, 0), st.st_size);
+	assert_int_equal(fcntl(fd, F_ADD_SEALS, seals), 0);
+	free(bytes);
+	return fd;
+}
+
+static int adopt(int file, uint64_t flip_at, int seals, bool verify_chunks)
+{
+	int fd = sealed_copy(file, flip_at, seals);
+	struct reason reason = {0};
+	struct image *image = NULL;
+	int r = image_from_memfd(fd, verify_chunks, &image, &reason);
+
+	if (r < 0)
+		close(fd);
+	image_free(image);
+	return r;
+}
+
+static void adopted_memory_is_checked(void **state)
+{
+	const int all = F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK;
+	_cleanup_(closep) int file = small_delta_file();
+	const uint64_t none = UINT64_MAX, digests = FORMAT_PAGE + 1, body = 20000;
+
+	(void)state;
+	assert_int_equal(adopt(file, none, all, true), 0);
+	assert_int_equal(adopt(file, none, all & ~F_SEAL_WRITE, true), -EPERM);
+	assert_int_equal(adopt(file, none, all & ~F_SEAL_SHRINK, true), -EPERM);
+	assert_int_equal(adopt(file, none, all & ~F_SEAL_GROW, true), -EPERM);
+	assert_int_equal(adopt(file, 0, all, false), -EBADMSG);
+	assert_int_equal(adopt(file, digests, all, false), -EBADMSG);
+	assert_int_equal(adopt(file, body, all, true), -EBADMSG);
+	assert_int_equal(adopt(file, body, all, false), 0);
+}
+
 static int count_descriptors(void **state)
 {
 	*state = (void *)open_descriptors();
@@ -225,6 +274,7 @@ int main(void)
 		leak_checked(memory_is_sealed),
 		leak_checked(sealed_memory_is_adopted),
 		leak_checked(unsealed_memory_is_not_adopted),
+		leak_checked(adopted_memory_is_checked),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
