@@ -32,3 +32,31 @@ static inline void attention_rows(const char **ret, const void *const *pages,
 		page++;
 	}
 }
+
+/*
+ * Rows that the next step will read. They are asked for a few at a time between the tiles of this
+ * step, because a core can wait for little more than a dozen lines at once.
+ */
+struct attention_ahead {
+	const char *const *rows;
+	size_t n; /* rows */
+	size_t row_bytes;
+	size_t done, per_tile;
+};
+
+static inline struct attention_ahead attention_ahead_new(
+	const char *const *rows, size_t n, const struct kv_view *kv, size_t n_tiles)
+{
+	return (struct attention_ahead){.rows = rows,
+		.n = n,
+		.row_bytes = kv->head_dim * kv_type_size(kv->type),
+		.per_tile = (n + n_tiles - 1) / n_tiles};
+}
+
+/* To be called once for each tile. */
+static inline void attention_ahead_ask(struct attention_ahead *a)
+{
+	for (size_t i = 0; i < a->per_tile && a->done < a->n; i++, a->done++)
+		for (size_t byte = 0; byte < a->row_bytes; byte += 64)
+			__builtin_prefetch(a->rows[a->done] + byte);
+}

@@ -87,14 +87,19 @@ static always_inline_ void scores_fill(const struct attention *a, enum kv_type t
 
 	for (size_t i = 0; i < a->n; i += KEY_ROWS) {
 		const size_t n = a->n - i < KEY_ROWS ? a->n - i : KEY_ROWS;
-		const char *rows[KEY_ROWS];
+		const size_t end = i + n, n_ahead = a->n - end < KEY_ROWS ? a->n - end : KEY_ROWS;
+		const char *rows[KEY_ROWS], *rows_ahead[KEY_ROWS];
+		struct attention_ahead ahead =
+			attention_ahead_new(rows_ahead, n_ahead, a->kv, a->n_queries);
 
+		attention_rows(rows_ahead, a->kv->key_pages, a->kv, a->first + end, n_ahead);
 		attention_rows(rows, a->kv->key_pages, a->kv, a->first + i, n);
 		for (size_t k = n; k < KEY_ROWS; k++)
 			rows[k] = rows[0];
 		for (size_t h = 0; h < a->n_queries; h++) {
 			__m256 scores = scores_of_rows(a->q + h * head_dim, rows, head_dim, type);
 
+			attention_ahead_ask(&ahead);
 			_mm256_maskstore_ps(a->weights + h * a->n + i, lanes_before(n),
 				_mm256_mul_ps(scores, scale));
 		}
@@ -179,21 +184,41 @@ static always_inline_ void values_tile(const struct attention *a, const char *co
 				lanes_before(vector_left(v, left)), sums[k][v]);
 }
 
+/* Positions i to i + n - 1 for all heads. */
+static always_inline_ void values_rows(const struct attention *a, const char *const *rows, size_t i,
+	size_t n, struct attention_ahead *ahead, enum kv_type type)
+{
+	for (size_t d = 0; d < a->kv->head_dim; d += VALUE_VECTORS * 8) {
+		size_t h = 0;
+
+		for (; h + VALUE_HEADS <= a->n_queries; h += VALUE_HEADS) {
+			values_tile(a, rows, i, n, h, d, VALUE_HEADS, type);
+			attention_ahead_ask(ahead);
+		}
+		for (; h < a->n_queries; h++) {
+			values_tile(a, rows, i, n, h, d, 1, type);
+			attention_ahead_ask(ahead);
+		}
+	}
+}
+
 static always_inline_ void values_add(const struct attention *a, enum kv_type type)
 {
+	const size_t tile_numbers = VALUE_VECTORS * 8;
+	const size_t n_tiles = (a->kv->head_dim + tile_numbers - 1) / tile_numbers *
+			       (a->n_queries / VALUE_HEADS + a->n_queries % VALUE_HEADS);
+
 	for (size_t i = 0; i < a->n; i += VALUE_ROWS) {
 		const size_t n = a->n - i < VALUE_ROWS ? a->n - i : VALUE_ROWS;
-		const char *rows[VALUE_ROWS];
+		const size_t end = i + n,
+			     n_ahead = a->n - end < VALUE_ROWS ? a->n - end : VALUE_ROWS;
+		const char *rows[VALUE_ROWS], *rows_ahead[VALUE_ROWS];
+		struct attention_ahead ahead =
+			attention_ahead_new(rows_ahead, n_ahead, a->kv, n_tiles);
 
 		attention_rows(rows, a->kv->value_pages, a->kv, a->first + i, n);
-		for (size_t d = 0; d < a->kv->head_dim; d += VALUE_VECTORS * 8) {
-			size_t h = 0;
-
-			for (; h + VALUE_HEADS <= a->n_queries; h += VALUE_HEADS)
-				values_tile(a, rows, i, n, h, d, VALUE_HEADS, type);
-			for (; h < a->n_queries; h++)
-				values_tile(a, rows, i, n, h, d, 1, type);
-		}
+		attention_rows(rows_ahead, a->kv->value_pages, a->kv, a->first + end, n_ahead);
+		values_rows(a, rows, i, n, &ahead, type);
 	}
 }
 
@@ -225,6 +250,8 @@ void avx2_attend(float *out, const float *q, size_t n_queries, const struct kv_v
 		.scale = scale,
 		.weights = scores};
 
+	if (n_queries == 0)
+		return;
 	switch (kv->type) {
 	case KV_TYPE_F32:
 		attend_f32(&a);

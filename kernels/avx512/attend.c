@@ -11,6 +11,7 @@
 #include <math.h>
 #include <string.h>
 
+#define KEY_HEADS 4
 #define KEY_ROWS 16   /* positions whose scores are computed together */
 #define VALUE_ROWS 32 /* positions of values that stay in the cache */
 #define VALUE_HEADS 4 /* heads and vectors of one tile of sums */
@@ -49,44 +50,81 @@ static always_inline_ __m512 sums_of_lanes(__m512 v[16])
 	return _mm512_permutexvar_ps(order, v[0]);
 }
 
-static always_inline_ __m512 scores_of_rows(
-	const float *q, const char *const rows[KEY_ROWS], size_t head_dim, enum kv_type type)
+/*
+ * Scores of `heads` heads from h on with 16 / heads rows, so that 16 sums are in flight whatever
+ * the number of heads, and a key is loaded once for all of them. Positions i to i + n - 1.
+ */
+static always_inline_ void scores_tile(const struct attention *a, const char *const *rows, size_t i,
+	size_t n, size_t h, int heads, enum kv_type type)
 {
+	const size_t head_dim = a->kv->head_dim;
+	const int height = KEY_ROWS / heads;
+	float scores[KEY_ROWS];
 	__m512 sums[KEY_ROWS];
 
 #pragma GCC unroll 16
-	for (int i = 0; i < KEY_ROWS; i++)
-		sums[i] = _mm512_setzero_ps();
+	for (int k = 0; k < KEY_ROWS; k++)
+		sums[k] = _mm512_setzero_ps();
 	for (size_t d = 0; d < head_dim; d += 16) {
-		__mmask16 lanes = lanes_before(head_dim - d);
-		__m512 query = _mm512_maskz_loadu_ps(lanes, q + d);
+		const __mmask16 lanes = lanes_before(head_dim - d);
+		__m512 queries[KEY_HEADS];
 
+#pragma GCC unroll 4
+		for (int k = 0; k < heads; k++)
+			queries[k] =
+				_mm512_maskz_loadu_ps(lanes, a->q + (h + (size_t)k) * head_dim + d);
 #pragma GCC unroll 16
-		for (int i = 0; i < KEY_ROWS; i++)
-			sums[i] =
-				_mm512_fmadd_ps(row_load(rows[i], d, lanes, type), query, sums[i]);
+		for (int r = 0; r < height; r++) {
+			__m512 key = row_load(rows[r], d, lanes, type);
+
+#pragma GCC unroll 4
+			for (int k = 0; k < heads; k++)
+				sums[k * height + r] =
+					_mm512_fmadd_ps(key, queries[k], sums[k * height + r]);
+		}
 	}
-	return sums_of_lanes(sums);
+	_mm512_storeu_ps(scores, _mm512_mul_ps(sums_of_lanes(sums), _mm512_set1_ps(a->scale)));
+	for (int k = 0; k < heads; k++)
+		memcpy(a->weights + (h + (size_t)k) * a->n + i, scores + k * height,
+			n * sizeof(*scores));
+}
+
+/* As many positions as `rows` has, which may be fewer than KEY_ROWS, for all heads. */
+static always_inline_ void scores_rows(const struct attention *a, const char *const *rows, size_t i,
+	size_t n, struct attention_ahead *ahead, enum kv_type type)
+{
+	const size_t height = KEY_ROWS / KEY_HEADS;
+	size_t h = 0;
+
+	for (; h + KEY_HEADS <= a->n_queries; h += KEY_HEADS) {
+		for (size_t r = 0; r < n; r += height)
+			scores_tile(a, rows + r, i + r, n - r < height ? n - r : height, h,
+				KEY_HEADS, type);
+		attention_ahead_ask(ahead);
+	}
+	for (; h < a->n_queries; h++) {
+		scores_tile(a, rows, i, n, h, 1, type);
+		attention_ahead_ask(ahead);
+	}
 }
 
 static always_inline_ void scores_fill(const struct attention *a, enum kv_type type)
 {
-	const size_t head_dim = a->kv->head_dim;
-	const __m512 scale = _mm512_set1_ps(a->scale);
+	const size_t n_tiles = a->n_queries / KEY_HEADS + a->n_queries % KEY_HEADS;
 
 	for (size_t i = 0; i < a->n; i += KEY_ROWS) {
 		const size_t n = a->n - i < KEY_ROWS ? a->n - i : KEY_ROWS;
-		const char *rows[KEY_ROWS];
+		const size_t end = i + n, n_ahead = a->n - end < KEY_ROWS ? a->n - end : KEY_ROWS;
+		const char *rows[KEY_ROWS], *rows_ahead[KEY_ROWS];
+		struct attention_ahead ahead =
+			attention_ahead_new(rows_ahead, n_ahead, a->kv, n_tiles);
 
 		attention_rows(rows, a->kv->key_pages, a->kv, a->first + i, n);
+		attention_rows(rows_ahead, a->kv->key_pages, a->kv, a->first + end, n_ahead);
+		/* A tile always takes all its rows; what it makes of these is not kept. */
 		for (size_t k = n; k < KEY_ROWS; k++)
 			rows[k] = rows[0];
-		for (size_t h = 0; h < a->n_queries; h++) {
-			__m512 scores = scores_of_rows(a->q + h * head_dim, rows, head_dim, type);
-
-			_mm512_mask_storeu_ps(a->weights + h * a->n + i, lanes_before(n),
-				_mm512_mul_ps(scores, scale));
-		}
+		scores_rows(a, rows, i, n, &ahead, type);
 	}
 }
 
@@ -153,21 +191,41 @@ static always_inline_ void values_tile(const struct attention *a, const char *co
 				out + (size_t)k * head_dim + v * 16, lanes[v], sums[k][v]);
 }
 
+/* Positions i to i + n - 1 for all heads. */
+static always_inline_ void values_rows(const struct attention *a, const char *const *rows, size_t i,
+	size_t n, struct attention_ahead *ahead, enum kv_type type)
+{
+	for (size_t d = 0; d < a->kv->head_dim; d += VALUE_VECTORS * 16) {
+		size_t h = 0;
+
+		for (; h + VALUE_HEADS <= a->n_queries; h += VALUE_HEADS) {
+			values_tile(a, rows, i, n, h, d, VALUE_HEADS, type);
+			attention_ahead_ask(ahead);
+		}
+		for (; h < a->n_queries; h++) {
+			values_tile(a, rows, i, n, h, d, 1, type);
+			attention_ahead_ask(ahead);
+		}
+	}
+}
+
 static always_inline_ void values_add(const struct attention *a, enum kv_type type)
 {
+	const size_t tile_numbers = VALUE_VECTORS * 16;
+	const size_t n_tiles = (a->kv->head_dim + tile_numbers - 1) / tile_numbers *
+			       (a->n_queries / VALUE_HEADS + a->n_queries % VALUE_HEADS);
+
 	for (size_t i = 0; i < a->n; i += VALUE_ROWS) {
 		const size_t n = a->n - i < VALUE_ROWS ? a->n - i : VALUE_ROWS;
-		const char *rows[VALUE_ROWS];
+		const size_t end = i + n,
+			     n_ahead = a->n - end < VALUE_ROWS ? a->n - end : VALUE_ROWS;
+		const char *rows[VALUE_ROWS], *rows_ahead[VALUE_ROWS];
+		struct attention_ahead ahead =
+			attention_ahead_new(rows_ahead, n_ahead, a->kv, n_tiles);
 
 		attention_rows(rows, a->kv->value_pages, a->kv, a->first + i, n);
-		for (size_t d = 0; d < a->kv->head_dim; d += VALUE_VECTORS * 16) {
-			size_t h = 0;
-
-			for (; h + VALUE_HEADS <= a->n_queries; h += VALUE_HEADS)
-				values_tile(a, rows, i, n, h, d, VALUE_HEADS, type);
-			for (; h < a->n_queries; h++)
-				values_tile(a, rows, i, n, h, d, 1, type);
-		}
+		attention_rows(rows_ahead, a->kv->value_pages, a->kv, a->first + end, n_ahead);
+		values_rows(a, rows, i, n, &ahead, type);
 	}
 }
 
@@ -199,6 +257,8 @@ void avx512_attend(float *out, const float *q, size_t n_queries, const struct kv
 		.scale = scale,
 		.weights = scores};
 
+	if (n_queries == 0)
+		return;
 	switch (kv->type) {
 	case KV_TYPE_F32:
 		attend_f32(&a);

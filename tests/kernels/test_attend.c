@@ -144,8 +144,10 @@ static void check_positions(const struct kernels *k, struct problem *p)
 
 	problem_fill(p, 3);
 	for (size_t i = 0; i < array_len(ranges); i++) {
+		check_queries(k, p, 0, ranges[i][0], ranges[i][1]);
 		check_queries(k, p, 1, ranges[i][0], ranges[i][1]);
 		check_queries(k, p, 3, ranges[i][0], ranges[i][1]);
+		check_queries(k, p, 6, ranges[i][0], ranges[i][1]);
 		check_queries(k, p, 8, ranges[i][0], ranges[i][1]);
 	}
 	problem_done(p);
