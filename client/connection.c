@@ -115,8 +115,9 @@ static int read_message(struct connection *c, struct wire_received *ret, struct 
 		return 0;
 	reason_set(
 		reason, 0, "%.*s", (int)ret->message.error.words.n, ret->message.error.words.bytes);
+	r = status_errno(ret->message.error.status);
 	wire_received_done(ret);
-	return fail(c, -EPROTO);
+	return fail(c, r);
 }
 
 static int put_aside(struct connection *c, struct wire_received *in)

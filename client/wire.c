@@ -37,6 +37,16 @@ static size_t take_descriptors(const struct cmsghdr *control, int *kept)
 	return n;
 }
 
+static ssize_t receive(int sock, struct msghdr *message)
+{
+	ssize_t n;
+
+	do
+		n = recvmsg(sock, message, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
 int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd)
 {
 	_cleanup_(closep) int fd = -1;
@@ -51,11 +61,13 @@ int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd)
 	size_t n_fds = 0;
 	ssize_t n;
 
-	do
-		n = recvmsg(sock, &message, MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
+	n = receive(sock, &message);
+	/* The kernel tells once that the peer has closed without reading all; what the peer had
+	 * said before that is still there. */
+	if (n == -ECONNRESET)
+		n = receive(sock, &message);
 	if (n < 0)
-		return errno == ECONNRESET ? WIRE_E_CLOSED : -errno;
+		return n == -ECONNRESET ? WIRE_E_CLOSED : (int)n;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c))
 		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
 			n_fds += take_descriptors(c, &fd);

@@ -282,6 +282,19 @@ static void closing_and_emptiness_are_told_apart(void **state)
 	assert_int_equal(wire_send_message(ends[1], &m), -EPIPE);
 }
 
+/* Its last words count, even if it closed without having heard ours. */
+static void words_before_a_reset_arrive(void **state)
+{
+	struct proto_message m = {.op = PROTO_MODELS, .request = 1};
+
+	(void)state;
+	assert_int_equal(wire_send_message(ends[1], &m), 0);
+	assert_int_equal(wire_send_message(ends[0], &m), 0);
+	close_end(0);
+	assert_int_equal(wire_receive(ends[1], &received, NULL), 0);
+	assert_int_equal(wire_receive(ends[1], &received, NULL), WIRE_E_CLOSED);
+}
+
 static void a_full_buffer_is_reported(void **state)
 {
 	struct proto_message m = {.op = PROTO_MODELS, .request = 1};
@@ -311,6 +324,7 @@ int main(void)
 		TEST(received_descriptors_are_close_on_exec),
 		TEST(cut_packets_are_refused),
 		TEST(closing_and_emptiness_are_told_apart),
+		TEST(words_before_a_reset_arrive),
 		TEST(a_full_buffer_is_reported),
 	};
 
