@@ -141,11 +141,9 @@ static void on_loaded(struct waiter *w, int condition, int error, const struct r
 	r->ready(r, &r->message->message);
 }
 
-/* A name of the protocol as text, the empty one being the base's; false if it cannot be one. */
+/* A name of the protocol as text; false if it cannot be one. */
 static bool name_of(struct proto_str name, char ret[static REGISTRY_MAX_NAME + 1])
 {
-	if (name.n == 0)
-		name = proto_str(SERVER_BASE_NAME);
 	if (name.n > REGISTRY_MAX_NAME || memchr(name.bytes, '\0', name.n))
 		return false;
 	memcpy(ret, name.bytes, name.n);

@@ -121,11 +121,12 @@ static int backend_load(void *user, uint64_t id, const char *name, struct regist
 	return 0;
 }
 
-static void backend_drop(void *user, struct loaded *loaded)
+/* The service manager is told at most every STATUS_MS, however much happens. */
+static void status_changed(struct server *server)
 {
-	struct server *server = user;
-
-	loader_drop(server->loader, loaded);
+	if (server->status_pending)
+		return;
+	server->status_pending = loop_timer_set(server->status_timer, STATUS_MS) >= 0;
 }
 
 static void show_status(const struct server *server)
@@ -154,8 +155,19 @@ static int on_status_timer(void *user)
 {
 	struct server *server = user;
 
+	server->status_pending = false;
 	show_status(server);
-	return server->base ? 0 : loop_timer_set(server->status_timer, STATUS_MS);
+	if (!server->base)
+		status_changed(server);
+	return 0;
+}
+
+static void backend_drop(void *user, struct loaded *loaded)
+{
+	struct server *server = user;
+
+	loader_drop(server->loader, loaded);
+	status_changed(server);
 }
 
 static void stop_with_error(struct server *server, int error)
@@ -210,6 +222,7 @@ static void on_base_loaded(struct waiter *w, int condition, int error, const str
 	log_info("ready: kernels %s, room for %llu tokens of keys and values", server->kernels.name,
 		(unsigned long long)server->kv_positions);
 	notify_ready();
+	show_status(server);
 }
 
 static void tell_io_uring(struct server *server, const struct load_result *result)
@@ -236,7 +249,7 @@ static int on_load_result(void *user, uint32_t events)
 			result->loaded, result->loaded ? result->loaded->image->mapped_bytes : 0);
 		free(result);
 	}
-	show_status(server);
+	status_changed(server);
 	return 0;
 }
 
@@ -381,7 +394,8 @@ static int begin_base(struct server *server, struct reason *reason)
 		server->registry, SERVER_BASE_NAME, false, &server->base_waiter, &ignored, reason);
 	if (r != REGISTRY_E_WAIT)
 		return r < 0 ? r : -ENOENT;
-	return loop_timer_set(server->status_timer, STATUS_MS);
+	status_changed(server);
+	return 0;
 }
 
 int server_new(const struct server_options *options, struct config *config, struct server **ret,

@@ -16,7 +16,7 @@
 #include "kernels/kernels.h"
 #include "store/catalog.h"
 
-/* The variant without a delta; "" means it too. A file base.delta cannot be asked for. */
+/* The variant without a delta. A file base.delta cannot be asked for. */
 #define SERVER_BASE_NAME "base"
 
 /* What the command line says; it outranks the configuration file. NULL: nothing. Borrowed. */
@@ -44,6 +44,7 @@ struct server {
 	struct loop_source *loader_io, *events_io;
 	struct loop_source *on_sigterm, *on_sigint, *on_sighup;
 	struct loop_source *drain_timer, *status_timer, *watchdog_timer;
+	bool status_pending;           /* the status timer runs */
 	struct listener *listeners[2]; /* by enum proto_socket */
 
 	struct waiter base_waiter;

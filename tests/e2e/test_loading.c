@@ -1,0 +1,271 @@
+/*
+ * Variants come and go: files that are broken, of another base, replaced; pins, budget, eviction,
+ * unloading under way.
+ */
+#include "tests/imported_base.h"
+#include "tests/live_daemon.h"
+#include "tests/made_delta.h"
+#include "tests/scratch.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <cmocka.h>
+
+#define PROMPT "Tom has three apples and"
+#define ANOTHER_MODEL "tests/golden/data/tiny/llama-gqa"
+
+static struct live_store store;
+static struct live_daemon the_daemon;
+static struct connection *admin;
+static struct answer answer, other;
+static char words[PROTO_MAX_WORDS + 1];
+static uint64_t delta_bytes;
+
+static uint64_t size_of_delta(const char *name)
+{
+	char path[PATH_MAX];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "%s/%s.delta", store.folder, name);
+	assert_int_equal(stat(path, &st), 0);
+	return (uint64_t)st.st_size;
+}
+
+/* Room for two deltas and a half. */
+static int setup(void **state)
+{
+	struct live_options options;
+	char yaml[128];
+
+	(void)state;
+	live_store_make(&store);
+	delta_bytes = size_of_delta("red");
+	snprintf(yaml, sizeof(yaml), "memory:\n  kv: 32 MiB\n  deltas: %llu\n",
+		(unsigned long long)(delta_bytes * 5 / 2));
+	options = (struct live_options){.yaml = yaml};
+	live_daemon_start(&the_daemon, &store, &options);
+	admin = live_connect_admin(&the_daemon);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	connection_free(admin);
+	live_daemon_stop(&the_daemon);
+	live_store_remove(&store);
+	return 0;
+}
+
+static enum proto_status order(enum proto_op op, const char *name)
+{
+	return live_order(admin, op, name, words);
+}
+
+static void break_delta(const char *name, off_t truncate_to, off_t flip_at)
+{
+	char path[PATH_MAX];
+	uint8_t byte;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s.delta", store.folder, name);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	if (truncate_to)
+		assert_int_equal(ftruncate(fd, truncate_to), 0);
+	if (flip_at) {
+		assert_int_equal(pread(fd, &byte, 1, flip_at), 1);
+		byte ^= 1;
+		assert_int_equal(pwrite(fd, &byte, 1, flip_at), 1);
+	}
+	close(fd);
+}
+
+static void remove_delta(const char *name)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%s.delta", store.folder, name);
+	assert_int_equal(unlink(path), 0);
+}
+
+/* A request and an order are refused with the same status; what was there goes on. */
+static void check_refused(const char *name, enum proto_status status)
+{
+	live_ask(admin, name, PROMPT, 4, &answer);
+	assert_int_equal(answer.status, status);
+	assert_non_null(strstr(answer.words, name));
+	assert_int_equal(order(PROTO_LOAD, name), status);
+	assert_non_null(strstr(words, name));
+	assert_int_equal(live_residency(admin, name), PROTO_RESIDENCY_FAILED);
+	assert_int_equal(live_stat(admin, "deltas_charged_bytes"), 0);
+	live_ask(admin, "base", PROMPT, 4, &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_OK);
+	remove_delta(name);
+}
+
+static void test_truncated(void **state)
+{
+	(void)state;
+	live_store_copy(&store, "red", "short");
+	break_delta("short", (off_t)delta_bytes - 4096, 0);
+	check_refused("short", PROTO_STATUS_LOAD_FAILED);
+	live_store_copy(&store, "red", "stump");
+	break_delta("stump", 100, 0);
+	check_refused("stump", PROTO_STATUS_LOAD_FAILED);
+}
+
+static void test_flipped_byte(void **state)
+{
+	(void)state;
+	live_store_copy(&store, "red", "flipped");
+	break_delta("flipped", 0, (off_t)delta_bytes / 2);
+	check_refused("flipped", PROTO_STATUS_LOAD_FAILED);
+	live_store_copy(&store, "red", "header");
+	break_delta("header", 0, 40);
+	check_refused("header", PROTO_STATUS_LOAD_FAILED);
+}
+
+static void test_delta_of_another_base(void **state)
+{
+	struct base *another = imported_base(ANOTHER_MODEL);
+	_cleanup_(freep) char *path = scratch_path(store.folder, "stranger.delta");
+
+	(void)state;
+	made_delta(another, 1, path);
+	base_free(another);
+	check_refused("stranger", PROTO_STATUS_WRONG_BASE);
+}
+
+/* Repaired, the file is read again without anybody saying so. */
+static void test_repaired_file(void **state)
+{
+	(void)state;
+	live_store_copy(&store, "red", "patient");
+	break_delta("patient", 0, (off_t)delta_bytes / 2);
+	live_ask(admin, "patient", PROMPT, 4, &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_LOAD_FAILED);
+	remove_delta("patient");
+	live_store_copy(&store, "red", "patient");
+	live_ask(admin, "patient", PROMPT, 4, &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_OK);
+	assert_int_equal(order(PROTO_UNLOAD, "patient"), PROTO_STATUS_OK);
+	remove_delta("patient");
+}
+
+static void test_load_and_unload(void **state)
+{
+	(void)state;
+	assert_int_equal(order(PROTO_LOAD, "red"), PROTO_STATUS_OK);
+	assert_true(live_stat(admin, "deltas_bytes") >= delta_bytes);
+	assert_int_equal(order(PROTO_LOAD, "red"), PROTO_STATUS_OK);
+	assert_int_equal(live_stat(admin, "variants_resident"), 2);
+	assert_int_equal(order(PROTO_UNLOAD, "red"), PROTO_STATUS_OK);
+	assert_int_equal(live_stat(admin, "deltas_bytes"), 0);
+	assert_int_equal(order(PROTO_UNLOAD, "red"), PROTO_STATUS_NOT_RESIDENT);
+	assert_int_equal(order(PROTO_UNLOAD, "base"), PROTO_STATUS_NOT_PERMITTED);
+	assert_int_equal(order(PROTO_LOAD, "nobody"), PROTO_STATUS_UNKNOWN_VARIANT);
+	assert_int_equal(order(PROTO_SHOW, "red"), PROTO_STATUS_OK);
+	assert_int_equal(order(PROTO_SHOW, "base"), PROTO_STATUS_OK);
+	assert_int_equal(order(PROTO_SHOW, "nobody"), PROTO_STATUS_UNKNOWN_VARIANT);
+}
+
+static void test_eviction_under_the_budget(void **state)
+{
+	uint64_t evictions = live_stat(admin, "evictions");
+
+	(void)state;
+	live_store_copy(&store, "blue", "green");
+	assert_int_equal(order(PROTO_LOAD, "red"), PROTO_STATUS_OK);
+	assert_int_equal(order(PROTO_LOAD, "blue"), PROTO_STATUS_OK);
+	live_ask(admin, "red", PROMPT, 4, &answer);
+	live_ask(admin, "green", PROMPT, 4, &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_OK);
+	assert_int_equal(live_residency(admin, "blue"), PROTO_RESIDENCY_DISK);
+	assert_int_equal(live_residency(admin, "red"), PROTO_RESIDENCY_RESIDENT);
+	assert_int_equal(live_stat(admin, "evictions"), evictions + 1);
+	/* Pinned ones stay, and then there is no room. */
+	assert_int_equal(order(PROTO_PIN, "red"), PROTO_STATUS_OK);
+	assert_int_equal(order(PROTO_PIN, "green"), PROTO_STATUS_OK);
+	live_ask(admin, "blue", PROMPT, 4, &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_BUDGET);
+	assert_int_equal(order(PROTO_UNLOAD, "red"), PROTO_STATUS_NOT_PERMITTED);
+	assert_int_equal(order(PROTO_UNPIN, "red"), PROTO_STATUS_OK);
+	assert_int_equal(order(PROTO_UNPIN, "red"), PROTO_STATUS_NOT_RESIDENT);
+	live_ask(admin, "blue", PROMPT, 4, &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_OK);
+	assert_int_equal(live_residency(admin, "red"), PROTO_RESIDENCY_DISK);
+	assert_int_equal(order(PROTO_UNPIN, "green"), PROTO_STATUS_OK);
+	assert_int_equal(order(PROTO_UNLOAD, "green"), PROTO_STATUS_OK);
+	assert_int_equal(order(PROTO_UNLOAD, "blue"), PROTO_STATUS_OK);
+	assert_true(live_stat(admin, "deltas_charged_bytes") == 0);
+	remove_delta("green");
+}
+
+/* Unloading waits for the stream, whose tokens it does not touch; the answer comes afterwards. */
+static void test_unload_while_streaming(void **state)
+{
+	struct proto_message m = live_complete("red", PROMPT, 300);
+	struct connection *client = live_connect(&the_daemon);
+	uint64_t request;
+
+	(void)state;
+	live_ask(admin, "red", PROMPT, 300, &other);
+	request = live_send(client, &m);
+	live_await_stat(admin, "engine_running", 1);
+	assert_int_equal(order(PROTO_UNLOAD, "red"), PROTO_STATUS_OK);
+	assert_int_equal(live_stat(admin, "engine_running"), 0);
+	assert_int_equal(live_stat(admin, "deltas_bytes"), 0);
+	live_collect(client, request, &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_OK);
+	assert_memory_equal(answer.tokens, other.tokens, 300 * sizeof(answer.tokens[0]));
+	connection_free(client);
+}
+
+/* A file that is replaced is noticed by the next load; who streams from the old one is not
+ * disturbed. */
+static void test_replaced_file(void **state)
+{
+	struct proto_message m = live_complete("changing", PROMPT, 200);
+	struct connection *client = live_connect(&the_daemon);
+	uint64_t request;
+
+	(void)state;
+	live_ask(admin, "blue", PROMPT, 24, &other);
+	live_store_copy(&store, "red", "changing");
+	live_ask(admin, "changing", PROMPT, 200, &answer);
+	request = live_send(client, &m);
+	live_await_stat(admin, "engine_running", 1);
+	remove_delta("changing");
+	live_store_copy(&store, "blue", "changing");
+	assert_int_equal(order(PROTO_LOAD, "changing"), PROTO_STATUS_OK);
+	live_ask(admin, "changing", PROMPT, 24, &answer);
+	assert_memory_equal(answer.tokens, other.tokens, 24 * sizeof(answer.tokens[0]));
+	live_collect(client, request, &answer);
+	live_ask(admin, "red", PROMPT, 200, &other);
+	assert_memory_equal(answer.tokens, other.tokens, 200 * sizeof(answer.tokens[0]));
+	connection_free(client);
+	remove_delta("changing");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_truncated),
+		cmocka_unit_test(test_flipped_byte),
+		cmocka_unit_test(test_delta_of_another_base),
+		cmocka_unit_test(test_repaired_file),
+		cmocka_unit_test(test_load_and_unload),
+		cmocka_unit_test(test_eviction_under_the_budget),
+		cmocka_unit_test(test_unload_while_streaming),
+		cmocka_unit_test(test_replaced_file),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
