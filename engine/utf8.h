@@ -105,6 +105,12 @@ static inline bool utf8_is_space(uint32_t c)
 	       c == 0x205f || c == 0x3000;
 }
 
+/* What Python's str.strip() removes, which chat templates are written against. */
+static inline bool utf8_is_python_space(uint32_t c)
+{
+	return utf8_is_space(c) || (c >= 0x1c && c <= 0x1f);
+}
+
 /* What regular expressions call a word character. */
 static inline bool utf8_is_word(uint32_t c)
 {

@@ -4,15 +4,9 @@
  * not known here is refused.
  */
 #include "foreign/tokenizer_source.h"
-#include "common/file.h"
+#include "foreign/json_file.h"
 
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-
-#define MAX_FILE_BYTES (256ll << 20)
-#define MAX_PATH_BYTES 4096
 
 void source_done(struct tokenizer_source *s)
 {
@@ -24,57 +18,6 @@ void source_done(struct tokenizer_source *s)
 	id_list_done(&s->prefix);
 	id_list_done(&s->suffix);
 	text_done(&s->strings);
-}
-
-static int read_file(const char *path, char **ret, size_t *ret_n, struct reason *reason)
-{
-	_cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
-	_cleanup_(freep) char *bytes = NULL;
-	struct stat st;
-	int r;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return reason_set(reason, -errno, "%s: %s", path, strerror(errno));
-	if (!S_ISREG(st.st_mode) || st.st_size > MAX_FILE_BYTES)
-		return reason_set(reason, -EOPNOTSUPP, "%s: not a file of at most %lld bytes", path,
-			MAX_FILE_BYTES);
-	bytes = malloc((size_t)st.st_size + 1);
-	if (!bytes)
-		return -ENOMEM;
-	r = file_read_at(fd, bytes, (size_t)st.st_size, 0);
-	if (r < 0)
-		return reason_set(reason, r, "%s: %s", path, strerror(-r));
-	*ret_n = (size_t)st.st_size;
-	*ret = take_ptr(bytes);
-	return 0;
-}
-
-/* -ENOENT if the folder has no such file. `flags` are jansson's. */
-static int load_json(
-	const char *folder, const char *name, size_t flags, json_t **ret, struct reason *reason)
-{
-	_cleanup_(freep) char *bytes = NULL;
-	char path[MAX_PATH_BYTES];
-	json_error_t error;
-	json_t *json;
-	size_t n = 0;
-	int r;
-
-	if ((size_t)snprintf(path, sizeof(path), "%s/%s", folder, name) >= sizeof(path))
-		return reason_set(reason, -ENAMETOOLONG, "%s: path too long", folder);
-	r = read_file(path, &bytes, &n, reason);
-	if (r < 0)
-		return r;
-	json = json_loadb(bytes, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | flags, &error);
-	if (!json)
-		return reason_set(
-			reason, -EBADMSG, "%s: line %d: %s", path, error.line, error.text);
-	if (!json_is_object(json)) {
-		json_decref(json);
-		return reason_set(reason, -EBADMSG, "%s: not an object", path);
-	}
-	*ret = json;
-	return 0;
 }
 
 int source_string(
@@ -323,14 +266,6 @@ static int read_added(struct tokenizer_source *s, struct reason *reason)
 	return 0;
 }
 
-/* A token named in tokenizer_config.json: a string, or an object around one. */
-static const char *config_token(const json_t *config, const char *key)
-{
-	const json_t *value = json_object_get(config, key);
-
-	return json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);
-}
-
 /* Before post-processors, the configuration said what to put around a text. */
 static int read_legacy_specials(struct tokenizer_source *s, struct reason *reason)
 {
@@ -339,7 +274,7 @@ static int read_legacy_specials(struct tokenizer_source *s, struct reason *reaso
 	} sides[2] = {{"add_bos_token", "bos_token"}, {"add_eos_token", "eos_token"}};
 
 	for (size_t i = 0; i < 2; i++) {
-		const char *token = config_token(s->config, sides[i].token);
+		const char *token = json_config_token(s->config, sides[i].token);
 		int64_t id = token ? source_find(s, token) : -1;
 		int r;
 
@@ -378,12 +313,13 @@ static int read_source(struct tokenizer_source *s, struct reason *reason)
 
 int source_open(struct tokenizer_source *s, const char *folder, struct reason *reason)
 {
-	int r = load_json(folder, "tokenizer.json", 0, &s->json, reason);
+	int r = json_file_load(folder, "tokenizer.json", 0, &s->json, reason);
 
 	if (r < 0)
 		return r;
 	/* Some configurations say "no limit" by an integer of a hundred bits. */
-	r = load_json(folder, "tokenizer_config.json", JSON_DECODE_INT_AS_REAL, &s->config, reason);
+	r = json_file_load(
+		folder, "tokenizer_config.json", JSON_DECODE_INT_AS_REAL, &s->config, reason);
 	if (r < 0 && r != -ENOENT)
 		return r;
 	r = read_source(s, reason);

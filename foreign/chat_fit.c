@@ -1,0 +1,737 @@
+#include "foreign/chat_fit.h"
+#include "foreign/arena.h"
+
+#include <endian.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Texts that no template contains. */
+#define SYSTEM "Qs1Q"
+#define USER "Qu1Q"
+#define USER_2 "Qu2Q"
+#define ANSWER "Qa1Q"
+#define PAD "\t \t"
+#define MAX_MESSAGES 8
+#define MAX_LITERALS 400
+#define N_SLOTS 3
+
+/* What is known so far. Pieces are cut out of renderings, which live as long. */
+struct span {
+	const char *s;
+	size_t n;
+};
+
+struct fit {
+	const struct chat_template *t;
+	struct span pieces[N_CHAT_PIECES];
+	uint32_t flags;
+	const char *name;
+	struct arena arena;
+	struct reason *reason;
+};
+
+static struct span span_of(const char *s)
+{
+	return (struct span){.s = s, .n = strlen(s)};
+}
+
+static struct span span_between(const char *start, const char *end)
+{
+	return (struct span){.s = start, .n = (size_t)(end - start)};
+}
+
+static bool has_prefix(struct span s, struct span prefix)
+{
+	return s.n >= prefix.n && memcmp(s.s, prefix.s, prefix.n) == 0;
+}
+
+static bool has_suffix(struct span s, struct span suffix)
+{
+	return s.n >= suffix.n && memcmp(s.s + s.n - suffix.n, suffix.s, suffix.n) == 0;
+}
+
+static struct span without_prefix(struct span s, struct span prefix)
+{
+	return (struct span){.s = s.s + prefix.n, .n = s.n - prefix.n};
+}
+
+static struct span without_suffix(struct span s, struct span suffix)
+{
+	return (struct span){.s = s.s, .n = s.n - suffix.n};
+}
+
+static struct span common_prefix(struct span a, struct span b)
+{
+	size_t n = 0;
+
+	while (n < a.n && n < b.n && a.s[n] == b.s[n])
+		n++;
+	while (n > 0 && n < a.n && ((uint8_t)a.s[n] & 0xc0) == 0x80)
+		n--;
+	return (struct span){.s = a.s, .n = n};
+}
+
+static struct span common_suffix(struct span a, struct span b)
+{
+	size_t n = 0;
+
+	while (n < a.n && n < b.n && a.s[a.n - n - 1] == b.s[b.n - n - 1])
+		n++;
+	while (n > 0 && ((uint8_t)a.s[a.n - n] & 0xc0) == 0x80)
+		n--;
+	return (struct span){.s = a.s + a.n - n, .n = n};
+}
+
+static int unfit(const struct fit *f, const char *what)
+{
+	return reason_set(f->reason, -EOPNOTSUPP,
+		"the chat template does what deltad's formats cannot express: %s", what);
+}
+
+/* A conversation: roles as letters of "sua", texts by role. */
+struct probe {
+	struct chat_message messages[MAX_MESSAGES];
+	size_t n;
+};
+
+static struct probe make_probe(
+	const char *roles, const char *system, const char *user, const char *answer)
+{
+	struct probe p = {.n = strlen(roles)};
+	size_t n_users = 0;
+
+	for (size_t i = 0; i < p.n; i++) {
+		struct chat_message *m = &p.messages[i];
+
+		switch (roles[i]) {
+		case 's':
+			m->role = CHAT_ROLE_SYSTEM;
+			m->text = system;
+			break;
+		case 'u':
+			m->role = CHAT_ROLE_USER;
+			m->text = n_users++ ? USER_2 : user;
+			break;
+		default:
+			m->role = CHAT_ROLE_ASSISTANT;
+			m->text = answer;
+			break;
+		}
+		m->n_text = strlen(m->text);
+	}
+	return p;
+}
+
+/* Runs the template as the reference would: with `tools` being none, and where a template cannot
+ * bear that, without it. */
+static int run_template(
+	const struct fit *f, const struct probe *p, bool generation, struct text *out)
+{
+	struct jinja_input input = {
+		.messages = p->messages,
+		.n_messages = p->n,
+		.add_generation_prompt = generation,
+		.bos_token = f->t->bos_token,
+		.eos_token = f->t->eos_token,
+	};
+	int r = jinja_render(f->t->jinja, &input, out, f->reason);
+
+	if (r != JINJA_RAISED)
+		return r;
+	out->n = 0;
+	input.tools_undefined = true;
+	return jinja_render(f->t->jinja, &input, out, f->reason);
+}
+
+/* The same, kept as a zero-terminated string in the arena. */
+static int render(struct fit *f, const struct probe *p, bool generation, struct span *ret)
+{
+	_cleanup_(text_done) struct text out = {0};
+	char *copy;
+	int r = run_template(f, p, generation, &out);
+
+	if (r)
+		return r;
+	copy = arena_take(&f->arena, out.n + 1);
+	if (!copy)
+		return -ENOMEM;
+	if (out.n)
+		memcpy(copy, out.items, out.n);
+	*ret = (struct span){.s = copy, .n = out.n};
+	return 0;
+}
+
+static int render_roles(struct fit *f, const char *roles, bool generation, struct span *ret)
+{
+	struct probe p = make_probe(roles, SYSTEM, USER, ANSWER);
+
+	return render(f, &p, generation, ret);
+}
+
+static const char *find(struct span s, const char *marker)
+{
+	return memmem(s.s, s.n, marker, strlen(marker));
+}
+
+/* A rendering that must succeed for the template to be a chat format at all. */
+static int render_needed(struct fit *f, const char *roles, bool generation, struct span *ret)
+{
+	int r = render_roles(f, roles, generation, ret);
+
+	if (r == JINJA_RAISED)
+		return unfit(f, "it refuses a plain conversation of user and assistant");
+	return r;
+}
+
+/* Where the assistant's suffix ends and the user's prefix begins in `back`, what comes between
+ * their texts. Two users in a row show it; if they are refused, the end of a conversation may; else
+ * the user's prefix is as much as also comes before the first turn. */
+static int fit_border(struct fit *f, struct span head, struct span back)
+{
+	struct span prefix = common_suffix(head, back), out;
+	const char *u, *u2, *a;
+	int r = render_roles(f, "uu", true, &out);
+
+	if (r < 0)
+		return r;
+	u = r == 0 ? find(out, USER) : NULL;
+	u2 = r == 0 ? find(out, USER_2) : NULL;
+	if (u && u2 && u < u2) {
+		struct span seam = span_between(u + strlen(USER), u2);
+
+		if (has_prefix(seam, f->pieces[CHAT_USER_SUFFIX]))
+			seam = without_prefix(seam, f->pieces[CHAT_USER_SUFFIX]);
+		if (has_suffix(prefix, seam))
+			prefix = without_prefix(prefix, without_suffix(prefix, seam));
+	} else {
+		r = render_roles(f, "ua", false, &out);
+		if (r < 0)
+			return r;
+		a = r == 0 ? find(out, ANSWER) : NULL;
+		if (a) {
+			struct span bare = span_between(a + strlen(ANSWER), out.s + out.n);
+
+			if (has_prefix(back, bare) &&
+				has_suffix(prefix, without_prefix(back, bare)))
+				prefix = without_prefix(back, bare);
+		}
+	}
+	f->pieces[CHAT_USER_PREFIX] = prefix;
+	f->pieces[CHAT_ASSISTANT_SUFFIX] = without_suffix(back, prefix);
+	return 0;
+}
+
+/* user_prefix, user_suffix and the assistant's, from [u] and [u, a, u]. *ret_head is all that comes
+ * before the first user's text. */
+static int fit_turns(struct fit *f, struct span *ret_head)
+{
+	struct span one, two, open, tail, seam, back;
+	const char *u, *a, *u2, *at;
+	int r = render_needed(f, "u", false, &one);
+
+	if (r == 0)
+		r = render_needed(f, "u", true, &open);
+	if (r == 0)
+		r = render_needed(f, "uau", true, &two);
+	if (r)
+		return r;
+	u = find(two, USER);
+	a = find(two, ANSWER);
+	u2 = find(two, USER_2);
+	at = find(open, USER);
+	if (!u || !a || !u2 || !at || u > a || a > u2)
+		return unfit(f, "messages are dropped or come in another order");
+	*ret_head = span_between(open.s, at);
+	tail = span_between(at + strlen(USER), open.s + open.n);
+	seam = span_between(u + strlen(USER), a);
+	back = span_between(a + strlen(ANSWER), u2);
+	f->pieces[CHAT_USER_SUFFIX] = common_prefix(tail, seam);
+	/* Without the generation prompt the suffix shows bare, if it is the same after all. */
+	at = find(one, USER);
+	if (at) {
+		struct span bare = span_between(at + strlen(USER), one.s + one.n);
+
+		if (has_prefix(f->pieces[CHAT_USER_SUFFIX], bare))
+			f->pieces[CHAT_USER_SUFFIX].n = bare.n;
+	}
+	f->pieces[CHAT_ASSISTANT_PREFIX] = without_prefix(seam, f->pieces[CHAT_USER_SUFFIX]);
+	f->pieces[CHAT_GENERATION] = without_prefix(tail, f->pieces[CHAT_USER_SUFFIX]);
+	return fit_border(f, *ret_head, back);
+}
+
+/* A system text inside the first or last user turn. */
+static int fit_fold(struct fit *f, struct span head, struct span whole)
+{
+	const char *s = find(whole, SYSTEM), *u = find(whole, USER), *a = find(whole, ANSWER);
+	const char *u2 = find(whole, USER_2);
+	struct span back, before;
+
+	if (s < u) {
+		f->flags |= CHAT_FOLD_FIRST;
+		before = span_between(whole.s, s);
+		if (!has_prefix(before, head))
+			return unfit(f, "what comes before a system message");
+		f->pieces[CHAT_SYSTEM_PREFIX] = without_prefix(before, head);
+		f->pieces[CHAT_SYSTEM_SUFFIX] = span_between(s + strlen(SYSTEM), u);
+	} else {
+		f->flags |= CHAT_FOLD_LAST;
+		before = span_between(a + strlen(ANSWER), s);
+		back = (struct span){.s = f->pieces[CHAT_ASSISTANT_SUFFIX].s,
+			.n = f->pieces[CHAT_ASSISTANT_SUFFIX].n + f->pieces[CHAT_USER_PREFIX].n};
+		if (!has_prefix(before, back))
+			return unfit(f, "where a system message goes");
+		f->pieces[CHAT_SYSTEM_PREFIX] = without_prefix(before, back);
+		f->pieces[CHAT_SYSTEM_SUFFIX] = span_between(s + strlen(SYSTEM), u2);
+	}
+	f->pieces[CHAT_BEGIN] = without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
+	f->pieces[CHAT_NO_SYSTEM] = span_of("");
+	return 0;
+}
+
+/* A system turn of its own. `pre` and `mid` are what comes before and after its text. */
+static int fit_system_turn(struct fit *f, struct span head, struct span pre, struct span mid)
+{
+	struct span late, seam, opening = without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
+	const char *s;
+	int r = render_roles(f, "uasu", true, &late);
+
+	if (r < 0)
+		return r;
+	f->pieces[CHAT_SYSTEM_SUFFIX] = without_suffix(mid, f->pieces[CHAT_USER_PREFIX]);
+	s = r == 0 ? find(late, SYSTEM) : NULL;
+	if (s) {
+		seam = span_between(find(late, ANSWER) + strlen(ANSWER), s);
+		if (has_prefix(seam, f->pieces[CHAT_ASSISTANT_SUFFIX])) {
+			seam = without_prefix(seam, f->pieces[CHAT_ASSISTANT_SUFFIX]);
+			if (has_suffix(pre, seam) &&
+				has_prefix(opening, without_suffix(pre, seam))) {
+				f->flags |= CHAT_LATE_SYSTEM;
+				f->pieces[CHAT_SYSTEM_PREFIX] = seam;
+				f->pieces[CHAT_BEGIN] = without_suffix(pre, seam);
+			}
+		}
+	}
+	if (!(f->flags & CHAT_LATE_SYSTEM)) {
+		f->pieces[CHAT_BEGIN] = common_prefix(opening, pre);
+		f->pieces[CHAT_SYSTEM_PREFIX] = without_prefix(pre, f->pieces[CHAT_BEGIN]);
+	}
+	f->pieces[CHAT_NO_SYSTEM] = without_prefix(opening, f->pieces[CHAT_BEGIN]);
+	return 0;
+}
+
+static int fit_system(struct fit *f, struct span head)
+{
+	struct span whole, pre, mid;
+	const char *s, *u, *u2;
+	int r = render_roles(f, "suau", true, &whole);
+
+	if (r < 0)
+		return r;
+	if (r == JINJA_RAISED) {
+		f->flags |= CHAT_SYSTEM_REFUSED;
+		f->pieces[CHAT_BEGIN] = without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
+		return 0;
+	}
+	s = find(whole, SYSTEM);
+	u = find(whole, USER);
+	u2 = find(whole, USER_2);
+	if (!s || !u || !u2 || !find(whole, ANSWER) || u > u2)
+		return unfit(f, "it drops the system message");
+	if (s > u)
+		return s < u2 ? fit_fold(f, head, whole) : unfit(f, "where a system message goes");
+	pre = span_between(whole.s, s);
+	mid = span_between(s + strlen(SYSTEM), u);
+	if (has_suffix(mid, f->pieces[CHAT_USER_PREFIX]))
+		return fit_system_turn(f, head, pre, mid);
+	return fit_fold(f, head, whole);
+}
+
+/* Which ends of the texts lose their white space. */
+static int fit_trimming(struct fit *f)
+{
+	static const struct {
+		const char *marker;
+		uint32_t left, right;
+	} slots[N_SLOTS] = {
+		{SYSTEM, CHAT_SYSTEM_LTRIM, CHAT_SYSTEM_RTRIM},
+		{USER, CHAT_USER_LTRIM, CHAT_USER_RTRIM},
+		{ANSWER, CHAT_ASSISTANT_LTRIM, CHAT_ASSISTANT_RTRIM},
+	};
+	struct probe p = make_probe("suau", PAD SYSTEM PAD, PAD USER PAD, PAD ANSWER PAD);
+	struct probe plain = make_probe("uau", "", PAD USER PAD, PAD ANSWER PAD);
+	bool no_system = f->flags & CHAT_SYSTEM_REFUSED;
+	struct span out, with_system = {0};
+	int r = render(f, &plain, true, &out);
+
+	if (r == 0 && !no_system)
+		r = render(f, &p, true, &with_system);
+	if (r)
+		return r == JINJA_RAISED ? unfit(f, "white space around messages") : r;
+	for (size_t i = no_system ? 1 : 0; i < N_SLOTS; i++) {
+		struct span in = i == 0 ? with_system : out;
+		const char *at = find(in, slots[i].marker);
+		size_t n = strlen(slots[i].marker);
+
+		if (!at)
+			return unfit(f, "white space around messages");
+		if (!has_suffix(span_between(in.s, at), span_of(PAD)))
+			f->flags |= slots[i].left;
+		if (!has_prefix(span_between(at + n, in.s + in.n), span_of(PAD)))
+			f->flags |= slots[i].right;
+	}
+	if ((f->flags & CHAT_FOLD_FIRST) && (f->flags & CHAT_USER_LTRIM)) {
+		const char *at = find(with_system, USER);
+
+		if (at && has_suffix(span_between(with_system.s, at), span_of(PAD)))
+			f->flags |= CHAT_FOLDED_KEEPS_LEFT;
+	}
+	return 0;
+}
+
+/* Does the template refuse these roles? Anything but an error of ours is an answer. */
+static int refuses(struct fit *f, const char *roles, bool *ret)
+{
+	struct span out;
+	int r = render_roles(f, roles, true, &out);
+
+	*ret = r == JINJA_RAISED;
+	return r < 0 ? r : 0;
+}
+
+static int fit_order(struct fit *f)
+{
+	bool two_users, answer_first, answer_last;
+	struct span empty, open;
+	int r = refuses(f, "uu", &two_users);
+
+	if (r == 0)
+		r = refuses(f, "au", &answer_first);
+	if (r == 0)
+		r = refuses(f, "ua", &answer_last);
+	if (r < 0)
+		return r;
+	if (two_users != answer_first)
+		return unfit(f, "which orders of roles it allows");
+	if (two_users)
+		f->flags |= CHAT_ALTERNATE;
+	if (answer_last)
+		f->flags |= CHAT_END_WITH_USER;
+	r = render_roles(f, "", false, &empty);
+	if (r == 0)
+		r = render_roles(f, "", true, &open);
+	if (r < 0)
+		return r;
+	if (r == 0 && has_prefix(open, empty) && open.n - empty.n == f->pieces[CHAT_GENERATION].n &&
+		has_suffix(open, f->pieces[CHAT_GENERATION])) {
+		f->flags |= CHAT_EMPTY_ALLOWED;
+		f->pieces[CHAT_EMPTY] = empty;
+	}
+	return 0;
+}
+
+static int fit_contents(struct fit *f)
+{
+	struct probe thought = make_probe("uau", "", USER, "<think>\nx\n</think>\n\n" ANSWER);
+	struct probe silent = make_probe("su", "", USER, "");
+	struct span out, without;
+	int r = render(f, &thought, true, &out);
+
+	if (r == 0 && !find(out, "</think>\n\n" ANSWER) && find(out, ANSWER))
+		f->flags |= CHAT_DROP_THINKING;
+	if (r < 0 || (f->flags & CHAT_SYSTEM_REFUSED))
+		return r < 0 ? r : 0;
+	r = render(f, &silent, true, &out);
+	if (r == 0)
+		r = render_roles(f, "u", true, &without);
+	if (r == 0 && out.n == without.n && memcmp(out.s, without.s, out.n) == 0)
+		f->flags |= CHAT_EMPTY_SYSTEM_DROPPED;
+	return r < 0 ? r : 0;
+}
+
+/* By what only one family of formats writes. */
+static int fit_name(struct fit *f)
+{
+	static const struct {
+		const char *mark, *second, *name;
+	} families[] = {
+		{"<|start_header_id|>", "<|eot_id|>", "llama-3"},
+		{"<|im_start|>", "<|im_end|>", "chatml"},
+		{"<<SYS>>", "[INST]", "llama-2"},
+		{"[INST]", "[/INST]", "mistral"},
+		{"<|user|>", "<|end|>", "phi-3"},
+		{"<|user|>\n", "<|assistant|>\n", "zephyr"},
+		{"USER:", "ASSISTANT:", "vicuna"},
+		{"### Instruction:", "### Response:", "alpaca"},
+	};
+	struct span out;
+	int r = render_roles(f, "suau", true, &out);
+
+	if (r == JINJA_RAISED)
+		r = render_needed(f, "uau", true, &out);
+	if (r)
+		return r;
+	for (size_t i = 0; i < array_len(families); i++)
+		if (find(out, families[i].mark) && find(out, families[i].second)) {
+			f->name = families[i].name;
+			return 0;
+		}
+	return reason_set(f->reason, -EOPNOTSUPP,
+		"the chat template is none of the known formats (ChatML, Llama-2, Llama-3, "
+		"Mistral, "
+		"Zephyr, Phi-3, Vicuna, Alpaca)");
+}
+
+static struct span strip_blank(struct span s)
+{
+	while (s.n && strchr(" \t\r\n", *s.s)) {
+		s.s++;
+		s.n--;
+	}
+	while (s.n && strchr(" \t\r\n", s.s[s.n - 1]))
+		s.n--;
+	return s;
+}
+
+/* What ends an answer: a token in angle brackets after it, else what opens the user's next turn. */
+static void fit_stop(struct fit *f)
+{
+	struct span after = strip_blank(f->pieces[CHAT_ASSISTANT_SUFFIX]);
+	const char *close = after.n && *after.s == '<' ? memchr(after.s, '>', after.n) : NULL;
+
+	if (close)
+		after.n = (size_t)(close + 1 - after.s);
+	else if (after.n == 0)
+		after = strip_blank(f->pieces[CHAT_USER_PREFIX]);
+	f->pieces[CHAT_STOP] = after;
+}
+
+static int put_u32(struct text *out, uint32_t value)
+{
+	value = htole32(value);
+	return text_append(out, &value, sizeof(value));
+}
+
+static int write_section(const struct fit *f, struct text *out)
+{
+	char name[sizeof(((struct chat_format_head *)0)->name)] = {0};
+	uint32_t n_text = 0;
+	int r;
+
+	snprintf(name, sizeof(name), "%s", f->name);
+	for (size_t i = 0; i < N_CHAT_PIECES; i++)
+		n_text += (uint32_t)f->pieces[i].n;
+	r = text_append(out, CHAT_FORMAT_MAGIC, 8);
+	if (r == 0)
+		r = text_append(out, name, sizeof(name));
+	if (r == 0)
+		r = put_u32(out, f->flags);
+	if (r == 0)
+		r = put_u32(out, n_text);
+	n_text = 0;
+	for (size_t i = 0; r == 0 && i < N_CHAT_PIECES; i++) {
+		r = put_u32(out, n_text);
+		if (r == 0)
+			r = put_u32(out, (uint32_t)f->pieces[i].n);
+		n_text += (uint32_t)f->pieces[i].n;
+	}
+	for (size_t i = 0; r == 0 && i < N_CHAT_PIECES; i++)
+		r = text_append(out, f->pieces[i].s, f->pieces[i].n);
+	return r;
+}
+
+enum verdict {
+	VERDICT_AGREES,
+	VERDICT_DIFFERS,
+	VERDICT_STRICTER, /* the format refuses what the template renders */
+};
+
+static int compare(const struct fit *f, const struct chat_format *format, const struct probe *p,
+	enum verdict *ret)
+{
+	_cleanup_(text_done) struct text wanted = {0};
+	_cleanup_(text_done) struct text found = {0};
+	int r = run_template(f, p, true, &wanted), ours;
+
+	if (r < 0)
+		return r;
+	ours = chat_format_text(format, p->messages, p->n, true, &found, NULL, NULL, NULL);
+	if (ours == -ENOMEM)
+		return ours;
+	if (ours < 0)
+		*ret = r == JINJA_RAISED ? VERDICT_AGREES : VERDICT_STRICTER;
+	else if (r == JINJA_RAISED || wanted.n != found.n ||
+		 (wanted.n && memcmp(wanted.items, found.items, wanted.n) != 0))
+		*ret = VERDICT_DIFFERS;
+	else
+		*ret = VERDICT_AGREES;
+	return 0;
+}
+
+/* Texts that templates treat in special ways, besides their own literals. */
+static const char *const hard_texts[] = {"x", "", " ", "\n", "  x \n", "\n\n<think>y</think>\n\nz ",
+	"a\nb\n\nc", "caf\xc3\xa9 \xc2\xa0", "{{ x }}{% y %}", "</think>", "<think>"};
+
+static const char *const user_last[] = {
+	"u", "su", "uau", "suau", "uu", "au", "sau", "uauau", "suauau", "uuau", "uaau", "suu"};
+static const char *const late_system[] = {"usu", "ssu", "uasu", "asu", "suasu"};
+static const char *const other_last[] = {"", "s", "ua", "sua", "a"};
+
+static int check_one(const struct fit *f, const struct chat_format *format, const char *roles,
+	const char *const texts[N_SLOTS], enum verdict *ret)
+{
+	struct probe p = make_probe(roles, texts[0], texts[1], texts[2]);
+
+	return compare(f, format, &p, ret);
+}
+
+/* The role orders of `list` on plain texts; how many are not rendered alike. */
+static int count_disagreements(const struct fit *f, const struct chat_format *format,
+	const char *const *list, size_t n, bool strict_is_fine, size_t *ret)
+{
+	static const char *const texts[N_SLOTS] = {SYSTEM, USER, ANSWER};
+
+	*ret = 0;
+	for (size_t i = 0; i < n; i++) {
+		enum verdict verdict;
+		int r = check_one(f, format, list[i], texts, &verdict);
+
+		if (r < 0)
+			return r;
+		if (verdict == VERDICT_DIFFERS || (verdict == VERDICT_STRICTER && !strict_is_fine))
+			(*ret)++;
+	}
+	return 0;
+}
+
+/* One special text at a time in each slot of a longer conversation, alone and inside other text. */
+static int check_text(
+	const struct fit *f, const struct chat_format *format, const char *text, size_t n)
+{
+	_cleanup_(freep) char *inside = malloc(n + 3);
+	_cleanup_(freep) char *alone = malloc(n + 1);
+	int r = 0;
+
+	if (!inside || !alone)
+		return -ENOMEM;
+	memcpy(alone, text, n);
+	alone[n] = '\0';
+	snprintf(inside, n + 3, "x%sy", alone);
+	for (size_t slot = 0; r == 0 && slot < 2 * N_SLOTS; slot++) {
+		const char *texts[N_SLOTS] = {SYSTEM, USER, ANSWER};
+		bool plain = f->flags & CHAT_SYSTEM_REFUSED;
+		enum verdict long_one, short_one;
+
+		texts[slot % N_SLOTS] = slot < N_SLOTS ? alone : inside;
+		r = check_one(f, format, plain ? "uau" : "suau", texts, &long_one);
+		if (r == 0)
+			r = check_one(f, format, plain ? "u" : "su", texts, &short_one);
+		if (r == 0 && (long_one != VERDICT_AGREES || short_one != VERDICT_AGREES))
+			return reason_set(f->reason, -EOPNOTSUPP,
+				"the chat template does what deltad's formats cannot express: it "
+				"looks "
+				"for \"%.40s\" in messages",
+				alone);
+	}
+	return r;
+}
+
+static int check_texts(const struct fit *f, const struct chat_format *format)
+{
+	struct jinja_literal literals[MAX_LITERALS];
+	size_t n = jinja_literals(f->t->jinja, literals, MAX_LITERALS);
+	int r = 0;
+
+	if (n == MAX_LITERALS)
+		return unfit(f, "it is too long to be checked");
+	for (size_t i = 0; r == 0 && i < array_len(hard_texts); i++)
+		r = check_text(f, format, hard_texts[i], strlen(hard_texts[i]));
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = check_text(f, format, literals[i].text, strlen(literals[i].text));
+	return r;
+}
+
+/* Where the template and the format part only on conversations that end without a question, or
+ * have system messages in their middle, the format is made to refuse those. */
+static int check_format(struct fit *f, const struct chat_format *format, bool *ret_again)
+{
+	uint32_t flags = f->flags;
+	size_t n_user_last, n_late, n_other_last;
+	int r = count_disagreements(
+		f, format, user_last, array_len(user_last), false, &n_user_last);
+
+	if (r == 0)
+		r = count_disagreements(
+			f, format, late_system, array_len(late_system), true, &n_late);
+	if (r == 0)
+		r = count_disagreements(f, format, other_last, array_len(other_last),
+			flags & CHAT_END_WITH_USER, &n_other_last);
+	if (r < 0)
+		return r;
+	if (n_user_last)
+		return unfit(f, "how turns follow each other");
+	if (n_late)
+		f->flags &= ~(uint32_t)CHAT_LATE_SYSTEM;
+	if (n_other_last) {
+		f->flags &= ~(uint32_t)CHAT_EMPTY_ALLOWED;
+		f->flags |= CHAT_END_WITH_USER;
+	}
+	*ret_again = f->flags != flags;
+	if (!*ret_again && (n_late || n_other_last))
+		return unfit(f, "system messages in the middle");
+	return *ret_again ? 0 : check_texts(f, format);
+}
+
+static int try_format(struct fit *f, struct text *section, bool *ret_again)
+{
+	struct chat_format *format;
+	int r = write_section(f, section);
+
+	if (r < 0)
+		return r;
+	r = chat_format_new((const uint8_t *)section->items, section->n, &format, f->reason);
+	if (r < 0)
+		return r == -EBADMSG ? unfit(f, "its texts are too long") : r;
+	r = check_format(f, format, ret_again);
+	chat_format_free(format);
+	return r;
+}
+
+static int fit_all(struct fit *f)
+{
+	struct span head;
+	int r = fit_name(f);
+
+	if (r == 0)
+		r = fit_turns(f, &head);
+	if (r == 0)
+		r = fit_system(f, head);
+	if (r == 0)
+		r = fit_trimming(f);
+	if (r == 0)
+		r = fit_order(f);
+	if (r == 0)
+		r = fit_contents(f);
+	if (r == 0)
+		fit_stop(f);
+	return r;
+}
+
+int chat_fit(const struct chat_template *t, struct text *section, struct reason *reason)
+{
+	_cleanup_(text_done) struct text out = {0};
+	struct fit f = {.t = t, .reason = reason};
+	bool again = true;
+	int r;
+
+	for (size_t i = 0; i < N_CHAT_PIECES; i++)
+		f.pieces[i] = span_of("");
+	r = fit_all(&f);
+	/* Each round sets or clears a flag for good, so there are few. */
+	while (r == 0 && again) {
+		again = false;
+		out.n = 0;
+		r = try_format(&f, &out, &again);
+	}
+	arena_done(&f.arena);
+	return r ? r : text_append(section, out.items, out.n);
+}

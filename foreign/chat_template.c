@@ -1,0 +1,90 @@
+/*
+ * Finds a folder's chat template: chat_template.jinja, or in tokenizer_config.json a string or a
+ * list of named ones, of which "default" counts.
+ */
+#include "foreign/chat_fit.h"
+#include "foreign/json_file.h"
+#include "foreign/tokenizer_json.h"
+
+#include <string.h>
+
+#define MAX_TEMPLATE_BYTES (1ll << 20)
+
+struct template_source {
+	json_t *config; /* owned; or NULL */
+	char *file;     /* owned; or NULL */
+	const char *text;
+	size_t n;
+};
+
+static void template_source_done(struct template_source *s)
+{
+	json_decref(s->config);
+	free(s->file);
+}
+
+/* The default one of a list of {name, template}. */
+static const json_t *find_default(const json_t *templates)
+{
+	for (size_t i = 0; i < json_array_size(templates); i++) {
+		const json_t *item = json_array_get(templates, i);
+		const char *name = json_string_value(json_object_get(item, "name"));
+
+		if (name && strcmp(name, "default") == 0)
+			return json_object_get(item, "template");
+	}
+	return NULL;
+}
+
+static int find_template(struct template_source *s, const char *folder, struct reason *reason)
+{
+	const json_t *text;
+	int r = json_file_load(
+		folder, "tokenizer_config.json", JSON_DECODE_INT_AS_REAL, &s->config, reason);
+
+	if (r < 0 && r != -ENOENT)
+		return r;
+	r = file_load_text(
+		folder, "chat_template.jinja", MAX_TEMPLATE_BYTES, &s->file, &s->n, reason);
+	if (r == 0) {
+		s->text = s->file;
+		return 0;
+	}
+	if (r != -ENOENT)
+		return r;
+	text = json_object_get(s->config, "chat_template");
+	if (json_is_array(text))
+		text = find_default(text);
+	if (!json_is_string(text))
+		return reason_set(reason, -EOPNOTSUPP, "the model has no chat template");
+	s->text = json_string_value(text);
+	s->n = json_string_length(text);
+	return 0;
+}
+
+int chat_format_compile(const char *folder, uint8_t **ret, size_t *ret_n, struct reason *reason)
+{
+	_cleanup_(template_source_done) struct template_source source = {0};
+	_cleanup_(text_done) struct text section = {0};
+	struct chat_template t = {0};
+	int r = find_template(&source, folder, reason);
+
+	if (r < 0)
+		return r;
+	t.bos_token = json_config_token(source.config, "bos_token");
+	t.eos_token = json_config_token(source.config, "eos_token");
+	r = jinja_new(source.text, source.n, &t.jinja, reason);
+	/* A template that is not even Jinja is one we do not know. */
+	if (r == -EBADMSG)
+		r = -EOPNOTSUPP;
+	if (r == 0)
+		r = chat_fit(&t, &section, reason);
+	jinja_free(t.jinja);
+	if (r)
+		return r < 0 ? r
+			     : reason_set(reason, -EOPNOTSUPP,
+				       "the chat template refuses plain conversations");
+	*ret_n = section.n;
+	*ret = (uint8_t *)take_ptr(section.items);
+	return 0;
+}
