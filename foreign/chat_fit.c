@@ -1,18 +1,13 @@
 #include "foreign/chat_fit.h"
 #include "foreign/arena.h"
+#include "foreign/chat_probe.h"
 
 #include <endian.h>
 #include <stdio.h>
 #include <string.h>
 
-/* Texts that no template contains. */
-#define SYSTEM "Qs1Q"
-#define USER "Qu1Q"
-#define USER_2 "Qu2Q"
-#define ANSWER "Qa1Q"
+/* White space that no template writes. */
 #define PAD "\t \t"
-#define MAX_MESSAGES 8
-#define MAX_LITERALS 400
 #define N_SLOTS 3
 
 /* What is known so far. Pieces are cut out of renderings, which live as long. */
@@ -82,65 +77,15 @@ static struct span common_suffix(struct span a, struct span b)
 	return (struct span){.s = a.s + a.n - n, .n = n};
 }
 
-static int unfit(const struct fit *f, const char *what)
+int chat_unfit(struct reason *reason, const char *what)
 {
-	return reason_set(f->reason, -EOPNOTSUPP,
+	return reason_set(reason, -EOPNOTSUPP,
 		"the chat template does what deltad's formats cannot express: %s", what);
 }
 
-/* A conversation: roles as letters of "sua", texts by role. */
-struct probe {
-	struct chat_message messages[MAX_MESSAGES];
-	size_t n;
-};
-
-static struct probe make_probe(
-	const char *roles, const char *system, const char *user, const char *answer)
+static int unfit(const struct fit *f, const char *what)
 {
-	struct probe p = {.n = strlen(roles)};
-	size_t n_users = 0;
-
-	for (size_t i = 0; i < p.n; i++) {
-		struct chat_message *m = &p.messages[i];
-
-		switch (roles[i]) {
-		case 's':
-			m->role = CHAT_ROLE_SYSTEM;
-			m->text = system;
-			break;
-		case 'u':
-			m->role = CHAT_ROLE_USER;
-			m->text = n_users++ ? USER_2 : user;
-			break;
-		default:
-			m->role = CHAT_ROLE_ASSISTANT;
-			m->text = answer;
-			break;
-		}
-		m->n_text = strlen(m->text);
-	}
-	return p;
-}
-
-/* Runs the template as the reference would: with `tools` being none, and where a template cannot
- * bear that, without it. */
-static int run_template(
-	const struct fit *f, const struct probe *p, bool generation, struct text *out)
-{
-	struct jinja_input input = {
-		.messages = p->messages,
-		.n_messages = p->n,
-		.add_generation_prompt = generation,
-		.bos_token = f->t->bos_token,
-		.eos_token = f->t->eos_token,
-	};
-	int r = jinja_render(f->t->jinja, &input, out, f->reason);
-
-	if (r != JINJA_RAISED)
-		return r;
-	out->n = 0;
-	input.tools_undefined = true;
-	return jinja_render(f->t->jinja, &input, out, f->reason);
+	return chat_unfit(f->reason, what);
 }
 
 /* The same, kept as a zero-terminated string in the arena. */
@@ -148,7 +93,7 @@ static int render(struct fit *f, const struct probe *p, bool generation, struct 
 {
 	_cleanup_(text_done) struct text out = {0};
 	char *copy;
-	int r = run_template(f, p, generation, &out);
+	int r = probe_run(f->t, p, generation, &out, f->reason);
 
 	if (r)
 		return r;
@@ -163,7 +108,7 @@ static int render(struct fit *f, const struct probe *p, bool generation, struct 
 
 static int render_roles(struct fit *f, const char *roles, bool generation, struct span *ret)
 {
-	struct probe p = make_probe(roles, SYSTEM, USER, ANSWER);
+	struct probe p = probe_make(roles, PROBE_SYSTEM, PROBE_USER, PROBE_ANSWER);
 
 	return render(f, &p, generation, ret);
 }
@@ -194,10 +139,10 @@ static int fit_border(struct fit *f, struct span head, struct span back)
 
 	if (r < 0)
 		return r;
-	u = r == 0 ? find(out, USER) : NULL;
-	u2 = r == 0 ? find(out, USER_2) : NULL;
+	u = r == 0 ? find(out, PROBE_USER) : NULL;
+	u2 = r == 0 ? find(out, PROBE_USER_2) : NULL;
 	if (u && u2 && u < u2) {
-		struct span seam = span_between(u + strlen(USER), u2);
+		struct span seam = span_between(u + strlen(PROBE_USER), u2);
 
 		if (has_prefix(seam, f->pieces[CHAT_USER_SUFFIX]))
 			seam = without_prefix(seam, f->pieces[CHAT_USER_SUFFIX]);
@@ -207,9 +152,9 @@ static int fit_border(struct fit *f, struct span head, struct span back)
 		r = render_roles(f, "ua", false, &out);
 		if (r < 0)
 			return r;
-		a = r == 0 ? find(out, ANSWER) : NULL;
+		a = r == 0 ? find(out, PROBE_ANSWER) : NULL;
 		if (a) {
-			struct span bare = span_between(a + strlen(ANSWER), out.s + out.n);
+			struct span bare = span_between(a + strlen(PROBE_ANSWER), out.s + out.n);
 
 			if (has_prefix(back, bare) &&
 				has_suffix(prefix, without_prefix(back, bare)))
@@ -235,21 +180,21 @@ static int fit_turns(struct fit *f, struct span *ret_head)
 		r = render_needed(f, "uau", true, &two);
 	if (r)
 		return r;
-	u = find(two, USER);
-	a = find(two, ANSWER);
-	u2 = find(two, USER_2);
-	at = find(open, USER);
+	u = find(two, PROBE_USER);
+	a = find(two, PROBE_ANSWER);
+	u2 = find(two, PROBE_USER_2);
+	at = find(open, PROBE_USER);
 	if (!u || !a || !u2 || !at || u > a || a > u2)
 		return unfit(f, "messages are dropped or come in another order");
 	*ret_head = span_between(open.s, at);
-	tail = span_between(at + strlen(USER), open.s + open.n);
-	seam = span_between(u + strlen(USER), a);
-	back = span_between(a + strlen(ANSWER), u2);
+	tail = span_between(at + strlen(PROBE_USER), open.s + open.n);
+	seam = span_between(u + strlen(PROBE_USER), a);
+	back = span_between(a + strlen(PROBE_ANSWER), u2);
 	f->pieces[CHAT_USER_SUFFIX] = common_prefix(tail, seam);
 	/* Without the generation prompt the suffix shows bare, if it is the same after all. */
-	at = find(one, USER);
+	at = find(one, PROBE_USER);
 	if (at) {
-		struct span bare = span_between(at + strlen(USER), one.s + one.n);
+		struct span bare = span_between(at + strlen(PROBE_USER), one.s + one.n);
 
 		if (has_prefix(f->pieces[CHAT_USER_SUFFIX], bare))
 			f->pieces[CHAT_USER_SUFFIX].n = bare.n;
@@ -262,8 +207,9 @@ static int fit_turns(struct fit *f, struct span *ret_head)
 /* A system text inside the first or last user turn. */
 static int fit_fold(struct fit *f, struct span head, struct span whole)
 {
-	const char *s = find(whole, SYSTEM), *u = find(whole, USER), *a = find(whole, ANSWER);
-	const char *u2 = find(whole, USER_2);
+	const char *s = find(whole, PROBE_SYSTEM), *u = find(whole, PROBE_USER),
+		   *a = find(whole, PROBE_ANSWER);
+	const char *u2 = find(whole, PROBE_USER_2);
 	struct span back, before;
 
 	if (s < u) {
@@ -272,16 +218,16 @@ static int fit_fold(struct fit *f, struct span head, struct span whole)
 		if (!has_prefix(before, head))
 			return unfit(f, "what comes before a system message");
 		f->pieces[CHAT_SYSTEM_PREFIX] = without_prefix(before, head);
-		f->pieces[CHAT_SYSTEM_SUFFIX] = span_between(s + strlen(SYSTEM), u);
+		f->pieces[CHAT_SYSTEM_SUFFIX] = span_between(s + strlen(PROBE_SYSTEM), u);
 	} else {
 		f->flags |= CHAT_FOLD_LAST;
-		before = span_between(a + strlen(ANSWER), s);
+		before = span_between(a + strlen(PROBE_ANSWER), s);
 		back = (struct span){.s = f->pieces[CHAT_ASSISTANT_SUFFIX].s,
 			.n = f->pieces[CHAT_ASSISTANT_SUFFIX].n + f->pieces[CHAT_USER_PREFIX].n};
 		if (!has_prefix(before, back))
 			return unfit(f, "where a system message goes");
 		f->pieces[CHAT_SYSTEM_PREFIX] = without_prefix(before, back);
-		f->pieces[CHAT_SYSTEM_SUFFIX] = span_between(s + strlen(SYSTEM), u2);
+		f->pieces[CHAT_SYSTEM_SUFFIX] = span_between(s + strlen(PROBE_SYSTEM), u2);
 	}
 	f->pieces[CHAT_BEGIN] = without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
 	f->pieces[CHAT_NO_SYSTEM] = span_of("");
@@ -298,9 +244,9 @@ static int fit_system_turn(struct fit *f, struct span head, struct span pre, str
 	if (r < 0)
 		return r;
 	f->pieces[CHAT_SYSTEM_SUFFIX] = without_suffix(mid, f->pieces[CHAT_USER_PREFIX]);
-	s = r == 0 ? find(late, SYSTEM) : NULL;
+	s = r == 0 ? find(late, PROBE_SYSTEM) : NULL;
 	if (s) {
-		seam = span_between(find(late, ANSWER) + strlen(ANSWER), s);
+		seam = span_between(find(late, PROBE_ANSWER) + strlen(PROBE_ANSWER), s);
 		if (has_prefix(seam, f->pieces[CHAT_ASSISTANT_SUFFIX])) {
 			seam = without_prefix(seam, f->pieces[CHAT_ASSISTANT_SUFFIX]);
 			if (has_suffix(pre, seam) &&
@@ -332,15 +278,15 @@ static int fit_system(struct fit *f, struct span head)
 		f->pieces[CHAT_BEGIN] = without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
 		return 0;
 	}
-	s = find(whole, SYSTEM);
-	u = find(whole, USER);
-	u2 = find(whole, USER_2);
-	if (!s || !u || !u2 || !find(whole, ANSWER) || u > u2)
+	s = find(whole, PROBE_SYSTEM);
+	u = find(whole, PROBE_USER);
+	u2 = find(whole, PROBE_USER_2);
+	if (!s || !u || !u2 || !find(whole, PROBE_ANSWER) || u > u2)
 		return unfit(f, "it drops the system message");
 	if (s > u)
 		return s < u2 ? fit_fold(f, head, whole) : unfit(f, "where a system message goes");
 	pre = span_between(whole.s, s);
-	mid = span_between(s + strlen(SYSTEM), u);
+	mid = span_between(s + strlen(PROBE_SYSTEM), u);
 	if (has_suffix(mid, f->pieces[CHAT_USER_PREFIX]))
 		return fit_system_turn(f, head, pre, mid);
 	return fit_fold(f, head, whole);
@@ -353,12 +299,13 @@ static int fit_trimming(struct fit *f)
 		const char *marker;
 		uint32_t left, right;
 	} slots[N_SLOTS] = {
-		{SYSTEM, CHAT_SYSTEM_LTRIM, CHAT_SYSTEM_RTRIM},
-		{USER, CHAT_USER_LTRIM, CHAT_USER_RTRIM},
-		{ANSWER, CHAT_ASSISTANT_LTRIM, CHAT_ASSISTANT_RTRIM},
+		{PROBE_SYSTEM, CHAT_SYSTEM_LTRIM, CHAT_SYSTEM_RTRIM},
+		{PROBE_USER, CHAT_USER_LTRIM, CHAT_USER_RTRIM},
+		{PROBE_ANSWER, CHAT_ASSISTANT_LTRIM, CHAT_ASSISTANT_RTRIM},
 	};
-	struct probe p = make_probe("suau", PAD SYSTEM PAD, PAD USER PAD, PAD ANSWER PAD);
-	struct probe plain = make_probe("uau", "", PAD USER PAD, PAD ANSWER PAD);
+	struct probe p =
+		probe_make("suau", PAD PROBE_SYSTEM PAD, PAD PROBE_USER PAD, PAD PROBE_ANSWER PAD);
+	struct probe plain = probe_make("uau", "", PAD PROBE_USER PAD, PAD PROBE_ANSWER PAD);
 	bool no_system = f->flags & CHAT_SYSTEM_REFUSED;
 	struct span out, with_system = {0};
 	int r = render(f, &plain, true, &out);
@@ -380,7 +327,7 @@ static int fit_trimming(struct fit *f)
 			f->flags |= slots[i].right;
 	}
 	if ((f->flags & CHAT_FOLD_FIRST) && (f->flags & CHAT_USER_LTRIM)) {
-		const char *at = find(with_system, USER);
+		const char *at = find(with_system, PROBE_USER);
 
 		if (at && has_suffix(span_between(with_system.s, at), span_of(PAD)))
 			f->flags |= CHAT_FOLDED_KEEPS_LEFT;
@@ -431,12 +378,13 @@ static int fit_order(struct fit *f)
 
 static int fit_contents(struct fit *f)
 {
-	struct probe thought = make_probe("uau", "", USER, "<think>\nx\n</think>\n\n" ANSWER);
-	struct probe silent = make_probe("su", "", USER, "");
+	struct probe thought =
+		probe_make("uau", "", PROBE_USER, "<think>\nx\n</think>\n\n" PROBE_ANSWER);
+	struct probe silent = probe_make("su", "", PROBE_USER, "");
 	struct span out, without;
 	int r = render(f, &thought, true, &out);
 
-	if (r == 0 && !find(out, "</think>\n\n" ANSWER) && find(out, ANSWER))
+	if (r == 0 && !find(out, "</think>\n\n" PROBE_ANSWER) && find(out, PROBE_ANSWER))
 		f->flags |= CHAT_DROP_THINKING;
 	if (r < 0 || (f->flags & CHAT_SYSTEM_REFUSED))
 		return r < 0 ? r : 0;
@@ -460,7 +408,7 @@ static int fit_name(struct fit *f)
 		{"[INST]", "[/INST]", "mistral"},
 		{"<|user|>", "<|end|>", "phi-3"},
 		{"<|user|>\n", "<|assistant|>\n", "zephyr"},
-		{"USER:", "ASSISTANT:", "vicuna"},
+		{"PROBE_USER:", "ASSISTANT:", "vicuna"},
 		{"### Instruction:", "### Response:", "alpaca"},
 	};
 	struct span out;
@@ -539,151 +487,11 @@ static int write_section(const struct fit *f, struct text *out)
 	return r;
 }
 
-enum verdict {
-	VERDICT_AGREES,
-	VERDICT_DIFFERS,
-	VERDICT_STRICTER, /* the format refuses what the template renders */
-};
-
-static int compare(const struct fit *f, const struct chat_format *format, const struct probe *p,
-	enum verdict *ret)
-{
-	_cleanup_(text_done) struct text wanted = {0};
-	_cleanup_(text_done) struct text found = {0};
-	int r = run_template(f, p, true, &wanted), ours;
-
-	if (r < 0)
-		return r;
-	ours = chat_format_text(format, p->messages, p->n, true, &found, NULL, NULL, NULL);
-	if (ours == -ENOMEM)
-		return ours;
-	if (ours < 0)
-		*ret = r == JINJA_RAISED ? VERDICT_AGREES : VERDICT_STRICTER;
-	else if (r == JINJA_RAISED || wanted.n != found.n ||
-		 (wanted.n && memcmp(wanted.items, found.items, wanted.n) != 0))
-		*ret = VERDICT_DIFFERS;
-	else
-		*ret = VERDICT_AGREES;
-	return 0;
-}
-
-/* Texts that templates treat in special ways, besides their own literals. */
-static const char *const hard_texts[] = {"x", "", " ", "\n", "  x \n", "\n\n<think>y</think>\n\nz ",
-	"a\nb\n\nc", "caf\xc3\xa9 \xc2\xa0", "{{ x }}{% y %}", "</think>", "<think>"};
-
-static const char *const user_last[] = {
-	"u", "su", "uau", "suau", "uu", "au", "sau", "uauau", "suauau", "uuau", "uaau", "suu"};
-static const char *const late_system[] = {"usu", "ssu", "uasu", "asu", "suasu"};
-static const char *const other_last[] = {"", "s", "ua", "sua", "a"};
-
-static int check_one(const struct fit *f, const struct chat_format *format, const char *roles,
-	const char *const texts[N_SLOTS], enum verdict *ret)
-{
-	struct probe p = make_probe(roles, texts[0], texts[1], texts[2]);
-
-	return compare(f, format, &p, ret);
-}
-
-/* The role orders of `list` on plain texts; how many are not rendered alike. */
-static int count_disagreements(const struct fit *f, const struct chat_format *format,
-	const char *const *list, size_t n, bool strict_is_fine, size_t *ret)
-{
-	static const char *const texts[N_SLOTS] = {SYSTEM, USER, ANSWER};
-
-	*ret = 0;
-	for (size_t i = 0; i < n; i++) {
-		enum verdict verdict;
-		int r = check_one(f, format, list[i], texts, &verdict);
-
-		if (r < 0)
-			return r;
-		if (verdict == VERDICT_DIFFERS || (verdict == VERDICT_STRICTER && !strict_is_fine))
-			(*ret)++;
-	}
-	return 0;
-}
-
-/* One special text at a time in each slot of a longer conversation, alone and inside other text. */
-static int check_text(
-	const struct fit *f, const struct chat_format *format, const char *text, size_t n)
-{
-	_cleanup_(freep) char *inside = malloc(n + 3);
-	_cleanup_(freep) char *alone = malloc(n + 1);
-	int r = 0;
-
-	if (!inside || !alone)
-		return -ENOMEM;
-	memcpy(alone, text, n);
-	alone[n] = '\0';
-	snprintf(inside, n + 3, "x%sy", alone);
-	for (size_t slot = 0; r == 0 && slot < 2 * N_SLOTS; slot++) {
-		const char *texts[N_SLOTS] = {SYSTEM, USER, ANSWER};
-		bool plain = f->flags & CHAT_SYSTEM_REFUSED;
-		enum verdict long_one, short_one;
-
-		texts[slot % N_SLOTS] = slot < N_SLOTS ? alone : inside;
-		r = check_one(f, format, plain ? "uau" : "suau", texts, &long_one);
-		if (r == 0)
-			r = check_one(f, format, plain ? "u" : "su", texts, &short_one);
-		if (r == 0 && (long_one != VERDICT_AGREES || short_one != VERDICT_AGREES))
-			return reason_set(f->reason, -EOPNOTSUPP,
-				"the chat template does what deltad's formats cannot express: it "
-				"looks "
-				"for \"%.40s\" in messages",
-				alone);
-	}
-	return r;
-}
-
-static int check_texts(const struct fit *f, const struct chat_format *format)
-{
-	struct jinja_literal literals[MAX_LITERALS];
-	size_t n = jinja_literals(f->t->jinja, literals, MAX_LITERALS);
-	int r = 0;
-
-	if (n == MAX_LITERALS)
-		return unfit(f, "it is too long to be checked");
-	for (size_t i = 0; r == 0 && i < array_len(hard_texts); i++)
-		r = check_text(f, format, hard_texts[i], strlen(hard_texts[i]));
-	for (size_t i = 0; r == 0 && i < n; i++)
-		r = check_text(f, format, literals[i].text, strlen(literals[i].text));
-	return r;
-}
-
-/* Where the template and the format part only on conversations that end without a question, or
- * have system messages in their middle, the format is made to refuse those. */
-static int check_format(struct fit *f, const struct chat_format *format, bool *ret_again)
-{
-	uint32_t flags = f->flags;
-	size_t n_user_last, n_late, n_other_last;
-	int r = count_disagreements(
-		f, format, user_last, array_len(user_last), false, &n_user_last);
-
-	if (r == 0)
-		r = count_disagreements(
-			f, format, late_system, array_len(late_system), true, &n_late);
-	if (r == 0)
-		r = count_disagreements(f, format, other_last, array_len(other_last),
-			flags & CHAT_END_WITH_USER, &n_other_last);
-	if (r < 0)
-		return r;
-	if (n_user_last)
-		return unfit(f, "how turns follow each other");
-	if (n_late)
-		f->flags &= ~(uint32_t)CHAT_LATE_SYSTEM;
-	if (n_other_last) {
-		f->flags &= ~(uint32_t)CHAT_EMPTY_ALLOWED;
-		f->flags |= CHAT_END_WITH_USER;
-	}
-	*ret_again = f->flags != flags;
-	if (!*ret_again && (n_late || n_other_last))
-		return unfit(f, "system messages in the middle");
-	return *ret_again ? 0 : check_texts(f, format);
-}
-
+/* Writes the section and puts it to the test; *ret_again if that changed the flags. */
 static int try_format(struct fit *f, struct text *section, bool *ret_again)
 {
 	struct chat_format *format;
+	uint32_t flags = f->flags;
 	int r = write_section(f, section);
 
 	if (r < 0)
@@ -691,14 +499,15 @@ static int try_format(struct fit *f, struct text *section, bool *ret_again)
 	r = chat_format_new((const uint8_t *)section->items, section->n, &format, f->reason);
 	if (r < 0)
 		return r == -EBADMSG ? unfit(f, "its texts are too long") : r;
-	r = check_format(f, format, ret_again);
+	r = chat_check(f->t, format, &f->flags, f->reason);
+	*ret_again = f->flags != flags;
 	chat_format_free(format);
 	return r;
 }
 
 static int fit_all(struct fit *f)
 {
-	struct span head;
+	struct span head = {0};
 	int r = fit_name(f);
 
 	if (r == 0)
