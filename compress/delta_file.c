@@ -2,6 +2,8 @@
 
 #include "store/writer.h"
 
+#include <string.h>
+
 #define PAYLOAD_ALIGNMENT 64u
 
 struct entry {
@@ -207,6 +209,6 @@ int delta_file_write(struct delta_file *f, const struct delta_file_parts *parts,
 	place_payloads(f, body + weights);
 	r = write_sections(w, f, parts);
 	if (r < 0)
-		return reason_set(reason, r, "cannot write the delta");
+		return reason_set(reason, r, "cannot write the delta: %s", strerror(-r));
 	return writer_finish(w, parts->base, parts->tuned, ret_header, reason);
 }

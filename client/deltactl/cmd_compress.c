@@ -174,6 +174,19 @@ static inline void checkpointp(struct checkpoint **c)
 	checkpoint_free(*c);
 }
 
+/* The bar's numbers are bytes while files are read, then blocks, then windows of text. */
+static void update_bar(void *user, const char *stage, uint64_t done, uint64_t total)
+{
+	struct progress_bar *bar = user;
+
+	bar->unit = "bytes";
+	if (strcmp(stage, "compressing") == 0)
+		bar->unit = "blocks";
+	if (strcmp(stage, "measuring") == 0)
+		bar->unit = "windows";
+	progress_update(&bar->progress, stage, done, total);
+}
+
 /* In the sandbox. */
 static int compress_in_sandbox(void *arg, struct reason *reason)
 {
@@ -182,15 +195,16 @@ static int compress_in_sandbox(void *arg, struct reason *reason)
 	_cleanup_(checkpointp) struct checkpoint *base = NULL;
 	_cleanup_(checkpointp) struct checkpoint *tuned = NULL;
 	struct progress_bar bar;
-	const struct progress *progress = progress_bar(&bar, "blocks", o->quiet);
+	const struct progress progress = {.update = update_bar, .user = &bar};
 	int r;
 
+	progress_bar(&bar, "bytes", o->quiet);
 	r = checkpoint_open(o->base, &base, reason);
 	if (r == 0)
 		r = checkpoint_open(o->tuned, &tuned, reason);
 	if (r == 0)
 		r = compress_delta(
-			base, tuned, &o->settings, call->fd, progress, call->report, reason);
+			base, tuned, &o->settings, call->fd, &progress, call->report, reason);
 	progress_bar_end(&bar);
 	return r;
 }

@@ -1,0 +1,50 @@
+#!/bin/sh
+# deltactl compress on the tiny models: what it refuses leaves the old file and nothing half-made,
+# and what it makes does not depend on threads. (Full disks and SIGKILL: test_offline.sh.)
+. tests/e2e/tap.sh
+
+tiny=tests/golden/data/tiny
+old=$work/made/old.delta
+mkdir "$work/made" "$work/cut"
+echo old >"$old"
+
+compress() { # fine-tune output [options]
+	tuned=$1 output=$2
+	shift 2
+	"$deltactl" compress --base $tiny/llama-gqa --tuned "$tuned" -o "$output" --quiet "$@"
+}
+only_old_file() {
+	[ "$(ls -A "$work/made")" = old.delta ] && [ "$(cat "$old")" = old ]
+}
+
+check_fails 5 'family' 'another architecture is a mismatch' compress $tiny/qwen3 "$old"
+check 'it left the old file' only_old_file
+
+cp $tiny/llama-gqa-ft/config.json "$work/cut"
+head -c 100000 $tiny/llama-gqa-ft/model.safetensors >"$work/cut/model.safetensors"
+check_fails 3 'model.safetensors' 'a truncated checkpoint is bad input' compress "$work/cut" "$old"
+check 'it left the old file' only_old_file
+
+check_fails 1 'nowhere' 'a folder that is not there is named' \
+	compress $tiny/llama-gqa-ft "$work/nowhere/x.delta"
+check_fails 2 'ratio' 'an impossible ratio is wrong usage' \
+	compress $tiny/llama-gqa-ft "$old" --ratio 0
+check_fails 2 'magic' 'an unknown method is wrong usage' \
+	compress $tiny/llama-gqa-ft "$old" --method magic
+check_fails 1 'absent.txt' 'a missing calibration text is named' \
+	compress $tiny/llama-gqa-ft "$old" --calibrate "$work/absent.txt"
+check 'none of them touched the old file' only_old_file
+
+# SIGTERM lets it clean up behind itself.
+"$deltactl" compress --base $tiny/llama-gqa --tuned $tiny/llama-gqa-ft -o "$work/made/new.delta" \
+	--quiet --calibration-tokens 4000000 2>/dev/null &
+pid=$!
+sleep 0.5
+kill -TERM $pid
+wait $pid
+check 'terminated, it leaves nothing behind' only_old_file
+
+check 'one thread makes a delta' compress $tiny/llama-gqa-ft "$work/one.delta" --json --threads 1
+check 'three threads make one' compress $tiny/llama-gqa-ft "$work/three.delta" --threads 3
+check 'the bytes are the same' cmp "$work/one.delta" "$work/three.delta"
+finish
