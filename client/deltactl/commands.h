@@ -11,6 +11,8 @@ extern const struct command command_eval;
 extern const struct command command_verify;
 extern const struct command command_inspect;
 extern const struct command command_score;
+extern const struct command command_tokenize;
+extern const struct command command_detokenize;
 extern const struct command command_merge;
 extern const struct command command_run;
 extern const struct command command_chat;

@@ -13,6 +13,8 @@ const struct command *const commands[] = {
 	&command_verify,
 	&command_inspect,
 	&command_score,
+	&command_tokenize,
+	&command_detokenize,
 	&command_merge,
 	&command_run,
 	&command_chat,
