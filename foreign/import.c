@@ -5,6 +5,7 @@
  */
 #include "foreign/import.h"
 
+#include "engine/chat.h"
 #include "foreign/tokenizer_json.h"
 #include "kernels/pack.h"
 #include "store/base.h"
@@ -12,6 +13,7 @@
 #include "store/writer.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 #define VECTOR_ALIGNMENT 64u
@@ -26,9 +28,11 @@ struct plan {
 };
 
 /* The sections of text handling; a model without them is still a model. */
-struct text {
+struct text_sections {
 	uint8_t *tokenizer;
 	size_t n_tokenizer;
+	uint8_t *chat;
+	size_t n_chat;
 };
 
 /* One import under way. */
@@ -36,7 +40,7 @@ struct import {
 	struct checkpoint *checkpoint;
 	const struct model_config *config;
 	struct plan plan;
-	struct text text;
+	struct text_sections text;
 	struct writer *writer;
 	struct model_digest *digest;
 	void *source, *packed; /* room for the largest tensor each */
@@ -49,6 +53,7 @@ static void import_done(struct import *in)
 {
 	free(in->plan.records);
 	free(in->text.tokenizer);
+	free(in->text.chat);
 	writer_free(in->writer);
 	model_digest_free(in->digest);
 	free(in->source);
@@ -91,15 +96,48 @@ static int plan_tensors(struct import *in)
 	return 0;
 }
 
+static int name_chat_format(struct import *in)
+{
+	struct import_report *report = in->report;
+	struct chat_format *format = NULL;
+	int r = chat_format_new(in->text.chat, in->text.n_chat, &format, in->reason);
+
+	if (r < 0)
+		return r;
+	snprintf(report->chat_format, sizeof(report->chat_format), "%s", chat_format_name(format));
+	chat_format_free(format);
+	return 0;
+}
+
+/* A template that we do not know costs the model its chat, not its completions. */
+static int compile_chat(struct import *in)
+{
+	struct import_report *report = in->report;
+	struct reason refusal = {0};
+	int r = chat_format_compile(
+		checkpoint_folder(in->checkpoint), &in->text.chat, &in->text.n_chat, &refusal);
+
+	if (r == 0)
+		return name_chat_format(in);
+	if (r != -EOPNOTSUPP && r != -ENOENT)
+		return reason_set(in->reason, r, "%s", refusal.text);
+	snprintf(report->chat_refusal, sizeof(report->chat_refusal), "%.255s", refusal.text);
+	return 0;
+}
+
 static int compile_text(struct import *in)
 {
-	const char *folder = checkpoint_folder(in->checkpoint);
-	struct text *text = &in->text;
-	int r;
+	struct import_report *report = in->report;
+	int r = tokenizer_compile(checkpoint_folder(in->checkpoint), &in->text.tokenizer,
+		&in->text.n_tokenizer, in->reason);
 
-	r = tokenizer_compile(folder, &text->tokenizer, &text->n_tokenizer, in->reason);
-	in->report->has_tokenizer = r == 0;
-	return r == -ENOENT ? 0 : r;
+	report->has_tokenizer = r == 0;
+	if (r == 0)
+		return compile_chat(in);
+	if (r != -ENOENT)
+		return r;
+	snprintf(report->chat_refusal, sizeof(report->chat_refusal), "there is no tokenizer");
+	return 0;
 }
 
 static int write_section(
@@ -128,7 +166,10 @@ static uint64_t weights_offset(const struct import *in)
 	uint64_t at = writer_offset(in->writer);
 
 	at = after_section(at, in->plan.n_records * sizeof(*in->plan.records));
-	at = after_section(at, in->text.n_tokenizer);
+	if (in->text.n_tokenizer)
+		at = after_section(at, in->text.n_tokenizer);
+	if (in->text.n_chat)
+		at = after_section(at, in->text.n_chat);
 	return align_up(at, FORMAT_WEIGHTS_ALIGNMENT);
 }
 
@@ -147,6 +188,8 @@ static int write_head_sections(struct import *in)
 		in->plan.n_records * sizeof(*in->plan.records));
 	if (r == 0)
 		r = write_section(in, SECTION_TOKENIZER, in->text.tokenizer, in->text.n_tokenizer);
+	if (r == 0)
+		r = write_section(in, SECTION_CHAT, in->text.chat, in->text.n_chat);
 	return r;
 }
 
@@ -230,7 +273,8 @@ static int prepare(struct import *in, int fd)
 	if (r < 0)
 		return r;
 	body_bytes = in->plan.weights_bytes + sizeof(*in->config) +
-		     in->plan.n_records * sizeof(*in->plan.records) + in->text.n_tokenizer;
+		     in->plan.n_records * sizeof(*in->plan.records) + in->text.n_tokenizer +
+		     in->text.n_chat;
 	r = writer_begin(fd, IMAGE_KIND_BASE, body_bytes, &in->writer, in->reason);
 	if (r < 0)
 		return r;

@@ -121,7 +121,12 @@ static int import_file(const struct import_arguments *arguments, struct import_a
 		return r;
 	call.fd = file.fd;
 	r = sandbox_call(read_and_write, &call, &limits, reason);
-	return r < 0 ? r : new_file_commit(&file, reason);
+	if (r < 0)
+		return r;
+	/* The child wrote these; it may not have ended them. */
+	answer->report.chat_format[sizeof(answer->report.chat_format) - 1] = '\0';
+	answer->report.chat_refusal[sizeof(answer->report.chat_refusal) - 1] = '\0';
+	return new_file_commit(&file, reason);
 }
 
 static void print_report(
@@ -140,6 +145,8 @@ static void print_report(
 	printf("  size       %s\n", human_bytes(report->file_bytes, size));
 	printf("  tokenizer  %s\n",
 		report->has_tokenizer ? "included" : "none: the image scores ids, not text");
+	printf("  chat       %s%s\n", report->chat_format[0] ? "" : "none: ",
+		report->chat_format[0] ? report->chat_format : report->chat_refusal);
 	if (report->n_inexact)
 		printf("  rounded    %" PRIu64 " numbers that bf16 cannot hold\n",
 			report->n_inexact);
@@ -154,11 +161,13 @@ static int print_json(const struct import_arguments *arguments, const struct imp
 
 	digest_hex(&report->model, model);
 	digest_hex(&report->root, root);
-	json = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b}", "file", arguments->output,
-		"family", model_family_name(answer->config.family), "model", model, "root", root,
-		"parameters", (json_int_t)report->n_parameters, "file_bytes",
+	json = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:s?, s:s?}", "file",
+		arguments->output, "family", model_family_name(answer->config.family), "model",
+		model, "root", root, "parameters", (json_int_t)report->n_parameters, "file_bytes",
 		(json_int_t)report->file_bytes, "rounded", (json_int_t)report->n_inexact,
-		"tokenizer", report->has_tokenizer);
+		"tokenizer", report->has_tokenizer, "chat_format",
+		report->chat_format[0] ? report->chat_format : NULL, "chat_refusal",
+		report->chat_refusal[0] ? report->chat_refusal : NULL);
 	r = json ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
 	json_decref(json);
 	printf("\n");

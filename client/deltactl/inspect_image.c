@@ -2,6 +2,8 @@
 #include "client/deltactl/inspect.h"
 #include "client/deltactl/inspect_config.h"
 
+#include "engine/chat.h"
+#include "foreign/json.h"
 #include "store/delta.h"
 #include "store/tensor_table.h"
 
@@ -81,6 +83,26 @@ static json_t *describe_header(const struct image *image, const char *kind)
 	return document;
 }
 
+/* null where the file has no format of its own. */
+static int describe_chat(json_t *document, const struct image *image, struct reason *reason)
+{
+	struct chat_format *format = NULL;
+	uint64_t n = 0;
+	const uint8_t *section = image_section(image, SECTION_CHAT, &n);
+	int r;
+
+	if (!section) {
+		document_set(document, "chat_format", json_null());
+		return 0;
+	}
+	r = chat_format_new(section, n, &format, reason);
+	if (r < 0)
+		return reason_prefix(reason, r, "chat section");
+	document_set(document, "chat_format", json_string(chat_format_name(format)));
+	chat_format_free(format);
+	return 0;
+}
+
 static json_t *describe_sections(const struct format_header *h)
 {
 	json_t *sections = json_array();
@@ -119,7 +141,8 @@ int inspect_base(
 {
 	_cleanup_(basep) struct base *base = NULL;
 	struct tensor_table table;
-	json_t *document, *rows = NULL;
+	_cleanup_(json_freep) json_t *document = NULL;
+	json_t *rows;
 	uint64_t parameters = 0;
 	int r;
 
@@ -140,11 +163,14 @@ int inspect_base(
 		parameters += (uint64_t)t->rows * t->cols;
 	}
 	document_set(document, "model", digest_text(base_model_digest(base)));
+	r = describe_chat(document, base->image, reason);
 	document_set(document, "parameters", json_integer((json_int_t)parameters));
 	document_set(document, "config", inspect_config(&base->config));
 	document_set(document, "sections", describe_sections(&base->image->header));
 	document_set(document, "tensors", rows);
-	*ret = document;
+	if (r < 0)
+		return reason_prefix(reason, r, "%s", path);
+	*ret = take_ptr(document);
 	return 0;
 }
 
@@ -219,7 +245,8 @@ int inspect_delta(
 	const char *path, const struct progress *progress, json_t **ret, struct reason *reason)
 {
 	_cleanup_(deltap) struct delta *delta = NULL;
-	json_t *document, *rows;
+	_cleanup_(json_freep) json_t *document = NULL;
+	json_t *rows;
 	int r;
 
 	r = delta_open(path, NULL, &delta, progress, reason);
@@ -231,11 +258,14 @@ int inspect_delta(
 		json_array_append_new(rows, describe_delta_record(delta, i));
 	document_set(document, "fits_base", digest_text(&delta->image->header.model));
 	document_set(document, "tuned", digest_text(&delta->image->header.tuned));
+	r = describe_chat(document, delta->image, reason);
 	document_set(document, "config", inspect_config(&delta->config));
 	if (delta->certificate)
 		document_set(document, "certificate", describe_certificate(delta->certificate));
 	document_set(document, "sections", describe_sections(&delta->image->header));
 	document_set(document, "tensors", rows);
-	*ret = document;
+	if (r < 0)
+		return reason_prefix(reason, r, "%s", path);
+	*ret = take_ptr(document);
 	return 0;
 }

@@ -4,6 +4,7 @@
 #include "foreign/import.h"
 
 #include "common/file.h"
+#include "foreign/tokenizer_json.h"
 #include "store/base.h"
 
 #include "tests/scratch.h"
@@ -193,11 +194,62 @@ static void same_folder_same_bytes(void **state)
 	checkpoint_free(checkpoint);
 }
 
+static void carries_text_sections(void **state)
+{
+	static const char folder[] = "models/Llama-deltad-16M-math";
+	struct import_report report;
+	struct reason reason = {0};
+	int fd = import_folder(folder, &report, &reason);
+	struct base *base;
+	uint8_t *compiled = NULL;
+	size_t n_compiled = 0;
+	uint64_t n = 0;
+	const uint8_t *section;
+
+	(void)state;
+	if (fd < 0)
+		fail_msg("%s", reason.text);
+	base = load_base(fd);
+	assert_true(report.has_tokenizer);
+	assert_string_equal(report.chat_format, "chatml");
+	assert_string_equal(report.chat_refusal, "");
+	assert_int_equal(tokenizer_compile(folder, &compiled, &n_compiled, &reason), 0);
+	section = image_section(base->image, SECTION_TOKENIZER, &n);
+	assert_non_null(section);
+	assert_int_equal(n, n_compiled);
+	assert_memory_equal(section, compiled, n);
+	assert_non_null(image_section(base->image, SECTION_CHAT, &n));
+	free(compiled);
+	base_free(base);
+	close(fd);
+}
+
+static void says_why_there_is_no_chat(void **state)
+{
+	struct import_report report;
+	struct reason reason = {0};
+	int fd = import_folder("models/Llama-deltad-16M", &report, &reason);
+
+	(void)state;
+	assert_true(fd >= 0);
+	close(fd);
+	assert_true(report.has_tokenizer);
+	assert_string_equal(report.chat_format, "");
+	assert_non_null(strstr(report.chat_refusal, "no chat template"));
+	fd = import_folder(models[0], &report, &reason);
+	assert_true(fd >= 0);
+	close(fd);
+	assert_false(report.has_tokenizer);
+	assert_string_equal(report.chat_refusal, "there is no tokenizer");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(keeps_every_number),
 		cmocka_unit_test(same_folder_same_bytes),
+		cmocka_unit_test(carries_text_sections),
+		cmocka_unit_test(says_why_there_is_no_chat),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
