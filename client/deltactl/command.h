@@ -11,11 +11,10 @@
 /* Exit codes of deltactl, as deltactl(1) documents them. */
 enum exit_code {
 	EXIT_OK = 0,
-	EXIT_FAILED = 1,    /* the machine said no: I/O, memory, permissions */
-	EXIT_USAGE = 2,     /* wrong options or arguments */
-	EXIT_BAD_INPUT = 3, /* a file breaks its format (-EBADMSG) */
-	EXIT_NOT_SUPPORTED =
-		4,          /* a well-formed file asks for what we do not implement (-EOPNOTSUPP) */
+	EXIT_FAILED = 1,        /* the machine said no: I/O, memory, permissions */
+	EXIT_USAGE = 2,         /* wrong options or arguments */
+	EXIT_BAD_INPUT = 3,     /* a file breaks its format (-EBADMSG) */
+	EXIT_NOT_SUPPORTED = 4, /* a well-formed file asks for what we lack (-EOPNOTSUPP) */
 	EXIT_MISMATCH = 5,  /* does not fit its partner, or verification failed (-EMEDIUMTYPE) */
 	EXIT_NO_DAEMON = 6, /* cannot reach the daemon */
 	EXIT_REFUSED = 7,   /* the daemon refused */
