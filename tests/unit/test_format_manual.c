@@ -1,6 +1,7 @@
 /*
  * The offsets that deltad-format(5) promises are those of the structs that read and write files.
  */
+#include "engine/chat_format.h"
 #include "engine/tokenizer_tables.h"
 #include "store/format.h"
 
@@ -92,6 +93,11 @@ static const struct row rows[] = {
 	ROW("Tokenizer", tokenizer_tables, n_suffix),
 	ROW("Tokenizer", tokenizer_tables, n_text),
 	ROW("Tokenizer", tokenizer_tables, reserved),
+	ROW("Chat format", chat_format_head, magic),
+	ROW("Chat format", chat_format_head, name),
+	ROW("Chat format", chat_format_head, flags),
+	ROW("Chat format", chat_format_head, n_text),
+	ROW("Chat format", chat_format_head, pieces),
 	ROW("Certificate", certificate, method),
 	ROW("Certificate", certificate, calibration),
 	ROW("Certificate", certificate, n_calibration_tokens),
@@ -148,6 +154,8 @@ static void sizes_are_those_of_the_structs(void **state)
 	assert_int_equal(sizeof(struct tensor_record), 40);
 	assert_int_equal(sizeof(struct mixed_svd_band), 64);
 	assert_int_equal(sizeof(struct tokenizer_tables), 56);
+	assert_int_equal(sizeof(struct chat_format_head), 128);
+	assert_int_equal(N_CHAT_PIECES, 11);
 	assert_int_equal(sizeof(struct certificate), 136);
 	assert_int_equal(sizeof(struct tensor_quality), 16);
 	assert_int_equal(sizeof(struct selftest), 16);
