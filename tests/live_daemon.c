@@ -23,6 +23,7 @@
 #include <cmocka.h>
 
 #define MODEL "models/Llama-deltad-16M"
+#define CHAT_MODEL "models/Llama-deltad-16M-math"
 #define POLL_US 5000
 
 static uint64_t now_ms(void)
@@ -56,8 +57,8 @@ void live_store_make(struct live_store *s)
 		fail_msg("%s: %s", MODEL, reason.text);
 	close(fd);
 	checkpoint_free(checkpoint);
-	made_delta(base, 1, red);
-	made_delta(base, 2, blue);
+	made_delta(base, 1, CHAT_MODEL, red);
+	made_delta(base, 2, NULL, blue);
 	base_free(base);
 }
 
@@ -219,16 +220,30 @@ static void become_daemon(struct live_daemon *d, const struct live_options *opti
 	_exit(127);
 }
 
+static pid_t spawn(struct live_daemon *d, const struct live_options *options, int sockets[2])
+{
+	_cleanup_(freep) char *notify = scratch_path(d->folder, "notify");
+	char program[PATH_MAX + 16];
+	pid_t pid;
+
+	daemon_path(program);
+	setenv("NOTIFY_SOCKET", notify, 1);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0)
+		become_daemon(d, options, sockets, program);
+	unsetenv("NOTIFY_SOCKET");
+	return pid;
+}
+
 void live_daemon_start(
 	struct live_daemon *d, const struct live_store *store, const struct live_options *options)
 {
 	static const struct live_options plain;
 	_cleanup_(freep) char *notify = NULL;
-	char program[PATH_MAX + 16];
 	int sockets[2] = {-1, -1};
 
 	options = options ? options : &plain;
-	daemon_path(program);
 	*d = (struct live_daemon){
 		.folder = scratch_folder(),
 		.passed = options->pass_sockets,
@@ -245,12 +260,7 @@ void live_daemon_start(
 		sockets[1] = bound_socket(d->admin, SOCK_SEQPACKET);
 		assert_int_equal(listen(sockets[0], 16) | listen(sockets[1], 16), 0);
 	}
-	setenv("NOTIFY_SOCKET", notify, 1);
-	d->pid = fork();
-	assert_true(d->pid >= 0);
-	if (d->pid == 0)
-		become_daemon(d, options, sockets, program);
-	unsetenv("NOTIFY_SOCKET");
+	d->pid = spawn(d, options, sockets);
 	closep(&sockets[0]);
 	closep(&sockets[1]);
 	if (!options->do_not_wait)
@@ -292,22 +302,58 @@ static void release(struct live_daemon *d)
 	free(d->admin);
 }
 
-int live_daemon_wait(struct live_daemon *d)
+static int wait_for(const struct live_daemon *d, pid_t pid)
 {
 	uint64_t until = now_ms() + LIVE_TIMEOUT_MS;
 	int status;
 
-	while (waitpid(d->pid, &status, WNOHANG) == 0) {
+	while (waitpid(pid, &status, WNOHANG) == 0) {
 		if (now_ms() > until)
 			fail_with_log(d, "the daemon does not end");
 		usleep(POLL_US);
 	}
+	return status;
+}
+
+int live_daemon_wait(struct live_daemon *d)
+{
+	int status = wait_for(d, d->pid);
+
 	if (!WIFEXITED(status))
 		fail_with_log(d, "the daemon was killed");
 	/* It removes the sockets that it made, and no others. */
 	assert_int_equal(access(d->socket, F_OK) == 0, d->passed);
 	assert_int_equal(access(d->admin, F_OK) == 0, d->passed);
 	release(d);
+	return WEXITSTATUS(status);
+}
+
+void live_daemon_kill(struct live_daemon *d)
+{
+	kill(d->pid, SIGKILL);
+	assert_true(WIFSIGNALED(wait_for(d, d->pid)));
+}
+
+void live_daemon_restart(struct live_daemon *d)
+{
+	static const struct live_options plain;
+	size_t ready = live_daemon_told(d, "READY=1");
+	uint64_t until = now_ms() + LIVE_TIMEOUT_MS;
+
+	d->pid = spawn(d, &plain, NULL);
+	while (live_daemon_told(d, "READY=1") == ready) {
+		if (now_ms() > until)
+			fail_with_log(d, "the daemon does not start again");
+		usleep(POLL_US);
+	}
+}
+
+int live_daemon_run_again(struct live_daemon *d)
+{
+	static const struct live_options plain;
+	int status = wait_for(d, spawn(d, &plain, NULL));
+
+	assert_true(WIFEXITED(status));
 	return WEXITSTATUS(status);
 }
 

@@ -11,7 +11,8 @@
 
 #define LIVE_TIMEOUT_MS 20000
 
-/* A store, made once for a test program: base.base, and the deltas red.delta and blue.delta. */
+/* A store, made once for a test program: base.base, and the deltas red.delta, which brings a chat
+ * format, and blue.delta. */
 struct live_store {
 	char *folder;
 };
@@ -48,6 +49,11 @@ void live_daemon_await(const struct live_daemon *d, const char *line);
 size_t live_daemon_told(const struct live_daemon *d, const char *line);
 /* The exit code of a daemon that is ending. */
 int live_daemon_wait(struct live_daemon *d);
+/* SIGKILL; its sockets stay. Then it can be started again with the same configuration. */
+void live_daemon_kill(struct live_daemon *d);
+void live_daemon_restart(struct live_daemon *d);
+/* Runs a second one with the configuration of the first to its end; the exit code. */
+int live_daemon_run_again(struct live_daemon *d);
 /* SIGTERM, exit code 0, and no socket or other file is left. */
 void live_daemon_stop(struct live_daemon *d);
 

@@ -1,6 +1,7 @@
 #include "tests/made_delta.h"
 
 #include "common/file.h"
+#include "foreign/tokenizer_json.h"
 #include "kernels/convert.h"
 #include "store/delta.h"
 #include "store/writer.h"
@@ -93,24 +94,38 @@ static void append_section(
 	assert_int_equal(writer_section_end(w), 0);
 }
 
-static void write_delta(const struct base *base, uint32_t seed, int fd)
+static void append_chat(struct writer *w, const char *folder)
+{
+	_cleanup_(freep) uint8_t *bytes = NULL;
+	struct reason reason = {""};
+	size_t n;
+
+	if (chat_format_compile(folder, &bytes, &n, &reason) < 0)
+		fail_msg("%s: %s", folder, reason.text);
+	append_section(w, SECTION_CHAT, bytes, n);
+}
+
+static void write_delta(const struct base *base, uint32_t seed, const char *chat_folder, int fd)
 {
 	const struct model_config *c = &base->config;
 	size_t room = c->n_layers * array_len(projections);
 	struct tensor_record *t = calloc(room, sizeof(*t));
 	struct digest tuned = digest_of(&seed, sizeof(seed));
 	uint32_t random = seed * 2654435761u + 1;
-	uint64_t tensors_at, weights_at;
+	uint64_t weights_at;
 	struct writer *w;
 
 	assert_non_null(t);
 	assert_int_equal(writer_begin(fd, IMAGE_KIND_DELTA, MAX_BODY, &w, NULL), 0);
 	append_section(w, SECTION_CONFIG, c, sizeof(*c));
-	tensors_at = align_up(writer_offset(w), FORMAT_PAGE);
-	weights_at = align_up(tensors_at + room * sizeof(*t), FORMAT_PAGE);
+	weights_at = align_up(writer_offset(w), FORMAT_PAGE) +
+		     align_up(room * sizeof(*t), FORMAT_PAGE) + (chat_folder ? FORMAT_PAGE : 0);
 	assert_int_equal(list_projections(c, weights_at, t), room);
 	append_section(w, SECTION_TENSORS, t, room * sizeof(*t));
+	if (chat_folder)
+		append_chat(w, chat_folder);
 	assert_int_equal(writer_section_begin(w, SECTION_WEIGHTS, FORMAT_PAGE), 0);
+	/* The chat format takes one page. */
 	assert_int_equal(writer_offset(w), weights_at);
 	for (size_t i = 0; i < room; i++)
 		append_projection(w, &t[i], &random);
@@ -120,12 +135,12 @@ static void write_delta(const struct base *base, uint32_t seed, int fd)
 	free(t);
 }
 
-void made_delta(const struct base *base, uint32_t seed, const char *path)
+void made_delta(const struct base *base, uint32_t seed, const char *chat_folder, const char *path)
 {
 	struct new_file f = NEW_FILE_INIT;
 
 	assert_int_equal(new_file_open(&f, path, NULL), 0);
-	write_delta(base, seed, f.fd);
+	write_delta(base, seed, chat_folder, f.fd);
 	assert_int_equal(new_file_commit(&f, NULL), 0);
 	new_file_done(&f);
 }

@@ -6,5 +6,6 @@
 
 #include "store/base.h"
 
-/* Writes the file; fails the running test if anything goes wrong. */
-void made_delta(const struct base *base, uint32_t seed, const char *path);
+/* Writes the file; fails the running test if anything goes wrong. `chat_folder` is a model folder
+ * whose chat format the delta brings, or NULL. */
+void made_delta(const struct base *base, uint32_t seed, const char *chat_folder, const char *path);

@@ -138,7 +138,7 @@ static void test_delta_of_another_base(void **state)
 	_cleanup_(freep) char *path = scratch_path(store.folder, "stranger.delta");
 
 	(void)state;
-	made_delta(another, 1, path);
+	made_delta(another, 1, NULL, path);
 	base_free(another);
 	check_refused("stranger", PROTO_STATUS_WRONG_BASE);
 }

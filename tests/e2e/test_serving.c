@@ -195,6 +195,31 @@ static void test_stop_string(void **state)
 	assert_true(answer.n_tokens < 24);
 }
 
+/* A conversation ends by itself with the end of the assistant's turn, which is not part of it. */
+static void test_chat(void **state)
+{
+	struct proto_chat_message question = {
+		.role = PROTO_ROLE_USER,
+		.text = proto_str("Say hello. <|im_end|>"),
+	};
+	struct proto_message m = live_complete("red", "", 40);
+
+	(void)state;
+	m.complete.flags = 0;
+	m.complete.prompt = PROTO_PROMPT_CHAT;
+	m.complete.messages = &question;
+	m.complete.n_messages = 1;
+	live_collect(client, live_send(client, &m), &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_OK);
+	assert_true(answer.n_prompt > 8);
+	assert_null(strstr(answer.text, "<|im_"));
+	m.request = 0;
+	m.complete.variant = proto_str("base");
+	live_collect(client, live_send(client, &m), &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_NO_CHAT_FORMAT);
+	assert_true(strlen(answer.words) > 10);
+}
+
 static void test_cancel(void **state)
 {
 	struct proto_message m = live_complete("base", PROMPT, 900);
@@ -375,6 +400,7 @@ int main(void)
 		cmocka_unit_test(test_company_does_not_matter),
 		cmocka_unit_test(test_several_requests_of_one_client),
 		cmocka_unit_test(test_stop_string),
+		cmocka_unit_test(test_chat),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_client_killed_in_mid_stream),
 		cmocka_unit_test(test_slow_reader),
