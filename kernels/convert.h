@@ -66,7 +66,7 @@ static inline uint16_t f16_from_f32(float value)
 	if (magnitude >= 0x477ff000)
 		return sign | 0x7c00;
 	if (magnitude < 0x38800000) {
-		/* Adding 0.5 places the half's subnormal bits at the end of the fraction, rounded. */
+		/* Adding 0.5 rounds the subnormal bits to the end of the fraction. */
 		float shifted = f32_from_bits(magnitude) + 0.5f;
 
 		return sign | (uint16_t)(f32_to_bits(shifted) - 0x3f000000);
