@@ -42,10 +42,26 @@ struct scripted_daemon *scripted_daemon_new(void (*script)(struct script *s), in
 	return d;
 }
 
+struct scripted_daemon *scripted_daemon_connect(
+	void (*script)(struct script *s), struct deltad **ret)
+{
+	struct scripted_daemon *d;
+	int sock;
+
+	d = scripted_daemon_new(script, &sock);
+	must(deltad_connect_fd(sock, ret) == 0, "no connection");
+	return d;
+}
+
 void scripted_daemon_done(struct scripted_daemon *d)
 {
 	pthread_join(d->thread, NULL);
 	free(d);
+}
+
+void script_check(bool so)
+{
+	must(so, "a check failed");
 }
 
 const struct proto_message *script_expect(struct script *s, enum proto_op op)

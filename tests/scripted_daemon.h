@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "client/deltad.h"
 #include "client/wire.h"
 
 struct scripted_daemon;
@@ -15,10 +16,14 @@ struct script {
 
 /* Starts the script over one end of a socket pair; the other end goes to *ret_sock. */
 struct scripted_daemon *scripted_daemon_new(void (*script)(struct script *s), int *ret_sock);
+/* The same with the library at the other end, past its hello. */
+struct scripted_daemon *scripted_daemon_connect(
+	void (*script)(struct script *s), struct deltad **ret);
 /* Joins the thread. */
 void scripted_daemon_done(struct scripted_daemon *d);
 
-/* For scripts. */
+/* For scripts, which run in a thread where cmocka's own checks cannot stop the test. */
+void script_check(bool so);
 const struct proto_message *script_expect(struct script *s, enum proto_op op);
 void script_send(struct script *s, const struct proto_message *m);
 /* Takes HELLO and answers it. */

@@ -38,7 +38,8 @@ static void print_overview(FILE *to)
 	fprintf(to, "usage: deltactl COMMAND [ARGUMENTS]\n\n");
 	for (size_t i = 0; commands[i]; i++)
 		fprintf(to, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
-	fprintf(to, "\n'deltactl COMMAND --help' tells the options of a command; deltactl(1) all of them.\n");
+	fprintf(to, "\n'deltactl COMMAND --help' tells the options of a command; "
+		    "deltactl(1) all of them.\n");
 }
 
 int main(int argc, char **argv)

@@ -11,24 +11,35 @@ export DELTAD_SOCKET DELTAD_ADMIN_SOCKET
 check_fails 6 'no daemon' 'run without a daemon' "$deltactl" run base hello
 check_fails 6 'admin.sock' 'ps without a daemon' "$deltactl" ps
 
-mkdir "$work/store"
-check 'import' "$deltactl" import "$base_model" -o "$work/store/base.base" -q
 cat >"$work/deltad.yaml" <<YAML
 memory:
   kv: 64 MiB
 engine:
   threads: 1
 YAML
-"$deltad" --config "$work/deltad.yaml" --store "$work/store" --socket "$DELTAD_SOCKET" \
-	--admin-socket "$DELTAD_ADMIN_SOCKET" 2>"$work/log" &
-daemon=$!
-trap 'kill $daemon 2>/dev/null; rm -rf "$work"' EXIT
-tries=0
-while [ ! -S "$DELTAD_ADMIN_SOCKET" ] && [ $tries -lt 100 ]; do
-	sleep 0.1
-	tries=$((tries + 1))
-done
+daemon=
+trap '[ -z "$daemon" ] || kill $daemon; rm -rf "$work"' EXIT
 
+serve() { # model folder
+	rm -rf "$work/store"
+	mkdir "$work/store"
+	check "import $1" "$deltactl" import "$1" -o "$work/store/base.base" -q
+	"$deltad" --config "$work/deltad.yaml" --store "$work/store" --socket "$DELTAD_SOCKET" \
+		--admin-socket "$DELTAD_ADMIN_SOCKET" 2>"$work/log" &
+	daemon=$!
+	tries=0
+	while [ ! -S "$DELTAD_ADMIN_SOCKET" ] && [ $tries -lt 100 ]; do
+		sleep 0.1
+		tries=$((tries + 1))
+	done
+	check 'load waits for the base' "$deltactl" load base
+}
+end_by_drain() {
+	check 'drain' "$deltactl" drain
+	wait $daemon
+	check 'the daemon ends well' test $? = 0
+	daemon=
+}
 said() { # command: keeps what it prints
 	"$@" >"$work/said"
 }
@@ -40,7 +51,7 @@ ask() {
 	"$deltactl" run base "$prompt" --raw --max-tokens 12 "$@"
 }
 
-check 'load waits for the base' said "$deltactl" load base
+serve "$base_model"
 check 'models' said "$deltactl" models
 check 'models names the base' says '^base \(base\) +resident'
 check 'models --json' said "$deltactl" models --json
@@ -98,8 +109,33 @@ check 'and begins its answer as deltactl does' sh -c \
 	'test "$(head -c 20 "$1")" = "$(head -c 20 "$2")"' sh "$work/said" "$work/answer"
 check_fails 1 'no variant' 'the example tells a refusal' "$work/ask" nosuch hello
 
-check 'drain' said "$deltactl" drain
-wait $daemon
-check 'the daemon ends well' test $? = 0
+end_by_drain
 check_fails 6 '' 'and is gone' "$deltactl" ps
+
+# The fine-tune as a base of its own: it has a chat format.
+serve "$math_model"
+question='Tom has 3 apples and buys 4 more. How many apples does he have?'
+check 'run asks for a chat' said "$deltactl" run base "$question" --max-tokens 40
+cp "$work/said" "$work/answer"
+check 'not for a continuation' sh -c '! "$1" run base "$2" --raw --max-tokens 40 | cmp -s - "$3"' \
+	sh "$deltactl" "$question" "$work/answer"
+check 'chat with lines from a pipe' said sh -c \
+	'printf "%s\n/reset\n\n%s\n/quit\nnever\n" "$2" "$2" | "$1" chat base --max-tokens 40' \
+	sh "$deltactl" "$question"
+check 'each turn is answered, and reset forgets' sh -c 'cat "$1" "$1" | cmp -s - "$2"' \
+	sh "$work/answer" "$work/said"
+prompt_tokens() {
+	"$deltactl" stats --json | sed 's/.*"prompt_tokens":\([0-9]*\).*/\1/'
+}
+before=$(prompt_tokens)
+check 'a conversation of two turns' sh -c \
+	'printf "%s\n%s\n" "$2" "$2" | "$1" chat base --max-tokens 40' sh "$deltactl" "$question"
+together=$(($(prompt_tokens) - before))
+before=$(prompt_tokens)
+check 'and two of one turn' sh -c \
+	'printf "%s\n/reset\n%s\n" "$2" "$2" | "$1" chat base --max-tokens 40' sh "$deltactl" "$question"
+apart=$(($(prompt_tokens) - before))
+check "the second turn has the first in its prompt ($together tokens, not $apart)" \
+	test "$together" -gt "$apart"
+end_by_drain
 finish
