@@ -77,6 +77,22 @@ static int check_ids(const uint32_t *ids, size_t n, uint32_t vocabulary, struct 
 	return 0;
 }
 
+/* No more text than could be tokens of one context is cut into tokens: that happens on the loop,
+ * while other clients wait. */
+#define MIN_TEXT_LIMIT 65536
+
+static int check_text(const struct loaded *l, uint64_t n, struct reason *reason)
+{
+	uint64_t context = variant_config(l->variant)->max_positions;
+	uint64_t limit = max_u64(MIN_TEXT_LIMIT, context * tokenizer_max_token_bytes(l->tokenizer));
+
+	if (n <= limit)
+		return 0;
+	return reason_set(reason, -E2BIG,
+		"text of %llu bytes; the context has room for %llu at most", (unsigned long long)n,
+		(unsigned long long)limit);
+}
+
 static int copy_ids(const struct proto_complete *c, uint32_t vocabulary, uint32_t **ret_ids,
 	size_t *ret_n, struct reason *reason)
 {
@@ -100,16 +116,23 @@ static int render_chat(const struct loaded *l, const struct proto_complete *c, u
 	size_t *ret_n, struct reason *reason)
 {
 	_cleanup_(freep) struct chat_message *messages = NULL;
+	uint64_t n_text = 0;
+	int r;
 
 	messages = calloc((size_t)c->n_messages + 1, sizeof(*messages));
 	if (!messages)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < c->n_messages; i++)
+	for (uint32_t i = 0; i < c->n_messages; i++) {
 		messages[i] = (struct chat_message){
 			.role = (enum chat_role)c->messages[i].role,
 			.text = c->messages[i].text.bytes,
 			.n_text = c->messages[i].text.n,
 		};
+		n_text += c->messages[i].text.n;
+	}
+	r = check_text(l, n_text, reason);
+	if (r < 0)
+		return r;
 	return chat_render(l->chat, l->tokenizer, messages, c->n_messages, ret_ids, ret_n, reason);
 }
 
@@ -117,6 +140,16 @@ _Static_assert((int)CHAT_ROLE_SYSTEM == PROTO_ROLE_SYSTEM &&
 		       (int)CHAT_ROLE_USER == PROTO_ROLE_USER &&
 		       (int)CHAT_ROLE_ASSISTANT == PROTO_ROLE_ASSISTANT,
 	"roles are cast");
+
+static int encode_text(const struct loaded *l, struct proto_str text,
+	struct tokenizer_options options, uint32_t **ret_ids, size_t *ret_n, struct reason *reason)
+{
+	int r = check_text(l, text.n, reason);
+
+	if (r < 0)
+		return r;
+	return tokenizer_encode(l->tokenizer, text.bytes, text.n, options, ret_ids, ret_n, reason);
+}
 
 static int encode_prompt(const struct loaded *l, const struct proto_complete *c, uint32_t **ret_ids,
 	size_t *ret_n, struct reason *reason)
@@ -128,8 +161,7 @@ static int encode_prompt(const struct loaded *l, const struct proto_complete *c,
 
 	switch (c->prompt) {
 	case PROTO_PROMPT_TEXT:
-		return tokenizer_encode(
-			l->tokenizer, c->text.bytes, c->text.n, options, ret_ids, ret_n, reason);
+		return encode_text(l, c->text, options, ret_ids, ret_n, reason);
 	case PROTO_PROMPT_IDS:
 		return copy_ids(c, variant_config(l->variant)->vocab, ret_ids, ret_n, reason);
 	case PROTO_PROMPT_CHAT:
@@ -210,8 +242,9 @@ static int add_stops(struct stream *stream, const struct loaded *l, const struct
 
 static void fail_with_errno(struct request *r, int error, struct reason *reason)
 {
-	enum proto_status status =
-		error == -ENOMEM ? PROTO_STATUS_INTERNAL : PROTO_STATUS_BAD_ARGUMENT;
+	enum proto_status status = error == -ENOMEM  ? PROTO_STATUS_INTERNAL
+				   : error == -E2BIG ? PROTO_STATUS_TOO_LONG
+						     : PROTO_STATUS_BAD_ARGUMENT;
 
 	if (!reason->text[0])
 		reason_set(reason, 0, "%s", strerror(-error));
@@ -283,7 +316,7 @@ static void fail_without_tokenizer(struct request *r)
 static void tokenize_ready(struct request *r, const struct proto_message *m)
 {
 	const struct proto_tokenize *t = &m->tokenize;
-	const struct tokenizer *tokenizer = r->entry->loaded->tokenizer;
+	const struct loaded *l = r->entry->loaded;
 	const struct tokenizer_options options = {
 		.add_specials = t->flags & PROTO_TOKENIZE_ADD_SPECIALS,
 		.parse_specials = t->flags & PROTO_TOKENIZE_PARSE_SPECIALS,
@@ -294,11 +327,11 @@ static void tokenize_ready(struct request *r, const struct proto_message *m)
 	size_t n = 0;
 	int error;
 
-	if (!tokenizer) {
+	if (!l->tokenizer) {
 		fail_without_tokenizer(r);
 		return;
 	}
-	error = tokenizer_encode(tokenizer, t->text.bytes, t->text.n, options, &ids, &n, &reason);
+	error = encode_text(l, t->text, options, &ids, &n, &reason);
 	if (error == 0 && n > PROTO_MAX_IDS)
 		error = reason_set(
 			&reason, -EMSGSIZE, "%zu tokens, a reply has at most %u", n, PROTO_MAX_IDS);

@@ -40,7 +40,7 @@ struct registry_backend {
 };
 
 /* Expected conditions. */
-enum {
+enum registry_condition {
 	REGISTRY_E_WAIT = 1,     /* not yet: the waiter will be called */
 	REGISTRY_E_UNKNOWN,      /* no such name */
 	REGISTRY_E_FAILED,       /* its load failed; entry->error and the reason say why */

@@ -151,12 +151,14 @@ static bool name_of(struct proto_str name, char ret[static REGISTRY_MAX_NAME + 1
 	return true;
 }
 
-static void answer_condition(
-	struct request *r, int condition, const char *name, struct reason *reason)
+static void answer_condition(struct request *r, enum registry_condition condition, const char *name,
+	struct reason *reason)
 {
 	const struct entry *entry = registry_find(r->server->registry, name);
 
 	switch (condition) {
+	case REGISTRY_E_WAIT:
+		return;
 	case REGISTRY_E_UNKNOWN:
 		reason_set(reason, 0, "there is no variant \"%s\"", name);
 		request_fail(r, PROTO_STATUS_UNKNOWN_VARIANT, reason);
@@ -176,8 +178,6 @@ static void answer_condition(
 		reason_set(reason, 0, "variant \"%s\" is pinned, or the base", name);
 		request_fail(r, PROTO_STATUS_NOT_PERMITTED, reason);
 		return;
-	default:
-		answer_load_failure(r, condition, reason);
 	}
 }
 
@@ -197,12 +197,15 @@ void request_begin(struct session *s, const struct proto_message *m, struct prot
 	if (name_of(variant, name))
 		condition = registry_acquire(
 			s->server->registry, name, fresh, &r->waiter, &r->entry, &reason);
-	if (condition == REGISTRY_E_WAIT)
-		return;
-	if (condition == 0)
+	if (condition == 0) {
 		r->ready(r, &r->message->message);
-	else
-		answer_condition(r, condition, name, &reason);
+	} else if (condition < 0) {
+		if (!reason.text[0])
+			reason_set(&reason, 0, "%s: %s", name, strerror(-condition));
+		answer_load_failure(r, condition, &reason);
+	} else {
+		answer_condition(r, (enum registry_condition)condition, name, &reason);
+	}
 }
 
 static void answer_unloaded(struct request *r)
@@ -234,8 +237,8 @@ void request_begin_unload(struct session *s, const struct proto_message *m)
 		condition = registry_unload(s->server->registry, name, &r->waiter);
 	if (condition == 0)
 		answer_unloaded(r);
-	else if (condition != REGISTRY_E_WAIT)
-		answer_condition(r, condition, name, &reason);
+	else
+		answer_condition(r, (enum registry_condition)condition, name, &reason);
 }
 
 void request_submit(struct request *r, struct job_spec *spec, struct stream *stream)

@@ -49,6 +49,19 @@ static const struct op ops[] = {
 	[PROTO_DRAIN] = {op_drain, true},
 };
 
+/* If anything that the client sent were unread at the end, the kernel would throw away our last
+ * words and tell it of a broken connection instead. So: no more from there, and read what is there.
+ */
+static void hang_up(struct session *s)
+{
+	char ignored[1];
+
+	if (shutdown(s->fd, SHUT_RD) == 0)
+		while (recv(s->fd, ignored, sizeof(ignored), MSG_DONTWAIT) > 0)
+			;
+	closep(&s->fd);
+}
+
 static void session_free(void *user)
 {
 	struct session *s = user;
@@ -66,7 +79,7 @@ static void session_free(void *user)
 	}
 	charge_release(&s->queued);
 	charge_release(&s->connection);
-	closep(&s->fd);
+	hang_up(s);
 	server_remove_session(s->server, s);
 	free(s);
 }

@@ -18,7 +18,7 @@
 #include <cmocka.h>
 
 #define PROMPT "Tom has three apples and"
-#define QUICK "memory:\n  kv: 64 MiB\nqueue:\n  high: 4 KiB\n  low: 1 KiB\n  stall: 600 ms\n"
+#define QUICK "memory:\n  kv: 64 MiB\nqueue:\n  high: 4 KiB\n  low: 1 KiB\n"
 
 static struct live_store store;
 static struct live_daemon the_daemon;
@@ -82,6 +82,7 @@ static void test_base_answers(void **state)
 
 static void test_refusals(void **state)
 {
+	static char long_text[1 << 20];
 	uint32_t bad_id = 1000000;
 	struct proto_message m;
 
@@ -93,6 +94,10 @@ static void test_refusals(void **state)
 	assert_int_equal(answer.status, PROTO_STATUS_UNKNOWN_VARIANT);
 	live_ask(client, "base", PROMPT, 1024, &answer);
 	assert_int_equal(answer.status, PROTO_STATUS_TOO_LONG);
+	memset(long_text, 'a', sizeof(long_text) - 1);
+	live_ask(client, "base", long_text, 4, &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_TOO_LONG);
+	assert_non_null(strstr(answer.words, "bytes"));
 	m = live_complete("base", PROMPT, 4);
 	m.complete.sampling.temperature = -1;
 	live_collect(client, live_send(client, &m), &answer);
@@ -312,15 +317,28 @@ static void test_slow_reader(void **state)
 
 static void test_reader_that_never_reads(void **state)
 {
+	static const struct live_options options = {
+		.yaml = "memory:\n  kv: 32 MiB\nqueue:\n  high: 4 KiB\n  low: 1 KiB\n  stall: 200 "
+			"ms\n"};
 	struct proto_message m = live_complete("base", PROMPT, 900);
-	struct connection *dead = live_connect(&the_daemon);
+	struct connection *dead, *patient;
+	struct live_daemon d;
 
 	(void)state;
+	live_daemon_start(&d, &store, &options);
+	dead = live_connect(&d);
+	patient = live_connect_admin(&d);
 	m.complete.sampling.n_logprobs = 20;
 	live_send(dead, &m);
-	live_await_stat(admin, "requests_paused", 1);
-	assert_nothing_is_left();
+	live_await_stat(patient, "requests_paused", 1);
+	live_await_stat(patient, "connections", 1);
+	live_await_stat(patient, "requests", 0);
+	live_await_stat(patient, "queued_bytes", 0);
+	live_await_stat(patient, "engine_running", 0);
+	assert_int_equal(live_stat(patient, "kv_pages_free"), live_stat(patient, "kv_pages"));
 	connection_free(dead);
+	connection_free(patient);
+	live_daemon_stop(&d);
 }
 
 static int raw_socket(const char *path)
