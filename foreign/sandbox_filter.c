@@ -153,9 +153,21 @@ struct condition {
 	unsigned int n;
 };
 
+#define MASKED(argument, mask, value)                                                              \
+	{                                                                                          \
+		.arg = argument, .op = SCMP_CMP_MASKED_EQ, .datum_a = mask, .datum_b = value       \
+	}
+#define IS(argument, value)                                                                        \
+	{                                                                                          \
+		.arg = argument, .op = SCMP_CMP_EQ, .datum_a = value                               \
+	}
+#define ONE_OF(name, argument, value)                                                              \
+	{                                                                                          \
+		SCMP_SYS(name), {IS(argument, value)}, 1                                           \
+	}
 #define WHEN(name, argument, mask, value)                                                          \
 	{                                                                                          \
-		SCMP_SYS(name), {SCMP_CMP64(argument, SCMP_CMP_MASKED_EQ, mask, value)}, 1         \
+		SCMP_SYS(name), {MASKED(argument, mask, value)}, 1                                 \
 	}
 
 static const struct condition conditions[] = {
@@ -164,22 +176,29 @@ static const struct condition conditions[] = {
 	WHEN(mmap, 2, PROT_EXEC, 0),
 	/* The code of a library that is loaded now. */
 	{SCMP_SYS(mmap),
-		{SCMP_CMP64(2, SCMP_CMP_MASKED_EQ, PROT_EXEC | PROT_WRITE, PROT_EXEC),
-			SCMP_CMP64(3, SCMP_CMP_MASKED_EQ, MAP_ANONYMOUS, 0)},
-		2},
-	{SCMP_SYS(rt_sigaction), {SCMP_CMP64(0, SCMP_CMP_NE, SIGSYS)}, 1},
-	{SCMP_SYS(ioctl), {SCMP_CMP64(1, SCMP_CMP_EQ, TCGETS)}, 1},
-	{SCMP_SYS(ioctl), {SCMP_CMP64(1, SCMP_CMP_EQ, TIOCGWINSZ)}, 1},
-	{SCMP_SYS(fcntl), {SCMP_CMP64(1, SCMP_CMP_EQ, F_GETFD)}, 1},
-	{SCMP_SYS(fcntl), {SCMP_CMP64(1, SCMP_CMP_EQ, F_SETFD)}, 1},
-	{SCMP_SYS(fcntl), {SCMP_CMP64(1, SCMP_CMP_EQ, F_GETFL)}, 1},
-	{SCMP_SYS(fcntl), {SCMP_CMP64(1, SCMP_CMP_EQ, F_DUPFD_CLOEXEC)}, 1},
-	{SCMP_SYS(fcntl), {SCMP_CMP64(1, SCMP_CMP_EQ, F_ADD_SEALS)}, 1},
-	{SCMP_SYS(fcntl), {SCMP_CMP64(1, SCMP_CMP_EQ, F_GET_SEALS)}, 1},
-	{SCMP_SYS(prctl), {SCMP_CMP64(0, SCMP_CMP_EQ, PR_SET_NAME)}, 1},
+		{MASKED(2, PROT_EXEC | PROT_WRITE, PROT_EXEC), MASKED(3, MAP_ANONYMOUS, 0)}, 2},
+	/* SIGSYS, which is 31, stays as it is: some bit of the signal's low five must be clear.
+	 * Only these bits are looked at, because the kernel ignores the upper half of the register.
+	 */
+	WHEN(rt_sigaction, 0, 1, 0),
+	WHEN(rt_sigaction, 0, 2, 0),
+	WHEN(rt_sigaction, 0, 4, 0),
+	WHEN(rt_sigaction, 0, 8, 0),
+	WHEN(rt_sigaction, 0, 16, 0),
+	ONE_OF(ioctl, 1, TCGETS),
+	ONE_OF(ioctl, 1, TIOCGWINSZ),
+	ONE_OF(fcntl, 1, F_GETFD),
+	ONE_OF(fcntl, 1, F_SETFD),
+	ONE_OF(fcntl, 1, F_GETFL),
+	ONE_OF(fcntl, 1, F_DUPFD_CLOEXEC),
+	ONE_OF(fcntl, 1, F_ADD_SEALS),
+	ONE_OF(fcntl, 1, F_GET_SEALS),
+	ONE_OF(prctl, 0, PR_SET_NAME),
 	/* Reads a limit of its own. */
-	{SCMP_SYS(prlimit64), {SCMP_CMP64(0, SCMP_CMP_EQ, 0), SCMP_CMP64(2, SCMP_CMP_EQ, 0)}, 2},
+	{SCMP_SYS(prlimit64), {IS(0, 0), IS(2, 0)}, 2},
 };
+
+_Static_assert(SIGSYS == 31, "the conditions on rt_sigaction");
 
 static const struct condition conditions_without_folder[] = {
 	WHEN(open, 1, OPEN_TO_WRITE, 0),
@@ -208,8 +227,9 @@ static int allow_conditions(scmp_filter_ctx filter, const struct condition *list
 /* A signal to itself is how abort() works. */
 static int allow_own_signals(scmp_filter_ctx filter)
 {
-	return seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-		SCMP_CMP64(0, SCMP_CMP_EQ, (scmp_datum_t)getpid()));
+	const struct scmp_arg_cmp own = IS(0, (scmp_datum_t)getpid());
+
+	return seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, &own);
 }
 
 static int refuse_list(scmp_filter_ctx filter)

@@ -156,7 +156,7 @@ static struct digest digest_of_folder(const char *folder)
 {
 	struct checkpoint *c = NULL;
 	struct reason reason = {0};
-	struct digest digest;
+	struct digest digest = {0};
 
 	if (checkpoint_open(folder, &c, &reason) < 0 ||
 		checkpoint_digest(c, NULL, &digest, &reason) < 0)

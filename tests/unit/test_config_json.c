@@ -153,9 +153,10 @@ static void reads_rope(void **state)
 {
 	static const char *const spellings[] = {
 		"{\"rope_theta\":5e5,\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}",
-		"{\"rope_theta\":500000,\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2.0}"
-		"}",
-		"{\"rope_parameters\":{\"rope_theta\":5e5,\"rope_type\":\"linear\",\"factor\":2}}",
+		("{\"rope_theta\":500000,\"rope_scaling\":{\"rope_type\":\"linear\","
+		 "\"factor\":2.0}}"),
+		("{\"rope_parameters\":{\"rope_theta\":5e5,"
+		 "\"rope_type\":\"linear\",\"factor\":2}}"),
 		"{\"rope_scaling\":{\"rope_theta\":5e5,\"rope_type\":\"linear\",\"factor\":2}}",
 	};
 	struct model_config c;
