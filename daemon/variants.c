@@ -106,6 +106,23 @@ static int read_header(int fd, struct format_header *ret, struct reason *reason)
 	return image_parse_header(page, (uint64_t)st.st_size, ret, reason);
 }
 
+/* The delta's own chat format, or else that of the base. */
+static bool has_chat(const struct server *server, const struct format_header *h)
+{
+	for (uint32_t i = 0; i < h->n_sections; i++)
+		if (h->sections[i].kind == SECTION_CHAT)
+			return true;
+	return server->base && server->base->loaded && server->base->loaded->chat;
+}
+
+static void describe_header(
+	const struct server *server, const struct format_header *h, struct proto_variant *v)
+{
+	v->digest = h->root;
+	if (has_chat(server, h))
+		v->flags |= PROTO_VARIANT_CHAT;
+}
+
 static void describe_file(
 	const struct server *server, const struct catalog_entry *c, struct proto_variant *v)
 {
@@ -116,7 +133,7 @@ static void describe_file(
 	v->file_bytes = c->n_bytes;
 	if (catalog_open_delta(server->catalog, c->name, &fd) == 0 &&
 		read_header(fd, &header, NULL) == 0)
-		v->digest = header.root;
+		describe_header(server, &header, v);
 }
 
 static bool in_memory(const struct entry *e)
@@ -250,7 +267,7 @@ static bool show_file(const struct server *server, const char *name, struct prot
 	if (fstat(fd, &st) == 0)
 		show->variant.file_bytes = (uint64_t)st.st_size;
 	if (read_header(fd, &header, NULL) == 0) {
-		show->variant.digest = header.root;
+		describe_header(server, &header, &show->variant);
 		show->model = header.model;
 		show->tuned = header.tuned;
 	}
