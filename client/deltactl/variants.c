@@ -24,10 +24,23 @@ static void context_cell(struct table *t, uint32_t context)
 		table_cell(t, "-");
 }
 
+/* Zero where the file has no header that could be read. */
+static void digest_cell(struct table *t, const struct digest *d)
+{
+	const struct digest unknown = {{0}};
+	char hex[DIGEST_HEX_SIZE];
+
+	digest_hex(d, hex);
+	if (digest_equal(d, &unknown))
+		table_cell(t, "-");
+	else
+		table_cell(t, "%.*s", SHORT_DIGEST, hex);
+}
+
 int variants_print_catalog(const struct proto_variants *variants)
 {
 	_cleanup_(table_done) struct table t = {0};
-	char text[32], size[16], digest[DIGEST_HEX_SIZE];
+	char text[32], size[16];
 
 	table_column(&t, "NAME", false);
 	table_column(&t, "STATE", false);
@@ -39,13 +52,12 @@ int variants_print_catalog(const struct proto_variants *variants)
 	for (uint32_t i = 0; i < variants->n; i++) {
 		const struct proto_variant *v = &variants->items[i];
 
-		digest_hex(&v->digest, digest);
 		table_cell(&t, "%.*s", (int)v->name.n, v->name.bytes);
 		table_cell(&t, "%s", residency_text(v, text));
 		table_cell(&t, "%s", human_bytes(v->file_bytes, size));
 		context_cell(&t, v->context);
 		table_cell(&t, "%s", v->flags & PROTO_VARIANT_CHAT ? "yes" : "no");
-		table_cell(&t, "%.*s", SHORT_DIGEST, digest);
+		digest_cell(&t, &v->digest);
 		table_cell(&t, "%s%.*s", v->flags & PROTO_VARIANT_BASE ? "base " : "",
 			(int)v->words.n, v->words.bytes);
 	}
