@@ -12,7 +12,8 @@
 struct sandbox_limits {
 	uint64_t memory_bytes; /* address space; 0: no limit */
 	/* A folder in which the child may create and write files, or NULL: it may only write to
-	 * descriptors that are already open. */
+	 * descriptors that are already open. A kernel without Landlock cannot hold it to the folder;
+	 * there it may write where its user may. */
 	const char *writable_folder;
 };
 
