@@ -1,6 +1,6 @@
 /*
- * Fork-join workers that own nothing: pool_run() calls a function for piece 0 .. n-1, on the calling
- * thread and the workers, and returns when all are done. Pieces are taken one by one, so a
+ * Fork-join workers that own nothing: pool_run() calls a function for piece 0 .. n-1, on the
+ * calling thread and the workers, and returns when all are done. Pieces are taken one by one, so a
  * preempted worker delays only the piece in its hands. Workers spin briefly, then sleep.
  */
 #pragma once

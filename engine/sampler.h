@@ -1,6 +1,6 @@
 /*
- * Picks the next token from logits. All state is in the struct; the same settings, seed, history and
- * logits give the same token everywhere.
+ * Picks the next token from logits. All state is in the struct; the same settings, seed, history
+ * and logits give the same token everywhere.
  */
 #pragma once
 
@@ -17,12 +17,13 @@ struct logit_bias {
 /* Applied in this order: bias, repetition, presence and frequency penalties, temperature, top-k,
  * top-p, min-p, draw. */
 struct sampler_settings {
-	float temperature; /* 0: greedy, the first of the largest logits */
-	uint32_t top_k;	   /* 0: off */
-	float top_p;	   /* 1: off */
-	float min_p;	   /* 0: off; share of the largest probability */
-	float repetition_penalty; /* 1: off; divides positive and multiplies negative logits of seen tokens */
-	float presence_penalty;	  /* 0: off; over generated tokens */
+	float temperature;        /* 0: greedy, the first of the largest logits */
+	uint32_t top_k;           /* 0: off */
+	float top_p;              /* 1: off */
+	float min_p;              /* 0: off; share of the largest probability */
+	float repetition_penalty; /* 1: off; divides positive and multiplies negative logits of seen
+				     tokens */
+	float presence_penalty;   /* 0: off; over generated tokens */
 	float frequency_penalty;  /* 0: off; over generated tokens */
 	uint64_t seed;
 	uint32_t n_logprobs; /* 0 .. SAMPLER_MAX_LOGPROBS most probable tokens to report */

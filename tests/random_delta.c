@@ -186,8 +186,8 @@ struct delta *random_delta(const struct base *base, uint32_t seed, uint32_t n_ad
 		.n_replaced = RANDOM_DELTA_REPLACED + n_added,
 	};
 	struct reason reason = {0};
-	struct image *image;
-	struct delta *delta;
+	struct image *image = NULL;
+	struct delta *delta = NULL;
 	int fd = memfd_create("random-delta", MFD_CLOEXEC);
 
 	assert_true(fd >= 0);
