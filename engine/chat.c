@@ -163,6 +163,11 @@ static void trim(const char **s, size_t *n, bool left, bool right)
 		*n = utf8_previous(*s, *n);
 }
 
+static bool is_folded_as_one(const struct writer *w, const struct chat_message *m)
+{
+	return m == w->fold_at && w->system && (w->f->head.flags & CHAT_FOLDED_AS_ONE);
+}
+
 /* The text of a message as the format wants it. */
 static void message_text(
 	const struct writer *w, const struct chat_message *m, const char **ret, size_t *ret_n)
@@ -175,7 +180,7 @@ static void message_text(
 		[CHAT_ROLE_ASSISTANT] = {CHAT_ASSISTANT_LTRIM, CHAT_ASSISTANT_RTRIM},
 	};
 	uint32_t set = w->f->head.flags;
-	bool keep_left = m == w->fold_at && w->system && (set & CHAT_FOLDED_KEEPS_LEFT);
+	bool keep_left = is_folded_as_one(w, m);
 
 	*ret = m->text;
 	*ret_n = m->n_text;
@@ -197,6 +202,20 @@ static int write_text(struct writer *w, const struct chat_message *m)
 	return r;
 }
 
+/* Drops white space from the end of what was written, down to `start`. */
+static void trim_written(struct writer *w, size_t start)
+{
+	const char *s = w->out->items + start;
+	size_t n = w->out->n - start;
+
+	trim(&s, &n, false, true);
+	w->out->n = start + n;
+	while (w->guards && w->n_guards && w->guards[w->n_guards - 1].start >= w->out->n)
+		w->n_guards--;
+	if (w->guards && w->n_guards && w->guards[w->n_guards - 1].end > w->out->n)
+		w->guards[w->n_guards - 1].end = w->out->n;
+}
+
 static int write_turn(struct writer *w, const struct chat_message *m)
 {
 	static const enum chat_piece prefixes[] = {
@@ -205,6 +224,7 @@ static int write_turn(struct writer *w, const struct chat_message *m)
 		[CHAT_ROLE_ASSISTANT] = CHAT_ASSISTANT_PREFIX,
 	};
 	int r = write_piece(w, prefixes[m->role]);
+	size_t start = w->out->n;
 
 	if (r == 0 && m == w->fold_at) {
 		r = write_piece(w, w->system ? CHAT_SYSTEM_PREFIX : CHAT_NO_SYSTEM);
@@ -215,6 +235,8 @@ static int write_turn(struct writer *w, const struct chat_message *m)
 	}
 	if (r == 0)
 		r = write_text(w, m);
+	if (r == 0 && is_folded_as_one(w, m) && (w->f->head.flags & CHAT_USER_RTRIM))
+		trim_written(w, start);
 	/* The suffix of a role follows its prefix in the enumeration. */
 	return r < 0 ? r : write_piece(w, prefixes[m->role] + 1);
 }

@@ -40,7 +40,9 @@ enum chat_flag {
 	CHAT_USER_RTRIM = 1 << 3,
 	CHAT_ASSISTANT_LTRIM = 1 << 4,
 	CHAT_ASSISTANT_RTRIM = 1 << 5,
-	CHAT_FOLDED_KEEPS_LEFT = 1 << 6, /* no LTRIM for a user text after a folded system text */
+	/* A user text and the system text folded before it lose white space as one text would: none
+	 * between them, at the end even what SYSTEM_SUFFIX ends with. */
+	CHAT_FOLDED_AS_ONE = 1 << 6,
 	CHAT_FOLD_FIRST = 1 << 7,
 	CHAT_FOLD_LAST = 1 << 8,
 	CHAT_SYSTEM_REFUSED = 1 << 9,

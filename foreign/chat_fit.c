@@ -166,16 +166,46 @@ static int fit_border(struct fit *f, struct span head, struct span back)
 	return 0;
 }
 
+/* What comes after the user's text before any turn of the assistant is the longest that the suffix
+ * can be. Without the generation prompt it shows bare, unless the template then writes something
+ * else; two users in a row show it before the prefix. */
+static int fit_user_suffix(struct fit *f, struct span head)
+{
+	struct span *suffix = &f->pieces[CHAT_USER_SUFFIX];
+	struct span one, two, seam;
+	const char *u, *u2;
+	int r = render_needed(f, "u", false, &one);
+
+	if (r < 0)
+		return r;
+	u = find(one, PROBE_USER);
+	if (!u)
+		return unfit(f, "it drops the user's message");
+	seam = span_between(u + strlen(PROBE_USER), one.s + one.n);
+	if (has_prefix(*suffix, seam)) {
+		suffix->n = seam.n;
+		return 0;
+	}
+	r = render_roles(f, "uu", true, &two);
+	u = r == 0 ? find(two, PROBE_USER) : NULL;
+	u2 = r == 0 ? find(two, PROBE_USER_2) : NULL;
+	if (r < 0 || !u || !u2 || u > u2)
+		return r < 0 ? r : 0;
+	seam = span_between(u + strlen(PROBE_USER), u2);
+	seam = without_suffix(seam, common_suffix(seam, head));
+	if (has_prefix(*suffix, seam))
+		suffix->n = seam.n;
+	return 0;
+}
+
 /* user_prefix, user_suffix and the assistant's, from [u] and [u, a, u]. *ret_head is all that comes
  * before the first user's text. */
 static int fit_turns(struct fit *f, struct span *ret_head)
 {
-	struct span one, two, open, tail, seam, back;
+	struct span two, open, tail, seam, back;
 	const char *u, *a, *u2, *at;
-	int r = render_needed(f, "u", false, &one);
+	int r = render_needed(f, "u", true, &open);
 
-	if (r == 0)
-		r = render_needed(f, "u", true, &open);
 	if (r == 0)
 		r = render_needed(f, "uau", true, &two);
 	if (r)
@@ -191,14 +221,9 @@ static int fit_turns(struct fit *f, struct span *ret_head)
 	seam = span_between(u + strlen(PROBE_USER), a);
 	back = span_between(a + strlen(PROBE_ANSWER), u2);
 	f->pieces[CHAT_USER_SUFFIX] = common_prefix(tail, seam);
-	/* Without the generation prompt the suffix shows bare, if it is the same after all. */
-	at = find(one, PROBE_USER);
-	if (at) {
-		struct span bare = span_between(at + strlen(PROBE_USER), one.s + one.n);
-
-		if (has_prefix(f->pieces[CHAT_USER_SUFFIX], bare))
-			f->pieces[CHAT_USER_SUFFIX].n = bare.n;
-	}
+	r = fit_user_suffix(f, *ret_head);
+	if (r < 0)
+		return r;
 	f->pieces[CHAT_ASSISTANT_PREFIX] = without_prefix(seam, f->pieces[CHAT_USER_SUFFIX]);
 	f->pieces[CHAT_GENERATION] = without_prefix(tail, f->pieces[CHAT_USER_SUFFIX]);
 	return fit_border(f, *ret_head, back);
@@ -330,7 +355,7 @@ static int fit_trimming(struct fit *f)
 		const char *at = find(with_system, PROBE_USER);
 
 		if (at && has_suffix(span_between(with_system.s, at), span_of(PAD)))
-			f->flags |= CHAT_FOLDED_KEEPS_LEFT;
+			f->flags |= CHAT_FOLDED_AS_ONE;
 	}
 	return 0;
 }
@@ -408,7 +433,7 @@ static int fit_name(struct fit *f)
 		{"[INST]", "[/INST]", "mistral"},
 		{"<|user|>", "<|end|>", "phi-3"},
 		{"<|user|>\n", "<|assistant|>\n", "zephyr"},
-		{"PROBE_USER:", "ASSISTANT:", "vicuna"},
+		{"USER:", "ASSISTANT:", "vicuna"},
 		{"### Instruction:", "### Response:", "alpaca"},
 	};
 	struct span out;
