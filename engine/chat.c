@@ -205,9 +205,12 @@ static int write_text(struct writer *w, const struct chat_message *m)
 /* Drops white space from the end of what was written, down to `start`. */
 static void trim_written(struct writer *w, size_t start)
 {
-	const char *s = w->out->items + start;
+	const char *s;
 	size_t n = w->out->n - start;
 
+	if (n == 0)
+		return;
+	s = w->out->items + start;
 	trim(&s, &n, false, true);
 	w->out->n = start + n;
 	while (w->guards && w->n_guards && w->guards[w->n_guards - 1].start >= w->out->n)

@@ -179,6 +179,12 @@ int detokenizer_init(struct detokenizer *d, const struct spelling *spellings, ui
 	r = decode_all(d, &bytes, reason);
 	if (r < 0)
 		return r;
+	if (!bytes.items) {
+		/* Room for the tokens that decode to nothing, when all do. */
+		r = text_append(&bytes, "", 1);
+		if (r < 0)
+			return r;
+	}
 	d->bytes = take_ptr(bytes.items);
 	/* A malformed byte takes the room of a U+FFFD. */
 	d->max_bytes = is_byte_level(d) ? REPLACEMENT_BYTES * d->max_bytes : d->max_bytes;
@@ -254,7 +260,8 @@ static void flush_pending(struct sink *k, bool one_for_each)
 static void push_first(const struct detokenizer *d, struct sink *k, uint32_t id)
 {
 	const struct decode_step *drop = find_step(d, DECODE_FIRST);
-	const char *at = d->spellings[id].text, *end = at + d->spellings[id].n;
+	const char *at = d->spellings[id].text;
+	const char *end = at ? at + d->spellings[id].n : at; /* no text for ids between tokens */
 
 	while (at < end) {
 		const char *mark = memmem(at, (size_t)(end - at), drop->a, drop->n_a);

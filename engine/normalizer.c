@@ -6,7 +6,7 @@
 int text_replace(struct text *out, const char *text, size_t n, const char *a, size_t n_a,
 	const char *b, size_t n_b)
 {
-	const char *end = text + n;
+	const char *end = n ? text + n : text; /* empty text may be NULL */
 	int r = 0;
 
 	while (r == 0 && text < end) {

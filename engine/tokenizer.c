@@ -508,6 +508,8 @@ static int encode_run(struct encoder *e, const char *text, size_t n, bool at_sta
 	if (n == 0)
 		return 0;
 	r = normalizer_apply(&e->t->normalizer, text, n, &normal, e->reason);
+	if (r < 0 || normal.n == 0)
+		return r;
 	whole = (struct guard){.start = 0, .end = normal.n};
 	while (r == 0 && at < normal.n) {
 		struct added_match match;

@@ -230,7 +230,12 @@ static int parse_macro(struct parser *p, struct jinja_node **ret)
 		r = parser_expect(p, "(");
 	if (r == 0)
 		r = parser_arguments(p, ")", &(*ret)->d);
-	return r < 0 ? r : parse_block(p, "endmacro", &(*ret)->b);
+	if (r < 0)
+		return r;
+	for (const struct jinja_node *name = (*ret)->d; name; name = name->next)
+		if (name->kind != JINJA_NAME && name->kind != JINJA_ARGUMENT)
+			return parser_malformed(p, "names of parameters");
+	return parse_block(p, "endmacro", &(*ret)->b);
 }
 
 static int parse_span(struct parser *p, struct jinja_node **ret)
