@@ -7,6 +7,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/landlock.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -270,6 +271,35 @@ static void allows_a_folder(void **state)
 	free(folder);
 }
 
+static int writes_elsewhere(void *arg, struct reason *reason)
+{
+	(void)reason;
+	return open(arg, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) < 0 ? -errno : 0;
+}
+
+static void holds_it_to_the_folder(void **state)
+{
+	char *folder = scratch_folder(), *other = scratch_folder();
+	struct sandbox_limits limits = {.writable_folder = folder};
+	char *path = scratch_path(other, "new");
+	struct reason reason = {0};
+	bool landlock =
+		syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0;
+
+	(void)state;
+	if (landlock) {
+		assert_int_equal(sandbox_call(writes_elsewhere, path, &limits, &reason), -EACCES);
+		assert_int_equal(access(path, F_OK), -1);
+	}
+	scratch_remove(folder);
+	scratch_remove(other);
+	free(path);
+	free(other);
+	free(folder);
+	if (!landlock)
+		skip();
+}
+
 static int crashes(void *arg, struct reason *reason)
 {
 	(void)reason;
@@ -379,6 +409,7 @@ int main(void)
 		cmocka_unit_test(refuses_rings_with_an_error),
 		cmocka_unit_test(allows_honest_work),
 		cmocka_unit_test(allows_a_folder),
+		cmocka_unit_test(holds_it_to_the_folder),
 		cmocka_unit_test(tells_how_it_ended),
 		cmocka_unit_test(limits_memory),
 		cmocka_unit_test(ends_with_its_parent),
