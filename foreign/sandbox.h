@@ -11,9 +11,9 @@
 
 struct sandbox_limits {
 	uint64_t memory_bytes; /* address space; 0: no limit */
-	/* A folder in which the child may create and write files, or NULL: it may only write to
-	 * descriptors that are already open. A kernel without Landlock cannot hold it to the folder;
-	 * there it may write where its user may. */
+	/* A folder in which the child may create and write files; a kernel without Landlock cannot
+	 * hold it to the folder, there it may write where its user may. NULL: it may only write to
+	 * descriptors that are already open. */
 	const char *writable_folder;
 };
 
