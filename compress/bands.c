@@ -3,8 +3,13 @@
 #include "kernels/types.h"
 #include "store/delta.h"
 
+#include <math.h>
+
+/* The published numbers of ranks at 8 and at 3 bits. */
+#define FULL_8 2
+#define FULL_3 32
+
 static const uint32_t kind_bits[BANDS_KINDS] = {8, 3, 2};
-static const uint32_t full_ranks[BANDS_KINDS] = {2, 32, 0};
 
 enum {
 	KIND_8,
@@ -68,13 +73,10 @@ static double ranks_held(const struct search *s)
 
 static void place_first_bands(struct search *s)
 {
-	double share = ranks_held(s) / BANDS_FULL_RANKS;
+	double share = fmin(1, ranks_held(s) / BANDS_FULL_RANKS);
 
-	for (uint32_t i = KIND_8; i < KIND_2; i++) {
-		double n = share < 1 ? full_ranks[i] * share + 0.5 : full_ranks[i];
-
-		s->n[i] = (uint32_t)min_u64((uint64_t)n, s->most_ranks);
-	}
+	s->n[KIND_8] = (uint32_t)min_u64((uint64_t)(FULL_8 * share + 0.5), s->most_ranks);
+	s->n[KIND_3] = (uint32_t)min_u64((uint64_t)(FULL_3 * share * share + 0.5), s->most_ranks);
 	if (s->n[KIND_8] + s->n[KIND_3] > s->most_ranks)
 		s->n[KIND_3] = s->most_ranks - s->n[KIND_8];
 	while (s->n[KIND_3] > 0 && !fits(s))
