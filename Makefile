@@ -138,6 +138,7 @@ help:
 	@echo 'make asan        the tests under AddressSanitizer (ubsan, tsan: likewise)'
 	@echo 'make fuzz        fuzz every parser; FUZZ_SECONDS=60 each'
 	@echo 'make soak        a long run of many clients against one daemon; SOAK_SECONDS=300'
+	@echo 'make boot        boot systemd in a container and let a client start the service (root)'
 	@echo 'make bench       measure kernels, loading and serving'
 	@echo 'make install     under prefix=$(prefix), DESTDIR honoured (uninstall takes it back)'
 	@echo 'make format      clang-format over the tree'
@@ -197,6 +198,12 @@ SOAK_SECONDS ?= 300
 soak: deps-check
 	@$(MAKE) --no-print-directory -s $(JOBS) all
 	@scripts/soak.sh $(BUILD) $(SOAK_SECONDS)
+
+.PHONY: boot
+boot: deps
+	@scripts/install_packages.sh scripts/packages.txt boot
+	@$(MAKE) --no-print-directory -s $(JOBS) all
+	@DELTAD_BUILD=$(BUILD) tests/boot/run.sh $(BUILD)/boot-root
 
 .PHONY: bench
 bench: deps
