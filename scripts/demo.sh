@@ -46,7 +46,7 @@ printf '$ deltad --config deltad.yaml &\n'
 deltad --config "$work/deltad.yaml" >"$work/deltad.log" 2>&1 &
 daemon=$!
 for _ in $(seq 100); do
-	[ -S "$DELTAD_ADMIN_SOCKET" ] && deltactl ps >/dev/null 2>&1 && break
+	deltactl ps 2>/dev/null | grep -q '^base .*resident' && break
 	kill -0 $daemon 2>/dev/null || { cat "$work/deltad.log"; exit 1; }
 	sleep 0.1
 done

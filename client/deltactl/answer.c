@@ -1,5 +1,6 @@
 #include "client/deltactl/answer.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -75,20 +76,34 @@ static int print_token_json(struct answer *a, struct generation *g, const struct
 	return remote_print_json(g->command, line);
 }
 
+/* The first token belongs to the prompt's time. */
+static double tokens_per_second(const struct deltad_event *e)
+{
+	return e->n_generated > 1 && e->decode_ns > 0
+		       ? (double)(e->n_generated - 1) * 1e9 / (double)e->decode_ns
+		       : 0;
+}
+
+static void print_stats(const struct deltad_event *e)
+{
+	fflush(stdout);
+	fprintf(stderr, "\n[");
+	if (e->load_ns > 0)
+		fprintf(stderr, "loaded in %.1f ms, ", (double)e->load_ns * 1e-6);
+	fprintf(stderr,
+		"%" PRIu32 " prompt tokens in %.1f ms, %" PRIu32 " tokens at %.0f a second]\n",
+		e->n_prompt, (double)e->prompt_ns * 1e-6, e->n_generated, tokens_per_second(e));
+}
+
 static int print_done_json(struct answer *a, struct generation *g, const struct deltad_event *e)
 {
-	/* The first token belongs to the prompt's time. */
-	double rate = e->n_generated > 1 && e->decode_ns > 0
-			      ? (double)(e->n_generated - 1) * 1e9 / (double)e->decode_ns
-			      : 0;
-
 	return remote_print_json(g->command,
 		json_pack("{ss ss% sO ss sI sI sI sI sI sI sf}", "finish", finish_name(e->finish),
 			"text", a->text ? a->text : "", a->n_text, "ids", a->ids, "stop", e->stop,
 			"prompt_tokens", (json_int_t)e->n_prompt, "generated_tokens",
 			(json_int_t)e->n_generated, "load_ns", (json_int_t)e->load_ns, "queue_ns",
 			(json_int_t)e->queue_ns, "prompt_ns", (json_int_t)e->prompt_ns, "decode_ns",
-			(json_int_t)e->decode_ns, "tokens_per_second", rate));
+			(json_int_t)e->decode_ns, "tokens_per_second", tokens_per_second(e)));
 }
 
 /* Shows one event. Returns an exit code. */
@@ -112,6 +127,8 @@ static int show(struct answer *a, struct generation *g, const struct deltad_even
 		return remote_fail(
 			g->command, e->error, e->words[0] ? e->words : deltad_strerror(e->error));
 	}
+	if (a->stats)
+		print_stats(e);
 	return a->json ? print_done_json(a, g, e) : EXIT_OK;
 }
 

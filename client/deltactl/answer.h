@@ -9,6 +9,7 @@
 
 struct answer {
 	bool json;          /* one object a token and a last one with the totals, instead of text */
+	bool stats;         /* a closing line on stderr: tokens and times */
 	int expected_error; /* is not printed: the caller answers it */
 	/* A non-zero value cancels the answer; may be NULL. */
 	const volatile sig_atomic_t *interrupted;

@@ -87,6 +87,7 @@ enum {
 	OPTION_RAW = 1,
 	OPTION_SYSTEM,
 	OPTION_JSON,
+	OPTION_STATS,
 	OPTION_LOGPROBS,
 };
 
@@ -101,6 +102,9 @@ static int take(struct run *r, int option)
 		return EXIT_OK;
 	case OPTION_JSON:
 		r->answer.json = true;
+		return EXIT_OK;
+	case OPTION_STATS:
+		r->answer.stats = true;
 		return EXIT_OK;
 	case OPTION_LOGPROBS:
 		if (!number_u32(optarg, &r->generation.complete.n_logprobs))
@@ -117,6 +121,7 @@ static int run(int argc, char **argv)
 		{"raw", no_argument, NULL, OPTION_RAW},
 		{"system", required_argument, NULL, OPTION_SYSTEM},
 		{"json", no_argument, NULL, OPTION_JSON},
+		{"stats", no_argument, NULL, OPTION_STATS},
 		{"logprobs", required_argument, NULL, OPTION_LOGPROBS},
 		{"help", no_argument, NULL, 'h'},
 		GENERATION_LONG_OPTIONS,
@@ -136,6 +141,8 @@ static int run(int argc, char **argv)
 				"  --system TEXT   a system message before the user's\n"
 				"  --json          one object a token, the last one with the "
 				"totals\n"
+				"  --stats         tokens and times on a closing line of "
+				"stderr\n"
 				"  --logprobs N    with --json: the N most probable tokens of "
 				"each\n" GENERATION_HELP);
 		code = take(&r, o);
