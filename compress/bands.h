@@ -12,10 +12,10 @@
  * that which it holds, less than 1, there are 2 s ranks of 8 bits and 32 s^2 of 3 bits.
  *
  * Measured on the math fine-tune of models/ (width 384), KL on 150 reference answers, standard
- * error about a fifth: at 16x, where these rules give 1 + 14 ranks to a 384 x 384 matrix and 2 + 31
- * to a 1024 x 384 one, 0.0028, and 0.0028, 0.0035 and 0.0032 for 2 + 32, 2 + 16 and 2 + 8 ranks in
- * every matrix; at 29x 0.028 with these rules, and 0.043, 0.035, 0.031, 0.023 for 2 + 32, 2 + 16,
- * 1 + 8 and 1 + 4.
+ * error a third at 16x and a fifth at 29x: at 16x, where these rules give 1 + 14 ranks to a 384 x
+ * 384 matrix and 2 + 31 to a 1024 x 384 one, 0.0028, and 0.0028, 0.0035 and 0.0032 for 2 + 32, 2 +
+ * 16 and 2 + 8 ranks in every matrix; at 29x 0.028 with these rules, and 0.043, 0.035, 0.031, 0.023
+ * for 2 + 32, 2 + 16, 1 + 8 and 1 + 4.
  */
 #pragma once
 

@@ -11,7 +11,7 @@
  * One deviation from the paper: grids of U are taken along its singular vectors (128 outputs of one
  * rank) instead of along the ranks of one output. Both factors then have the same packed form, and
  * a matrix of few ranks does not pay a grid per output for them: at 1024 x 384 and 1 bit a weight
- * the paper's grids would cost 3 bytes for each output and band (0.19 bit a weight), these 0.09.
+ * the paper's grids would cost 3 bytes for each output and band (0.19 bit a weight), these 0.05.
  */
 #pragma once
 
