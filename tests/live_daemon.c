@@ -39,10 +39,10 @@ void live_store_make(struct live_store *s)
 	_cleanup_(freep) char *base_path = NULL;
 	_cleanup_(freep) char *red = NULL;
 	_cleanup_(freep) char *blue = NULL;
-	struct checkpoint *checkpoint;
+	struct checkpoint *checkpoint = NULL;
 	struct import_report report;
 	struct reason reason = {""};
-	struct base *base;
+	struct base *base = NULL;
 	int fd;
 
 	s->folder = scratch_folder();

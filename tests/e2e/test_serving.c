@@ -138,8 +138,8 @@ static void test_company_does_not_matter(void **state)
 {
 	static const char *const variants[] = {"base", "red", "blue"};
 	static const char *const prompts[] = {PROMPT,
-		"Once upon a time there was a little girl who "
-		"lived in a big house by the sea, and",
+		("Once upon a time there was a little girl who lived in a big house by the "
+		 "sea, and"),
 		"The"};
 	static struct answer alone[8], together[8];
 	struct connection *clients[8];
