@@ -11,11 +11,10 @@
  * ranks. They are kept while the budget holds BANDS_FULL_RANKS ranks of 2 bits; with s the share of
  * that which it holds, less than 1, there are 2 s ranks of 8 bits and 32 s^2 of 3 bits.
  *
- * Measured on the math fine-tune of models/ (width 384), KL on 150 reference answers, standard
- * error a third at 16x and a fifth at 29x: at 16x, where these rules give 1 + 14 ranks to a 384 x
- * 384 matrix and 2 + 31 to a 1024 x 384 one, 0.0028, and 0.0028, 0.0035 and 0.0032 for 2 + 32, 2 +
- * 16 and 2 + 8 ranks in every matrix; at 29x 0.028 with these rules, and 0.043, 0.035, 0.031, 0.023
- * for 2 + 32, 2 + 16, 1 + 8 and 1 + 4.
+ * Measured on the math fine-tune of models/ (width 384), KL on 150 reference answers with the same
+ * numbers of 8-bit and 3-bit ranks in every matrix: at 16x, where a 384 x 384 matrix holds 86
+ * ranks, 0.0028, 0.0035 and 0.0032 for 2 + 32, 2 + 16 and 2 + 8 (standard error 0.001); at 29x,
+ * where it holds 47, 0.043, 0.035, 0.031 and 0.023 for 2 + 32, 2 + 16, 1 + 8 and 1 + 4 (0.006).
  */
 #pragma once
 
@@ -23,7 +22,7 @@
 #include "store/format.h"
 
 #define BANDS_KINDS 3u
-#define BANDS_FULL_RANKS 128u
+#define BANDS_FULL_RANKS 86u
 
 struct band {
 	uint32_t bits;
