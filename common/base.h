@@ -24,7 +24,7 @@
 #define _printf_(fmt, args) __attribute__((format(printf, fmt, args)))
 
 #define array_len(a) (sizeof(a) / sizeof((a)[0]))
-#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 /* For `_cleanup_(freep) char *p = NULL;` */
 static inline void freep(void *pointer_to_pointer)

@@ -55,7 +55,8 @@ int new_file_open(struct new_file *f, const char *path, struct reason *reason)
 		return reason_set(reason, -ENOMEM, "%s: out of memory", path);
 	fd = mkostemp(temporary, O_CLOEXEC);
 	if (fd < 0)
-		return reason_set(reason, -errno, "%s: cannot create: %s", temporary, strerror(errno));
+		return reason_set(
+			reason, -errno, "%s: cannot create: %s", temporary, strerror(errno));
 	mask = umask(0);
 	umask(mask);
 	if (fchmod(fd, 0666 & ~mask) < 0) {
@@ -63,9 +64,11 @@ int new_file_open(struct new_file *f, const char *path, struct reason *reason)
 
 		close(fd);
 		unlink(temporary);
-		return reason_set(reason, error, "%s: cannot set mode: %s", temporary, strerror(-error));
+		return reason_set(
+			reason, error, "%s: cannot set mode: %s", temporary, strerror(-error));
 	}
-	*f = (struct new_file){.fd = fd, .path = take_ptr(final_path), .temporary = take_ptr(temporary)};
+	*f = (struct new_file){
+		.fd = fd, .path = take_ptr(final_path), .temporary = take_ptr(temporary)};
 	return 0;
 }
 
@@ -96,11 +99,13 @@ int new_file_commit(struct new_file *f, struct reason *reason)
 	if (fsync(f->fd) < 0)
 		return reason_set(reason, -errno, "%s: cannot sync: %s", f->path, strerror(errno));
 	if (rename(f->temporary, f->path) < 0)
-		return reason_set(reason, -errno, "%s: cannot rename: %s", f->path, strerror(errno));
+		return reason_set(
+			reason, -errno, "%s: cannot rename: %s", f->path, strerror(errno));
 	free(take_ptr(f->temporary));
 	r = sync_folder_of(f->path);
 	if (r < 0)
-		return reason_set(reason, r, "%s: cannot sync its folder: %s", f->path, strerror(-r));
+		return reason_set(
+			reason, r, "%s: cannot sync its folder: %s", f->path, strerror(-r));
 	return 0;
 }
 

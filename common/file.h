@@ -19,7 +19,7 @@ int file_write_at(int fd, const void *bytes, size_t n, uint64_t offset) _must_ch
  * file or the new one; new_file_done() without commit removes the temporary.
  */
 struct new_file {
-	int fd;	    /* open for reading and writing; owned */
+	int fd;     /* open for reading and writing; owned */
 	char *path; /* final name; owned */
 	char *temporary;
 };

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 struct progress {
-	/* `stage` is a short present participle ("quantising"); done <= total; total 0 if unknown. */
+	/* `stage` is a present participle ("quantising"); done <= total; 0 if that is unknown. */
 	void (*update)(void *user, const char *stage, uint64_t done, uint64_t total);
 	void *user;
 };

@@ -393,12 +393,11 @@ static int select_items(struct runner *k, const struct value *v, const struct ji
 	if (r == 0)
 		r = evaluate_argument(k, arguments, 2, &other);
 	if (r == 0)
-		r = value_is_true(v) ? value_iterate(k, v, ret)
-				     : value_new_list(&k->arena, 0, ret);
+		r = value_is_true(v) ? value_iterate(k, v, ret) : value_new_list(&k->arena, 0, ret);
 	if (r)
 		return r;
-	if (key.kind != VALUE_STRING || (!is_text(&test, "equalto") && !is_text(&test, "eq") &&
-						!is_text(&test, "==")))
+	if (key.kind != VALUE_STRING ||
+		(!is_text(&test, "equalto") && !is_text(&test, "eq") && !is_text(&test, "==")))
 		return runner_unsupported(k, "filter", "selectattr with these arguments");
 	for (size_t i = 0; i < ret->list->n; i++) {
 		const struct value *found =

@@ -1,6 +1,7 @@
 /*
- * Runs a fuzz driver over files and folders without a fuzzing engine: how the corpus of broken files
- * stays part of the tests. Without arguments fuzz_NAME takes the folder tests/fuzz/corpus/NAME.
+ * Runs a fuzz driver over files and folders without a fuzzing engine: how the corpus of broken
+ * files stays part of the tests. Without arguments fuzz_NAME takes the folder
+ * tests/fuzz/corpus/NAME.
  */
 #include "common/base.h"
 

@@ -71,7 +71,7 @@ static int load(const char *text, size_t limit, struct tasks *ret, struct reason
 
 #define TASK(metric)                                                                               \
 	"{\"prompt\": \"p\", \"reference\": \"r\", \"answer\": \"a\", \"metric\": \"" metric "\"}" \
-											     "\n"
+	"\n"
 
 static void test_file(void **state)
 {
