@@ -52,14 +52,22 @@ static inline _must_check_ int buffer_reserve(
 	return 0;
 }
 
-static inline _must_check_ int text_append(struct text *t, const void *bytes, size_t n)
+/* Room for `more` further bytes. */
+static inline _must_check_ int text_reserve(struct text *t, size_t more)
 {
 	void *items = t->items;
-	int r = buffer_reserve(&items, &t->capacity, t->n, n, 1);
+	int r = buffer_reserve(&items, &t->capacity, t->n, more, 1);
+
+	t->items = items;
+	return r;
+}
+
+static inline _must_check_ int text_append(struct text *t, const void *bytes, size_t n)
+{
+	int r = text_reserve(t, n);
 
 	if (r < 0)
 		return r;
-	t->items = items;
 	if (n)
 		memcpy(t->items + t->n, bytes, n);
 	t->n += n;
