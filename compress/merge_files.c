@@ -90,12 +90,9 @@ static int set_tokens(json_t *json, const struct model_config *c)
 
 static int load(const char *folder, const char *name, json_t **ret, struct reason *reason)
 {
-	static const struct json_limits limits = {MAX_JSON_BYTES, 32, 1u << 16};
-	_cleanup_(freep) char *path = NULL;
+	static const struct json_limits limits = {MAX_JSON_BYTES, 32, 1u << 16, 0};
 
-	if (asprintf(&path, "%s/%s", folder, name) < 0)
-		return reason_set(reason, -ENOMEM, "out of memory");
-	return json_object_load(path, &limits, ret, reason);
+	return json_object_load(folder, name, &limits, ret, reason);
 }
 
 static int write_config(const char *base_folder, const char *folder, const struct model_config *c,

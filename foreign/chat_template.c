@@ -3,12 +3,13 @@
  * list of named ones, of which "default" counts.
  */
 #include "foreign/chat_fit.h"
-#include "foreign/json_file.h"
+#include "foreign/text_file.h"
+#include "foreign/tokenizer_config.h"
 #include "foreign/tokenizer_json.h"
 
 #include <string.h>
 
-#define MAX_TEMPLATE_BYTES (1ll << 20)
+#define MAX_TEMPLATE_BYTES ((size_t)1 << 20)
 
 struct template_source {
 	json_t *config; /* owned; or NULL */
@@ -39,19 +40,19 @@ static const json_t *find_default(const json_t *templates)
 static int find_template(struct template_source *s, const char *folder, struct reason *reason)
 {
 	const json_t *text;
-	int r = json_file_load(
-		folder, "tokenizer_config.json", JSON_DECODE_INT_AS_REAL, &s->config, reason);
+	int r = tokenizer_config_load(folder, &s->config, reason);
 
-	if (r < 0 && r != -ENOENT)
+	if (r < 0)
 		return r;
-	r = file_load_text(
+	r = text_file_load(
 		folder, "chat_template.jinja", MAX_TEMPLATE_BYTES, &s->file, &s->n, reason);
 	if (r == 0) {
 		s->text = s->file;
 		return 0;
 	}
+	/* A file that cannot be a template is one we do not know, as is one that is not Jinja. */
 	if (r != -ENOENT)
-		return r;
+		return r == -EBADMSG ? -EOPNOTSUPP : r;
 	text = json_object_get(s->config, "chat_template");
 	if (json_is_array(text))
 		text = find_default(text);
@@ -71,10 +72,9 @@ int chat_format_compile(const char *folder, uint8_t **ret, size_t *ret_n, struct
 
 	if (r < 0)
 		return r;
-	t.bos_token = json_config_token(source.config, "bos_token");
-	t.eos_token = json_config_token(source.config, "eos_token");
+	t.bos_token = tokenizer_config_token(source.config, "bos_token");
+	t.eos_token = tokenizer_config_token(source.config, "eos_token");
 	r = jinja_new(source.text, source.n, &t.jinja, reason);
-	/* A template that is not even Jinja is one we do not know. */
 	if (r == -EBADMSG)
 		r = -EOPNOTSUPP;
 	if (r == 0)

@@ -447,12 +447,9 @@ int config_json_parse(const json_t *config, const json_t *generation, struct mod
 
 static int load_json(const char *folder, const char *name, json_t **ret, struct reason *reason)
 {
-	static const struct json_limits limits = {MAX_FILE_BYTES, MAX_DEPTH, MAX_VALUES};
-	_cleanup_(freep) char *path = NULL;
+	static const struct json_limits limits = {MAX_FILE_BYTES, MAX_DEPTH, MAX_VALUES, 0};
 
-	if (asprintf(&path, "%s/%s", folder, name) < 0)
-		return reason_set(reason, -ENOMEM, "out of memory");
-	return json_object_load(path, &limits, ret, reason);
+	return json_object_load(folder, name, &limits, ret, reason);
 }
 
 int config_json_load(const char *folder, struct model_config *ret, struct reason *reason)

@@ -1,13 +1,11 @@
 #include "foreign/json.h"
 
-#include "common/file.h"
+#include "foreign/text_file.h"
 
-#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /*
  * The parser's memory grows with values and its stack with nesting, so both are counted in the text
@@ -60,7 +58,7 @@ int json_object_parse(const char *text, size_t n, const struct json_limits *limi
 	r = check_limits(text, n, limits, reason);
 	if (r < 0)
 		return r;
-	json = json_loadb(text, n, JSON_REJECT_DUPLICATES, &error);
+	json = json_loadb(text, n, JSON_REJECT_DUPLICATES | limits->flags, &error);
 	if (!json && json_error_code(&error) == json_error_out_of_memory)
 		return reason_set(reason, -ENOMEM, "out of memory");
 	if (!json)
@@ -73,31 +71,17 @@ int json_object_parse(const char *text, size_t n, const struct json_limits *limi
 	return 0;
 }
 
-int json_object_load(
-	const char *path, const struct json_limits *limits, json_t **ret, struct reason *reason)
+int json_object_load(const char *folder, const char *name, const struct json_limits *limits,
+	json_t **ret, struct reason *reason)
 {
-	_cleanup_(closep) int fd = -1;
 	_cleanup_(freep) char *text = NULL;
-	struct stat st;
-	int r;
+	size_t n = 0;
+	int r = text_file_load(folder, name, limits->max_bytes, &text, &n, reason);
 
-	/* Not blocking, so that a FIFO in a model folder cannot hold us. */
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return reason_set(reason, -errno, "%s: cannot open: %s", path, strerror(errno));
-	if (!S_ISREG(st.st_mode))
-		return reason_set(reason, -EBADMSG, "%s: not a regular file", path);
-	if ((uint64_t)st.st_size > limits->max_bytes)
-		return reason_set(reason, -EBADMSG, "%s: %llu bytes, expected at most %zu", path,
-			(unsigned long long)st.st_size, limits->max_bytes);
-	text = malloc((size_t)st.st_size + 1);
-	if (!text)
-		return reason_set(reason, -ENOMEM, "%s: out of memory", path);
-	r = file_read_at(fd, text, (size_t)st.st_size, 0);
 	if (r < 0)
-		return reason_set(reason, r, "%s: cannot read: %s", path, strerror(-r));
-	r = json_object_parse(text, (size_t)st.st_size, limits, ret, reason);
-	return r < 0 ? reason_prefix(reason, r, "%s", path) : 0;
+		return r;
+	r = json_object_parse(text, n, limits, ret, reason);
+	return r < 0 ? reason_prefix(reason, r, "%s/%s", folder, name) : 0;
 }
 
 const char *json_type_name(const json_t *value)

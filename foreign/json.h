@@ -12,6 +12,7 @@ struct json_limits {
 	size_t max_bytes;
 	unsigned int max_depth;
 	size_t max_values; /* counted as commas and opening brackets */
+	size_t flags;      /* what else jansson's decoder shall allow */
 };
 
 static inline void json_freep(json_t **json)
@@ -23,9 +24,9 @@ static inline void json_freep(json_t **json)
 int json_object_parse(const char *text, size_t n, const struct json_limits *limits, json_t **ret,
 	struct reason *reason) _must_check_;
 
-/* A whole file. -ENOENT (with a reason) if there is none. */
-int json_object_load(const char *path, const struct json_limits *limits, json_t **ret,
-	struct reason *reason) _must_check_;
+/* A whole file of a folder. -ENOENT (with a reason) if there is none. */
+int json_object_load(const char *folder, const char *name, const struct json_limits *limits,
+	json_t **ret, struct reason *reason) _must_check_;
 
 /* "a string", "a whole number", ... */
 const char *json_type_name(const json_t *value);

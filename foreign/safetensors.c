@@ -290,7 +290,7 @@ static int open_index(
 
 int safetensors_open_folder(const char *folder, struct safetensors **ret, struct reason *reason)
 {
-	static const struct json_limits limits = {MAX_INDEX_BYTES, 3, MAX_INDEX_VALUES};
+	static const struct json_limits limits = {MAX_INDEX_BYTES, 3, MAX_INDEX_VALUES, 0};
 	_cleanup_(safetensors_freep) struct safetensors *s = NULL;
 	_cleanup_(json_freep) json_t *index = NULL;
 	_cleanup_(freep) char *path = NULL, *index_path = NULL;
@@ -307,7 +307,7 @@ int safetensors_open_folder(const char *folder, struct safetensors **ret, struct
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return reason_set(reason, -ENOMEM, "out of memory");
-	r = json_object_load(index_path, &limits, &index, reason);
+	r = json_object_load(folder, SAFETENSORS_INDEX_NAME, &limits, &index, reason);
 	if (r < 0)
 		return r;
 	r = open_index(s, folder, index, reason);

@@ -234,7 +234,7 @@ static int parse_tensors(struct safetensors_header *h, uint64_t data_bytes, stru
 int safetensors_header_parse(const char *text, size_t n, uint64_t data_bytes,
 	struct safetensors_header *ret, struct reason *reason)
 {
-	static const struct json_limits limits = {SAFETENSORS_MAX_HEADER, 3, MAX_VALUES};
+	static const struct json_limits limits = {SAFETENSORS_MAX_HEADER, 3, MAX_VALUES, 0};
 	_cleanup_(safetensors_header_done) struct safetensors_header h = {0};
 	int r;
 

@@ -4,7 +4,7 @@
  * not known here is refused.
  */
 #include "foreign/tokenizer_source.h"
-#include "foreign/json_file.h"
+#include "foreign/tokenizer_config.h"
 
 #include <string.h>
 
@@ -31,7 +31,8 @@ int source_string(
 	return r;
 }
 
-int64_t source_find(const struct tokenizer_source *s, const char *token)
+/* The id of a token by its spelling, -1 if there is none. */
+static int64_t source_find(const struct tokenizer_source *s, const char *token)
 {
 	const json_t *added = json_object_get(s->json, "added_tokens");
 	const json_t *id =
@@ -274,7 +275,7 @@ static int read_legacy_specials(struct tokenizer_source *s, struct reason *reaso
 	} sides[2] = {{"add_bos_token", "bos_token"}, {"add_eos_token", "eos_token"}};
 
 	for (size_t i = 0; i < 2; i++) {
-		const char *token = json_config_token(s->config, sides[i].token);
+		const char *token = tokenizer_config_token(s->config, sides[i].token);
 		int64_t id = token ? source_find(s, token) : -1;
 		int r;
 
@@ -313,14 +314,17 @@ static int read_source(struct tokenizer_source *s, struct reason *reason)
 
 int source_open(struct tokenizer_source *s, const char *folder, struct reason *reason)
 {
-	int r = json_file_load(folder, "tokenizer.json", 0, &s->json, reason);
+	static const struct json_limits limits = {
+		.max_bytes = 256u << 20,
+		.max_depth = 64,
+		.max_values = 1u << 24,
+		.flags = JSON_ALLOW_NUL,
+	};
+	int r = json_object_load(folder, "tokenizer.json", &limits, &s->json, reason);
 
+	if (r == 0)
+		r = tokenizer_config_load(folder, &s->config, reason);
 	if (r < 0)
-		return r;
-	/* Some configurations say "no limit" by an integer of a hundred bits. */
-	r = json_file_load(
-		folder, "tokenizer_config.json", JSON_DECODE_INT_AS_REAL, &s->config, reason);
-	if (r < 0 && r != -ENOENT)
 		return r;
 	r = read_source(s, reason);
 	return r < 0 ? reason_prefix(reason, r, "%s/tokenizer.json", folder) : 0;

@@ -40,9 +40,6 @@ void source_done(struct tokenizer_source *s);
 int source_string(struct tokenizer_source *s, const char *string, size_t n,
 	struct tokenizer_text *ret) _must_check_;
 
-/* The id of a token by its spelling, -1 if there is none. */
-int64_t source_find(const struct tokenizer_source *s, const char *token);
-
 /* These fill one list each from their part of the file (NULL or JSON null: nothing is done).
  * -EOPNOTSUPP names what is not implemented. foreign/tokenizer_steps.c. */
 int source_read_normalizer(struct tokenizer_source *s, const json_t *j, struct reason *reason)

@@ -12,7 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
-	static const struct json_limits limits = {1u << 20, 32, 1u << 16};
+	static const struct json_limits limits = {1u << 20, 32, 1u << 16, 0};
 	const uint8_t *zero = n ? memchr(data, 0, n) : NULL;
 	size_t n_config = zero ? (size_t)(zero - data) : n;
 	_cleanup_(json_freep) json_t *config = NULL, *generation = NULL;
