@@ -14,7 +14,10 @@ unitdir ?= /lib/systemd/system
 sysusersdir ?= /usr/lib/sysusers.d
 tmpfilesdir ?= /usr/lib/tmpfiles.d
 
-CC ?= gcc
+# make's own default is cc.
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 BUILD ?= build
 OPTIMISE ?= -O2 -g
 SANITIZE ?=
@@ -54,12 +57,16 @@ LIBRARIES := $(BUILD)/lib/libdeltad.so.$(SOVERSION) $(BUILD)/lib/libdeltad.so $(
 .PHONY: all
 all: $(PROGRAMS) $(LIBRARIES)
 
+# Asked before the first file is compiled, so that a missing package is named and not a missing header.
+$(BUILD)/packages: scripts/packages.txt
+	@scripts/install_packages.sh --ask $< build
+	@mkdir -p $(@D) && touch $@
 
 $(BUILD)/obj/kernels/avx2/%.o: CFLAGS += -mavx2 -mfma -mf16c
 $(BUILD)/obj/kernels/avx512/%.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni \
 	-mavx512bf16 -mavx2 -mfma -mf16c
 
-$(BUILD)/obj/%.o: %.c
+$(BUILD)/obj/%.o: %.c | $(BUILD)/packages
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
