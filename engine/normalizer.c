@@ -1,7 +1,9 @@
 #include "engine/normalizer.h"
 #include "engine/utf8.h"
 
-#define MAX_COMBINING_RUN 1024
+/* Far more than text has; Unicode's stream-safe format allows 30. */
+#define MAX_COMBINING_RUN 128
+#define MAX_DECOMPOSITION 32 /* the longest one has 18 characters */
 
 int text_replace(struct text *out, const char *text, size_t n, const char *a, size_t n_a,
 	const char *b, size_t n_b)
@@ -28,17 +30,26 @@ static bool is_ascii(const char *text, size_t n)
 	return true;
 }
 
-static bool has_long_combining_run(const char *text, size_t n)
+/*
+ * Sorting a run of marks takes the square of its length, so the run is bounded. Counted are the
+ * marks of the decomposed text: some characters that are no marks themselves decompose to marks.
+ */
+static bool has_long_combining_run(const char *text, size_t n, utf8proc_option_t options)
 {
+	utf8proc_int32_t parts[MAX_DECOMPOSITION];
 	size_t run = 0;
 
 	for (size_t at = 0; at < n; at += utf8_length(text[at])) {
-		uint32_t c = utf8_decode(text + at);
+		int boundary = 0;
+		utf8proc_ssize_t n_parts =
+			utf8proc_decompose_char((utf8proc_int32_t)utf8_decode(text + at), parts,
+				array_len(parts), options | UTF8PROC_DECOMPOSE, &boundary);
 
-		if (utf8proc_get_property((utf8proc_int32_t)c)->combining_class == 0)
-			run = 0;
-		else if (++run > MAX_COMBINING_RUN)
-			return true;
+		for (utf8proc_ssize_t i = 0; i < n_parts && i < MAX_DECOMPOSITION; i++) {
+			run = utf8proc_get_property(parts[i])->combining_class ? run + 1 : 0;
+			if (run > MAX_COMBINING_RUN)
+				return true;
+		}
 	}
 	return false;
 }
@@ -52,11 +63,11 @@ static int normal_form(
 
 	if (n == 0 || is_ascii(text, n))
 		return text_append(out, text, n);
-	if (has_long_combining_run(text, n))
+	if (has_long_combining_run(text, n, options))
 		return reason_set(reason, -EOPNOTSUPP,
 			"the text has more than %d combining marks in a row", MAX_COMBINING_RUN);
-	length = utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &normal,
-		(utf8proc_option_t)(options | UTF8PROC_STABLE));
+	length =
+		utf8proc_map((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n, &normal, options);
 	if (length == UTF8PROC_ERROR_NOMEM)
 		return -ENOMEM;
 	if (length < 0)

@@ -260,6 +260,9 @@ int tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t n, b
 				i, ids[i], t->n_ids);
 		if (skip_specials && t->spellings[ids[i]].special)
 			continue;
+		if (text.n > MAX_TEXT_BYTES)
+			return reason_set(reason, -E2BIG, "the tokens make more than %zu bytes",
+				MAX_TEXT_BYTES);
 		r = text_reserve(&text, room);
 		if (r < 0)
 			return r;

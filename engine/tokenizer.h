@@ -54,7 +54,7 @@ int tokenizer_encode_guarded(const struct tokenizer *t, const struct tokenizer_i
 const uint32_t *tokenizer_prefix(const struct tokenizer *t, size_t *ret_n);
 
 /* Whole-sequence decoding; ids out of range are -EBADMSG. *ret_text is malloc'ed, n bytes plus a
- * terminating zero; invalid byte sequences become U+FFFD. */
+ * terminating zero; invalid byte sequences become U+FFFD. -E2BIG past what encoding takes. */
 int tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t n, bool skip_specials,
 	char **ret_text, size_t *ret_n, struct reason *reason) _must_check_;
 

@@ -244,6 +244,76 @@ static void test_long_words(void **state)
 	free(tables.bytes);
 }
 
+/* Marks are sorted in time that is the square of their run, so long runs are refused; also those of
+ * characters that are no marks themselves but decompose to some. */
+static void test_combining_runs(void **state)
+{
+	static const struct {
+		const char *normalizer, *unit;
+	} runs[] = {
+		{"{\"normalizer\":{\"type\":\"NFC\"}}", "\xcc\x81\xcc\xa3"},
+		{"{\"normalizer\":{\"type\":\"NFC\"}}", "\xe0\xbd\xb3"},
+		{"{\"normalizer\":{\"type\":\"NFKC\"}}", "\xcc\x81\xef\xbe\x9e"},
+	};
+	enum { LENGTH = 1 << 20 };
+	char *text = malloc(LENGTH);
+
+	(void)state;
+	assert_non_null(text);
+	for (size_t i = 0; i < array_len(runs); i++) {
+		size_t unit = strlen(runs[i].unit), n = LENGTH / unit * unit, n_ids;
+		struct tables tables;
+		struct tokenizer *t = small_tokenizer(runs[i].normalizer, &tables);
+		struct reason reason = {0};
+		uint32_t *ids;
+
+		for (size_t at = 0; at < n; at += unit)
+			memcpy(text + at, runs[i].unit, unit);
+		assert_int_equal(
+			tokenizer_encode(t, text, n, plain, &ids, &n_ids, &reason), -EOPNOTSUPP);
+		assert_non_null(strstr(reason.text, "combining marks"));
+		assert_int_equal(
+			tokenizer_encode(t, text, 10 * unit, plain, &ids, &n_ids, NULL), 0);
+		free(ids);
+		tokenizer_free(t);
+		free(tables.bytes);
+	}
+	free(text);
+}
+
+/* More text than can be meant is refused before it takes the memory. */
+static void test_endless_decoding(void **state)
+{
+	enum { N_IDS = 1 << 16, N_TOKEN = 1 << 12 };
+	_cleanup_(freep) char *token = calloc(1, N_TOKEN + 1), *changes = NULL;
+	_cleanup_(freep) uint32_t *ids = malloc(N_IDS * sizeof(*ids));
+	struct reason reason = {0};
+	struct tables tables;
+	struct tokenizer *t;
+	char *text;
+	size_t n;
+
+	(void)state;
+	assert_non_null(token);
+	assert_non_null(ids);
+	memset(token, 'z', N_TOKEN);
+	assert_true(asprintf(&changes,
+			    "{\"model.vocab\":{\"<unk>\":0,\"%s\":1},\"model.merges\":[]"
+			    ",\"model.byte_fallback\":false,\"added_tokens\":[],"
+			    "\"post_processor\":null}",
+			    token) > 0);
+	t = small_tokenizer(changes, &tables);
+	for (size_t i = 0; i < N_IDS; i++)
+		ids[i] = 1;
+	assert_int_equal(tokenizer_decode(t, ids, 3, false, &text, &n, &reason), 0);
+	assert_int_equal(n, 3 * N_TOKEN);
+	free(text);
+	assert_int_equal(tokenizer_decode(t, ids, N_IDS, false, &text, &n, &reason), -E2BIG);
+	assert_non_null(strstr(reason.text, "bytes"));
+	tokenizer_free(t);
+	free(tables.bytes);
+}
+
 static void test_bad_text(void **state)
 {
 	struct tokenizer_bytes tables = tokenizer_bytes_of(SHIPPED);
@@ -336,6 +406,8 @@ int main(void)
 		cmocka_unit_test(test_added_token_flags),
 		cmocka_unit_test(test_guards),
 		cmocka_unit_test(test_long_words),
+		cmocka_unit_test(test_combining_runs),
+		cmocka_unit_test(test_endless_decoding),
 		cmocka_unit_test(test_bad_text),
 		cmocka_unit_test(test_shared_vectors),
 	};
