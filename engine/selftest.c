@@ -147,6 +147,9 @@ static int parse(
 		return reason_set(reason, -EBADMSG,
 			"self-test: %llu bytes do not hold %u tokens and %u logits",
 			(unsigned long long)n_bytes, view.head.n_ids, view.head.n_logits);
+	if (view.head.n_ids == 0 || view.head.n_ids > SELFTEST_MAX_IDS)
+		return reason_set(reason, -EBADMSG, "self-test: %u prompt tokens, expected 1 to %u",
+			view.head.n_ids, SELFTEST_MAX_IDS);
 	if (view.head.n_logits == 0)
 		return reason_set(reason, -EBADMSG, "self-test: no logits");
 	if (!(view.head.tolerance > 0 && view.head.tolerance <= SELFTEST_MAX_TOLERANCE))
@@ -180,7 +183,8 @@ static int compare(const struct selftest_view *view, const float *logits, uint32
 		worst_id = id;
 		expected_worst = expected;
 	}
-	if (!(worst <= view->head.tolerance * largest))
+	/* Infinite logits would tolerate anything. */
+	if (!isfinite(largest) || !(worst <= view->head.tolerance * largest))
 		return reason_set(reason, -EMEDIUMTYPE,
 			"self-test: the logit of token %u is %g, the file says %g; that is %.3g of "
 			"the "

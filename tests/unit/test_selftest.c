@@ -3,6 +3,7 @@
  */
 #include "engine/score.h"
 #include "engine/selftest.h"
+#include "engine/variant.h"
 #include "store/format.h"
 #include "tests/imported_base.h"
 #include "tests/random_delta.h"
@@ -163,6 +164,40 @@ static void test_broken_bytes(void **state)
 	expect(-EBADMSG, "vocabulary", sizeof(struct selftest) + 4 * N_IDS, &(uint32_t){100000}, 4);
 }
 
+/* Infinity is within any share of infinity. */
+static void test_infinite_logits(void **state)
+{
+	size_t hidden = variant_config(tuned)->hidden;
+	float *norm = malloc(hidden * sizeof(*norm)), error;
+	struct variant infinite = *tuned;
+	struct reason reason = {0};
+
+	(void)state;
+	assert_non_null(norm);
+	memcpy(norm, tuned->final_norm, hidden * sizeof(*norm));
+	norm[0] = INFINITY;
+	infinite.final_norm = norm;
+	assert_int_equal(
+		selftest_run(&infinite, pool, section, n_section, &error, &reason), -EMEDIUMTYPE);
+	free(norm);
+}
+
+static void test_long_prompt(void **state)
+{
+	const uint32_t n_ids = SELFTEST_MAX_IDS + 1, head[] = {n_ids, 1, 0x3dcccccd, 0};
+	size_t n = sizeof(head) + 4 * n_ids + 8;
+	uint8_t *bytes = calloc(1, n);
+	struct reason reason = {0};
+	float error;
+
+	(void)state;
+	assert_non_null(bytes);
+	memcpy(bytes, head, sizeof(head));
+	assert_int_equal(selftest_run(tuned, pool, bytes, n, &error, &reason), -EBADMSG);
+	assert_non_null(strstr(reason.text, "1025 prompt tokens"));
+	free(bytes);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -171,6 +206,8 @@ int main(void)
 		cmocka_unit_test(test_notices_another_model),
 		cmocka_unit_test(test_notices_other_logits),
 		cmocka_unit_test(test_broken_bytes),
+		cmocka_unit_test(test_infinite_logits),
+		cmocka_unit_test(test_long_prompt),
 	};
 
 	return cmocka_run_group_tests(tests, open_models, close_models);
