@@ -129,12 +129,16 @@ struct writer {
 	struct text *out;
 	struct guard *guards; /* or NULL */
 	size_t n_guards;
+	uint64_t n_pieces; /* bytes of pieces until now */
 };
 
 static int write_piece(struct writer *w, enum chat_piece piece)
 {
 	const struct chat_text *t = &w->f->head.pieces[piece];
 
+	w->n_pieces += t->bytes;
+	if (w->n_pieces > CHAT_FORMAT_MAX_PIECES)
+		return -E2BIG;
 	return text_append(w->out, w->f->text + t->offset, t->bytes);
 }
 
@@ -342,6 +346,10 @@ int chat_format_text(const struct chat_format *f, const struct chat_message *mes
 			       : write_piece(&w, CHAT_EMPTY);
 	if (r == 0 && generation)
 		r = write_piece(&w, CHAT_GENERATION);
+	if (r == -E2BIG)
+		return reason_set(reason, r,
+			"%zu messages need more than %u bytes of the chat format", n_messages,
+			CHAT_FORMAT_MAX_PIECES);
 	if (r == 0 && ret_n_guards)
 		*ret_n_guards = w.n_guards;
 	return r;

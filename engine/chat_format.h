@@ -17,6 +17,9 @@
 
 #define CHAT_FORMAT_MAGIC "DELTCHT1"
 #define CHAT_FORMAT_MAX_TEXT (1u << 20)
+/* Of all pieces in one conversation: room for thousands of messages, not for a format that makes
+ * gigabytes of them. */
+#define CHAT_FORMAT_MAX_PIECES (4u << 20)
 
 enum chat_piece {
 	CHAT_BEGIN,

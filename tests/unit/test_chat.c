@@ -362,6 +362,39 @@ static void test_broken_sections(void **state)
 	free(good);
 }
 
+/* A format with a long piece must not make gigabytes of many messages. */
+static void test_long_pieces(void **state)
+{
+	enum { N = 4096 };
+	struct chat_message *messages = calloc(N, sizeof(*messages));
+	size_t n = sizeof(struct chat_format_head) + CHAT_FORMAT_MAX_TEXT;
+	struct chat_format_head *head = calloc(1, n);
+	struct reason reason = {0};
+	struct text out = {0};
+	struct chat_format *f;
+
+	(void)state;
+	assert_non_null(messages);
+	assert_non_null(head);
+	for (size_t i = 0; i < N; i++)
+		messages[i] = (struct chat_message){CHAT_ROLE_USER, "V", 1};
+	memcpy(head->magic, CHAT_FORMAT_MAGIC, sizeof(head->magic));
+	head->n_text = CHAT_FORMAT_MAX_TEXT;
+	head->pieces[CHAT_USER_PREFIX].bytes = CHAT_FORMAT_MAX_TEXT;
+	memset(head + 1, 'x', CHAT_FORMAT_MAX_TEXT);
+	assert_int_equal(chat_format_new((const uint8_t *)head, n, &f, &reason), 0);
+	assert_int_equal(chat_format_text(f, messages, 4, true, &out, NULL, NULL, &reason), 0);
+	assert_int_equal(out.n, 4 * (CHAT_FORMAT_MAX_TEXT + 1));
+	text_done(&out);
+	assert_int_equal(chat_format_text(f, messages, N, true, &out, NULL, NULL, &reason), -E2BIG);
+	assert_non_null(strstr(reason.text, "4096 messages"));
+	assert_true(out.capacity <= 16u << 20);
+	text_done(&out);
+	chat_format_free(f);
+	free(head);
+	free(messages);
+}
+
 static size_t read_messages(const json_t *list, struct chat_message *ret)
 {
 	size_t n = json_array_size(list);
@@ -468,6 +501,7 @@ int main(void)
 		cmocka_unit_test(test_shipped_prompt),
 		cmocka_unit_test(test_forgery),
 		cmocka_unit_test(test_broken_sections),
+		cmocka_unit_test(test_long_pieces),
 		cmocka_unit_test(test_shared_templates),
 	};
 
