@@ -138,6 +138,7 @@ static int move_body(struct wire_packet *p)
 {
 	const uint32_t length = htole32(PROTO_HEADER_BYTES);
 	const uint16_t flags = htole16(PROTO_FLAG_MEMFD);
+	uint8_t *header;
 	int r;
 
 	r = body_memfd(p->bytes + PROTO_HEADER_BYTES, p->n - PROTO_HEADER_BYTES, &p->fd);
@@ -145,7 +146,12 @@ static int move_body(struct wire_packet *p)
 		return r;
 	memcpy(p->bytes, &length, sizeof(length));
 	memcpy(p->bytes + HEADER_FLAGS_AT, &flags, sizeof(flags));
+	p->n_body = p->n - PROTO_HEADER_BYTES;
 	p->n = PROTO_HEADER_BYTES;
+	/* The packet may wait long in a queue; the body is not kept twice. */
+	header = realloc(p->bytes, p->n);
+	if (header)
+		p->bytes = header;
 	return 0;
 }
 
@@ -173,7 +179,8 @@ int wire_pack(const struct proto_message *m, struct wire_packet *ret)
 		if (r < 0)
 			return r;
 	}
-	*ret = (struct wire_packet){.bytes = take_ptr(p.bytes), .n = p.n, .fd = take_fd(&p.fd)};
+	*ret = (struct wire_packet){
+		.bytes = take_ptr(p.bytes), .n = p.n, .fd = take_fd(&p.fd), .n_body = p.n_body};
 	return 0;
 }
 

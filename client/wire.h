@@ -26,7 +26,8 @@ int wire_send(int sock, const void *packet, size_t n, int fd) _must_check_;
 struct wire_packet {
 	uint8_t *bytes; /* owned */
 	size_t n;
-	int fd; /* owned; -1 unless the body is in a memfd */
+	int fd;        /* owned; -1 unless the body is in a memfd */
+	size_t n_body; /* bytes in that memfd */
 };
 
 #define WIRE_PACKET_INIT ((struct wire_packet){.fd = -1})

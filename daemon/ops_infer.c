@@ -43,12 +43,26 @@ void op_models(struct session *s, const struct proto_message *m)
 	variants_send(s, m->request, PROTO_MODELS_REPLY);
 }
 
+/* A fine-tune may claim a longer context than the base, whose engine runs it. */
+static uint64_t context_of(const struct request *r)
+{
+	const struct loaded *base = r->server->base->loaded;
+
+	return min_u64(variant_config(r->entry->loaded->variant)->max_positions,
+		variant_config(base->variant)->max_positions);
+}
+
+/* Positions that one request can ever have. */
+static uint64_t room_of(const struct request *r)
+{
+	return min_u64(context_of(r), server_kv_positions(r->server));
+}
+
 /* Limits that need the variant: 0, or a status with its words. */
 static enum proto_status check_room(const struct request *r, const struct proto_complete *c,
 	size_t n_prompt, uint32_t *ret_max_tokens, struct reason *reason)
 {
-	uint64_t context = variant_config(r->entry->loaded->variant)->max_positions;
-	uint64_t room = min_u64(context, server_kv_positions(r->server));
+	uint64_t context = context_of(r), room = room_of(r);
 
 	if (n_prompt == 0) {
 		reason_set(reason, 0, "the prompt has no tokens");
@@ -77,14 +91,18 @@ static int check_ids(const uint32_t *ids, size_t n, uint32_t vocabulary, struct 
 	return 0;
 }
 
-/* No more text than could be tokens of one context is cut into tokens: that happens on the loop,
- * while other clients wait. */
+/* What is cut into tokens or made from them is so on the loop, while other clients wait. So it is
+ * no more than one request has room for, and yet enough for whoever only wants to count. */
 #define MIN_TEXT_LIMIT 65536
+#define MIN_IDS_LIMIT 65536
+/* No text has longer tokens than this on average, though it may have some. */
+#define MAX_MEAN_TOKEN_BYTES 32
 
-static int check_text(const struct loaded *l, uint64_t n, struct reason *reason)
+static int check_text(const struct request *r, uint64_t n, struct reason *reason)
 {
-	uint64_t context = variant_config(l->variant)->max_positions;
-	uint64_t limit = max_u64(MIN_TEXT_LIMIT, context * tokenizer_max_token_bytes(l->tokenizer));
+	const struct tokenizer *t = r->entry->loaded->tokenizer;
+	uint64_t token_bytes = min_u64(tokenizer_max_token_bytes(t), MAX_MEAN_TOKEN_BYTES);
+	uint64_t limit = max_u64(MIN_TEXT_LIMIT, room_of(r) * token_bytes);
 
 	if (n <= limit)
 		return 0;
@@ -93,15 +111,20 @@ static int check_text(const struct loaded *l, uint64_t n, struct reason *reason)
 		(unsigned long long)limit);
 }
 
-static int copy_ids(const struct proto_complete *c, uint32_t vocabulary, uint32_t **ret_ids,
-	size_t *ret_n, struct reason *reason)
+static int check_ids_room(const struct request *r, uint64_t n, struct reason *reason)
+{
+	uint64_t limit = max_u64(MIN_IDS_LIMIT, room_of(r));
+
+	if (n <= limit)
+		return 0;
+	return reason_set(reason, -E2BIG, "%llu tokens; the context has room for %llu at most",
+		(unsigned long long)n, (unsigned long long)limit);
+}
+
+static int copy_ids(const struct proto_complete *c, uint32_t **ret_ids, size_t *ret_n)
 {
 	uint32_t *copy;
-	int r;
 
-	r = check_ids(c->ids, c->n_ids, vocabulary, reason);
-	if (r < 0)
-		return r;
 	copy = calloc((size_t)c->n_ids + 1, sizeof(*copy));
 	if (!copy)
 		return -ENOMEM;
@@ -112,12 +135,13 @@ static int copy_ids(const struct proto_complete *c, uint32_t vocabulary, uint32_
 	return 0;
 }
 
-static int render_chat(const struct loaded *l, const struct proto_complete *c, uint32_t **ret_ids,
+static int render_chat(const struct request *r, const struct proto_complete *c, uint32_t **ret_ids,
 	size_t *ret_n, struct reason *reason)
 {
 	_cleanup_(freep) struct chat_message *messages = NULL;
+	const struct loaded *l = r->entry->loaded;
 	uint64_t n_text = 0;
-	int r;
+	int error;
 
 	messages = calloc((size_t)c->n_messages + 1, sizeof(*messages));
 	if (!messages)
@@ -130,9 +154,9 @@ static int render_chat(const struct loaded *l, const struct proto_complete *c, u
 		};
 		n_text += c->messages[i].text.n;
 	}
-	r = check_text(l, n_text, reason);
-	if (r < 0)
-		return r;
+	error = check_text(r, n_text, reason);
+	if (error < 0)
+		return error;
 	return chat_render(l->chat, l->tokenizer, messages, c->n_messages, ret_ids, ret_n, reason);
 }
 
@@ -141,18 +165,19 @@ _Static_assert((int)CHAT_ROLE_SYSTEM == PROTO_ROLE_SYSTEM &&
 		       (int)CHAT_ROLE_ASSISTANT == PROTO_ROLE_ASSISTANT,
 	"roles are cast");
 
-static int encode_text(const struct loaded *l, struct proto_str text,
+static int encode_text(const struct request *r, struct proto_str text,
 	struct tokenizer_options options, uint32_t **ret_ids, size_t *ret_n, struct reason *reason)
 {
-	int r = check_text(l, text.n, reason);
+	int error = check_text(r, text.n, reason);
 
-	if (r < 0)
-		return r;
-	return tokenizer_encode(l->tokenizer, text.bytes, text.n, options, ret_ids, ret_n, reason);
+	if (error < 0)
+		return error;
+	return tokenizer_encode(
+		r->entry->loaded->tokenizer, text.bytes, text.n, options, ret_ids, ret_n, reason);
 }
 
-static int encode_prompt(const struct loaded *l, const struct proto_complete *c, uint32_t **ret_ids,
-	size_t *ret_n, struct reason *reason)
+static int encode_prompt(const struct request *r, const struct proto_complete *c,
+	uint32_t **ret_ids, size_t *ret_n, struct reason *reason)
 {
 	const struct tokenizer_options options = {
 		.add_specials = !(c->flags & PROTO_COMPLETE_NO_SPECIALS),
@@ -161,11 +186,11 @@ static int encode_prompt(const struct loaded *l, const struct proto_complete *c,
 
 	switch (c->prompt) {
 	case PROTO_PROMPT_TEXT:
-		return encode_text(l, c->text, options, ret_ids, ret_n, reason);
+		return encode_text(r, c->text, options, ret_ids, ret_n, reason);
 	case PROTO_PROMPT_IDS:
-		return copy_ids(c, variant_config(l->variant)->vocab, ret_ids, ret_n, reason);
+		return copy_ids(c, ret_ids, ret_n);
 	case PROTO_PROMPT_CHAT:
-		return render_chat(l, c, ret_ids, ret_n, reason);
+		return render_chat(r, c, ret_ids, ret_n, reason);
 	}
 	return -EINVAL;
 }
@@ -255,6 +280,7 @@ static void complete_ready(struct request *r, const struct proto_message *m)
 {
 	const struct proto_complete *c = &m->complete;
 	const struct loaded *l = r->entry->loaded;
+	uint32_t vocabulary = variant_config(l->variant)->vocab;
 	_cleanup_(stream_freep) struct stream *stream = NULL;
 	_cleanup_(freep) uint32_t *ids = NULL;
 	struct reason reason = {""};
@@ -269,9 +295,12 @@ static void complete_ready(struct request *r, const struct proto_message *m)
 		return;
 	}
 	sampling_of(&c->sampling, &spec.sampling);
-	error = check_sampling(&spec.sampling, variant_config(l->variant)->vocab, &reason);
+	error = check_sampling(&spec.sampling, vocabulary, &reason);
 	if (error == 0)
-		error = encode_prompt(l, c, &ids, &n_ids, &reason);
+		error = encode_prompt(r, c, &ids, &n_ids, &reason);
+	/* A tokenizer may know more tokens than its model. */
+	if (error == 0)
+		error = check_ids(ids, n_ids, vocabulary, &reason);
 	if (error == 0)
 		error = stream_new(l->tokenizer, &stream);
 	if (error == 0)
@@ -331,7 +360,7 @@ static void tokenize_ready(struct request *r, const struct proto_message *m)
 		fail_without_tokenizer(r);
 		return;
 	}
-	error = encode_text(l, t->text, options, &ids, &n, &reason);
+	error = encode_text(r, t->text, options, &ids, &n, &reason);
 	if (error == 0 && n > PROTO_MAX_IDS)
 		error = reason_set(
 			&reason, -EMSGSIZE, "%zu tokens, a reply has at most %u", n, PROTO_MAX_IDS);
@@ -363,8 +392,10 @@ static void detokenize_ready(struct request *r, const struct proto_message *m)
 		fail_without_tokenizer(r);
 		return;
 	}
-	error = tokenizer_decode(tokenizer, d->ids, d->n_ids,
-		d->flags & PROTO_DETOKENIZE_SKIP_SPECIALS, &text, &n, &reason);
+	error = check_ids_room(r, d->n_ids, &reason);
+	if (error == 0)
+		error = tokenizer_decode(tokenizer, d->ids, d->n_ids,
+			d->flags & PROTO_DETOKENIZE_SKIP_SPECIALS, &text, &n, &reason);
 	if (error == 0 && n > PROTO_MAX_TEXT / 2)
 		error = reason_set(&reason, -EMSGSIZE, "%zu bytes, a reply has at most %u", n,
 			PROTO_MAX_TEXT / 2);

@@ -5,24 +5,36 @@
 #include "daemon/request.h"
 #include "daemon/server.h"
 
+#include <linux/sockios.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 /* Packets of one client before others get their turn. */
 #define FAIR_SHARE 16
 #define NS_PER_MS UINT64_C(1000000)
+/* Nor more of them once they have taken this long. */
+#define FAIR_NS (10 * NS_PER_MS)
 
 struct queued_packet {
 	struct queued_packet *next;
 	struct wire_packet packet;
 };
 
-/* A long message is a descriptor of its own and memory of its own: it counts as a full packet more,
- * so that a client that does not read soon reaches its mark. */
 static uint64_t cost_of(const struct wire_packet *p)
 {
-	return p->n + (p->fd >= 0 ? PROTO_MAX_PACKET : 0);
+	return p->n + p->n_body;
+}
+
+/* A long message is memory of ours until it is read, and the kernel counts but its header. So each
+ * client has one of them on its way: the next is held until all before it has been read. */
+static bool must_be_held(const struct session *s, const struct wire_packet *p)
+{
+	int n_unread;
+
+	/* When the kernel tells that the last packet was read, it still counts one byte of it. */
+	return p->fd >= 0 && ioctl(s->fd, SIOCOUTQ, &n_unread) == 0 && n_unread > 1;
 }
 
 struct op {
@@ -93,10 +105,21 @@ void session_close(struct session *s, const char *why)
 	loop_defer(s->server->loop, &s->defer, session_free, s);
 }
 
+/* There is room to write while a packet is held, so only a change of it, which is that the client
+ * has read something, is news. */
 static int update_events(struct session *s)
 {
-	return loop_source_set_events(
-		s->io, (s->throttled ? 0u : EPOLLIN) | (s->first ? EPOLLOUT : 0u));
+	uint32_t events = (s->throttled ? 0u : EPOLLIN) | (s->first ? EPOLLOUT : 0u);
+	int r;
+
+	if (s->held)
+		events = EPOLLOUT | EPOLLET;
+	if (events == s->events)
+		return 0;
+	r = loop_source_set_events(s->io, events);
+	if (r >= 0)
+		s->events = events;
+	return r;
 }
 
 /* Between the marks nothing changes, so that a job is not stopped and started for every packet. */
@@ -137,10 +160,15 @@ static void on_queue_changed(struct session *s)
 /* Sends what the kernel takes. */
 static void flush_queue(struct session *s)
 {
+	s->held = false;
 	while (s->first) {
 		struct queued_packet *q = s->first;
-		int r = wire_send(s->fd, q->packet.bytes, q->packet.n, q->packet.fd);
+		int r;
 
+		s->held = must_be_held(s, &q->packet);
+		if (s->held)
+			break;
+		r = wire_send(s->fd, q->packet.bytes, q->packet.n, q->packet.fd);
 		if (r == -EAGAIN)
 			break;
 		if (r < 0) {
@@ -299,12 +327,13 @@ static bool receive_one(struct session *s)
 	/* A request that waits has taken the message with it. */
 	if (s->server->received == received)
 		wire_received_done(received);
-	return !s->closed && !s->throttled;
+	return !s->closed && !s->throttled && !s->held;
 }
 
 static int on_io(void *user, uint32_t events)
 {
 	struct session *s = user;
+	uint64_t begun_ns = loop_now_ns();
 
 	if (s->closed)
 		return 0;
@@ -312,7 +341,8 @@ static int on_io(void *user, uint32_t events)
 		flush_queue(s);
 	if (events & EPOLLIN) {
 		for (int i = 0; i < FAIR_SHARE && !s->closed && receive_one(s); i++)
-			;
+			if (loop_now_ns() - begun_ns > FAIR_NS)
+				break;
 	} else if (events & (EPOLLHUP | EPOLLERR)) {
 		session_close(s, "it has closed the connection");
 	}
@@ -367,6 +397,7 @@ void session_new(struct server *server, enum proto_socket socket, int fd, const 
 	s->socket = socket;
 	s->peer = *peer;
 	s->end = &s->first;
+	s->events = EPOLLIN;
 	server_add_session(server, s);
 	if (loop_add_timer(server->loop, on_stall, s, &s->stall) < 0 ||
 		loop_add_io(server->loop, fd, EPOLLIN, on_io, s, &s->io) < 0) {

@@ -28,6 +28,8 @@ struct session {
 	struct charge connection;
 	struct charge queued;
 	struct queued_packet *first, **end; /* not yet taken by the kernel */
+	bool held;                          /* the first waits until all before it is read */
+	uint32_t events;                    /* what the loop watches for */
 	uint64_t queued_bytes;
 	uint64_t progressed_ns; /* when the kernel last took something */
 	struct request *requests;

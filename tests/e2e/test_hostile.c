@@ -1,0 +1,260 @@
+/*
+ * Clients that mean harm: what they make the daemon hold is bounded, descriptors do not stay, and
+ * others are served meanwhile.
+ */
+#include "tests/live_daemon.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <cmocka.h>
+
+#define N_TEXT 60000
+
+static struct live_store store;
+static struct live_daemon the_daemon;
+static struct connection *client, *admin;
+static struct wire_received received;
+static char text[N_TEXT];
+
+static int setup(void **state)
+{
+	static const struct live_options options = {.yaml = NULL};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(text); i++)
+		text[i] = (char)('!' + i * i % 7 * 13 % 15);
+	live_store_make(&store);
+	live_daemon_start(&the_daemon, &store, &options);
+	client = live_connect(&the_daemon);
+	admin = live_connect_admin(&the_daemon);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	connection_free(client);
+	connection_free(admin);
+	live_daemon_stop(&the_daemon);
+	live_store_remove(&store);
+	return 0;
+}
+
+static uint64_t send_tokenize(struct connection *c)
+{
+	struct proto_message m = {.op = PROTO_TOKENIZE};
+
+	m.tokenize.variant = proto_str("base");
+	m.tokenize.text = (struct proto_str){text, sizeof(text)};
+	return live_send(c, &m);
+}
+
+static uint32_t take_ids(struct connection *c, uint64_t request)
+{
+	struct reason reason;
+	uint32_t n;
+
+	assert_int_equal(connection_receive(c, request, LIVE_TIMEOUT_MS, &received, &reason), 0);
+	assert_int_equal(received.message.op, PROTO_TOKENIZE_REPLY);
+	n = received.message.ids.n;
+	wire_received_done(&received);
+	return n;
+}
+
+/* Each long reply is memory that the kernel does not count against the connection: one of them is
+ * on its way, the next one waits with the daemon, and further requests are not read. */
+static void test_long_replies_one_at_a_time(void **state)
+{
+	struct connection *lazy = live_connect(&the_daemon);
+	uint64_t requests[4];
+	uint32_t n = take_ids(lazy, send_tokenize(lazy));
+
+	(void)state;
+	assert_true(4 * n > PROTO_MAX_PACKET);
+	for (size_t i = 0; i < array_len(requests); i++)
+		requests[i] = send_tokenize(lazy);
+	live_await_stat(admin, "queued_bytes", PROTO_HEADER_BYTES + 4 + 4 * (uint64_t)n);
+	for (size_t i = 0; i < array_len(requests); i++)
+		assert_int_equal(take_ids(lazy, requests[i]), n);
+	live_await_stat(admin, "queued_bytes", 0);
+	/* Not stuck afterwards, either. */
+	assert_int_equal(take_ids(lazy, send_tokenize(lazy)), n);
+	connection_free(lazy);
+}
+
+static void test_gone_with_long_replies(void **state)
+{
+	struct connection *lazy = live_connect(&the_daemon);
+
+	(void)state;
+	for (int i = 0; i < 4; i++)
+		send_tokenize(lazy);
+	connection_free(lazy);
+	live_await_stat(admin, "connections", 2);
+	live_await_stat(admin, "queued_bytes", 0);
+}
+
+static void test_too_many_ids(void **state)
+{
+	static uint32_t ids[70000];
+	struct proto_message m = {.op = PROTO_DETOKENIZE};
+	struct reason reason;
+
+	(void)state;
+	m.detokenize.variant = proto_str("base");
+	m.detokenize.ids = ids;
+	m.detokenize.n_ids = array_len(ids);
+	assert_int_equal(connection_call(client, &m, &received, &reason), 0);
+	assert_int_equal(received.message.op, PROTO_ERROR);
+	assert_int_equal(received.message.error.status, PROTO_STATUS_TOO_LONG);
+	wire_received_done(&received);
+	m.request = 0;
+	m.detokenize.n_ids = 65536;
+	assert_int_equal(connection_call(client, &m, &received, &reason), 0);
+	assert_int_equal(received.message.op, PROTO_DETOKENIZE_REPLY);
+	wire_received_done(&received);
+}
+
+static size_t count_descriptors(void)
+{
+	char path[64];
+	size_t n = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)the_daemon.pid);
+	dir = opendir(path);
+	assert_non_null(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+static int raw_socket(void)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	snprintf(address.sun_path, sizeof(address.sun_path), "%s", the_daemon.socket);
+	assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	return fd;
+}
+
+/* A header that announces a descriptor, with n copies of one. */
+static void send_descriptors(int sock, int fd, size_t n)
+{
+	static const uint8_t header[PROTO_HEADER_BYTES] = {
+		PROTO_HEADER_BYTES, 0, 0, 0, PROTO_HELLO, 0, PROTO_FLAG_MEMFD, 0, 1};
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(64 * sizeof(int))];
+	} control = {0};
+	struct iovec io = {.iov_base = (void *)(uintptr_t)header, .iov_len = sizeof(header)};
+	struct msghdr message = {.msg_iov = &io, .msg_iovlen = 1};
+
+	message.msg_control = &control;
+	message.msg_controllen = CMSG_SPACE(n * sizeof(int));
+	control.align.cmsg_level = SOL_SOCKET;
+	control.align.cmsg_type = SCM_RIGHTS;
+	control.align.cmsg_len = CMSG_LEN(n * sizeof(int));
+	for (size_t i = 0; i < n; i++)
+		memcpy(CMSG_DATA(&control.align) + i * sizeof(int), &fd, sizeof(fd));
+	assert_int_equal(sendmsg(sock, &message, 0), sizeof(header));
+}
+
+/* Sent descriptors do not stay: what they are, how many, and whether they keep still. */
+static void test_descriptors_do_not_stay(void **state)
+{
+	static const size_t counts[] = {1, 2, 8, 9, 64};
+	int memfd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int kinds[] = {memfd, open("/dev/zero", O_RDWR | O_CLOEXEC), open("/", O_PATH | O_CLOEXEC),
+		open("/proc/self/mem", O_RDONLY | O_CLOEXEC)};
+	size_t before;
+
+	(void)state;
+	live_await_stat(admin, "connections", 2);
+	before = count_descriptors();
+	assert_int_equal(ftruncate(memfd, 4096), 0);
+	for (size_t kind = 0; kind < array_len(kinds); kind++)
+		for (size_t i = 0; i < array_len(counts); i++) {
+			static struct wire_received reply;
+			struct reason reason;
+			int sock = raw_socket();
+
+			send_descriptors(sock, kinds[kind], counts[i]);
+			assert_int_equal(wire_receive(sock, &reply, &reason), 0);
+			assert_int_equal(reply.message.op, PROTO_ERROR);
+			assert_int_equal(reply.message.error.status, PROTO_STATUS_BAD_MESSAGE);
+			wire_received_done(&reply);
+			close(sock);
+		}
+	for (size_t i = 0; i < array_len(kinds); i++)
+		close(kinds[i]);
+	live_await_stat(admin, "connections", 2);
+	assert_int_equal(count_descriptors(), before);
+}
+
+/* Time on the CPU in clock ticks, of which there are a hundred in a second. */
+static unsigned long cpu_ticks(void)
+{
+	unsigned long user, system;
+	char path[64];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)the_daemon.pid);
+	f = fopen(path, "re");
+	assert_non_null(f);
+	assert_int_equal(
+		fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+			&system),
+		2);
+	fclose(f);
+	return user + system;
+}
+
+/* Out of descriptors: the daemon neither spins nor ends, and goes on when there are some again. */
+static void test_no_descriptors_left(void **state)
+{
+	int socks[16];
+	struct rlimit before, few;
+	unsigned long ticks;
+	size_t n = 0;
+
+	(void)state;
+	assert_int_equal(prlimit(the_daemon.pid, RLIMIT_NOFILE, NULL, &before), 0);
+	few = (struct rlimit){.rlim_cur = count_descriptors(), .rlim_max = before.rlim_max};
+	assert_int_equal(prlimit(the_daemon.pid, RLIMIT_NOFILE, &few, NULL), 0);
+	while (n < array_len(socks))
+		socks[n++] = raw_socket();
+	ticks = cpu_ticks();
+	usleep(300000);
+	assert_true(cpu_ticks() - ticks <= 10);
+	assert_true(live_stat(admin, "connections") < 2 + n);
+	assert_int_equal(prlimit(the_daemon.pid, RLIMIT_NOFILE, &before, NULL), 0);
+	live_await_stat(admin, "connections", 2 + n);
+	while (n)
+		close(socks[--n]);
+	live_await_stat(admin, "connections", 2);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_long_replies_one_at_a_time),
+		cmocka_unit_test(test_gone_with_long_replies),
+		cmocka_unit_test(test_too_many_ids),
+		cmocka_unit_test(test_descriptors_do_not_stay),
+		cmocka_unit_test(test_no_descriptors_left),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
