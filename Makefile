@@ -184,7 +184,7 @@ SANITIZED = $(MAKE) --no-print-directory -s $(JOBS) OPTIMISE='-O1 -g -fno-omit-f
 .PHONY: asan ubsan tsan
 asan: deps-check
 	@$(SANITIZED) SANITIZE=-fsanitize=address all tests
-	@ASAN_OPTIONS=detect_stack_use_after_return=1 $(SANITIZED) SANITIZE=-fsanitize=address run-tests
+	@$(SANITIZED) SANITIZE=-fsanitize=address run-tests
 ubsan: deps-check
 	@$(SANITIZED) SANITIZE='-fsanitize=undefined -fno-sanitize-recover=all' all tests
 	@$(SANITIZED) SANITIZE='-fsanitize=undefined -fno-sanitize-recover=all' run-tests
