@@ -84,14 +84,14 @@ static double tokens_per_second(const struct deltad_event *e)
 		       : 0;
 }
 
-static void print_stats(const struct deltad_event *e)
+static void keep_figures(struct answer *a, const struct deltad_event *e)
 {
-	fflush(stdout);
-	fprintf(stderr, "\n[");
+	char load[40] = "";
+
 	if (e->load_ns > 0)
-		fprintf(stderr, "loaded in %.1f ms, ", (double)e->load_ns * 1e-6);
-	fprintf(stderr,
-		"%" PRIu32 " prompt tokens in %.1f ms, %" PRIu32 " tokens at %.0f a second]\n",
+		snprintf(load, sizeof(load), "loaded in %.1f ms, ", (double)e->load_ns * 1e-6);
+	snprintf(a->figures, sizeof(a->figures),
+		"%s%" PRIu32 " prompt tokens in %.1f ms, %" PRIu32 " tokens at %.0f a second", load,
 		e->n_prompt, (double)e->prompt_ns * 1e-6, e->n_generated, tokens_per_second(e));
 }
 
@@ -127,8 +127,7 @@ static int show(struct answer *a, struct generation *g, const struct deltad_even
 		return remote_fail(
 			g->command, e->error, e->words[0] ? e->words : deltad_strerror(e->error));
 	}
-	if (a->stats)
-		print_stats(e);
+	keep_figures(a, e);
 	return a->json ? print_done_json(a, g, e) : EXIT_OK;
 }
 

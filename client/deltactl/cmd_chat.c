@@ -178,12 +178,15 @@ static int run(int argc, char **argv)
 	int code = EXIT_OK, o;
 
 	generation_init(&c.generation, &command_chat);
+	opterr = 0;
 	optind = 0;
 	while (code == EXIT_OK && (o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		if (o == 'h')
 			return command_help(&command_chat,
 				"  --system TEXT   a system message at the "
 				"beginning\n" GENERATION_HELP "\nWithin the conversation:\n" HELP);
+		if (o == '?')
+			return command_bad_option(&command_chat, argv);
 		if (o == 's')
 			system = optarg;
 		else

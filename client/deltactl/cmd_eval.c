@@ -114,8 +114,7 @@ static int parse_arguments(int argc, char **argv, struct eval_arguments *ret)
 		if (option == OPTION_HELP)
 			return -1;
 		if (option == '?')
-			return command_usage(&command_eval, "unknown or incomplete option '%s'",
-				argv[optind - 1]);
+			return command_bad_option(&command_eval, argv);
 		if (!set_option(ret, option))
 			return command_usage(&command_eval, "'%s' is not a number", optarg);
 	}

@@ -74,8 +74,7 @@ static int parse_arguments(int argc, char **argv, struct import_arguments *ret)
 			command_help(&command_import, options_text);
 			return -ECANCELED;
 		default:
-			return command_usage(&command_import, "unknown or incomplete option '%s'",
-				argv[optind - 1]);
+			return command_bad_option(&command_import, argv);
 		}
 	}
 	if (optind + 1 != argc)

@@ -80,8 +80,7 @@ static int parse_arguments(int argc, char **argv, struct merge_arguments *ret)
 			command_help(&command_merge, options_text);
 			return -ECANCELED;
 		default:
-			return command_usage(&command_merge, "unknown or incomplete option '%s'",
-				argv[optind - 1]);
+			return command_bad_option(&command_merge, argv);
 		}
 	}
 	if (optind != argc)

@@ -80,6 +80,7 @@ static int run(int argc, char **argv)
 	bool json = false;
 	int o;
 
+	opterr = 0;
 	optind = 0;
 	while ((o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		if (o == 'h')
@@ -90,7 +91,7 @@ static int run(int argc, char **argv)
 		else if (o == 'j')
 			json = true;
 		else
-			return command_usage(&command_models, "wrong option");
+			return command_bad_option(&command_models, argv);
 	}
 	if (optind < argc)
 		return command_usage(&command_models, "too many arguments");

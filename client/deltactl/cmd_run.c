@@ -14,6 +14,7 @@ struct run {
 	char *input;      /* owned; what came on stdin */
 	const char *system;
 	bool raw;
+	bool stats;
 };
 
 static void run_done(struct run *r)
@@ -64,6 +65,10 @@ static int ask(struct run *r, struct deltad *d)
 	}
 	if (code == EXIT_OK && !r->answer.json)
 		putchar('\n');
+	if (code == EXIT_OK && r->stats) {
+		fflush(stdout);
+		fprintf(stderr, "[%s]\n", r->answer.figures);
+	}
 	return code;
 }
 
@@ -104,7 +109,7 @@ static int take(struct run *r, int option)
 		r->answer.json = true;
 		return EXIT_OK;
 	case OPTION_STATS:
-		r->answer.stats = true;
+		r->stats = true;
 		return EXIT_OK;
 	case OPTION_LOGPROBS:
 		if (!number_u32(optarg, &r->generation.complete.n_logprobs))
@@ -132,6 +137,7 @@ static int run(int argc, char **argv)
 	int code = EXIT_OK, o;
 
 	generation_init(&r.generation, &command_run);
+	opterr = 0;
 	optind = 0;
 	while (code == EXIT_OK && (o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		if (o == 'h')
@@ -145,7 +151,7 @@ static int run(int argc, char **argv)
 				"stderr\n"
 				"  --logprobs N    with --json: the N most probable tokens of "
 				"each\n" GENERATION_HELP);
-		code = take(&r, o);
+		code = o == '?' ? command_bad_option(&command_run, argv) : take(&r, o);
 	}
 	if (code != EXIT_OK)
 		return code;

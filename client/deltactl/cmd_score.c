@@ -114,8 +114,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 		if (option == OPTION_HELP)
 			return -1;
 		if (option == '?')
-			return command_usage(
-				self, "unknown option or missing value: %s", argv[optind - 1]);
+			return command_bad_option(self, argv);
 		if (!set_option(o, option))
 			return command_usage(self, "'%s' is not a number", optarg);
 	}

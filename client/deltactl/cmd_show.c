@@ -44,6 +44,13 @@ static void print_certificate(const struct proto_show_reply *s)
 			(double)s->projection_original_bytes / (double)s->projection_bytes, "x");
 }
 
+static struct proto_str chat_format(const struct proto_show_reply *s)
+{
+	if (s->chat_format.n)
+		return s->chat_format;
+	return proto_str(s->variant.flags & PROTO_VARIANT_CHAT ? "yes" : "none");
+}
+
 static void print_show(const struct proto_show_reply *s)
 {
 	const struct proto_variant *v = &s->variant;
@@ -59,9 +66,12 @@ static void print_show(const struct proto_show_reply *s)
 	print_line("base model", hex);
 	print_line("file", human_bytes(v->file_bytes, size));
 	print_line("memory", human_bytes(v->memory_bytes, size));
+	print_str("chat format", chat_format(s));
+	/* Only a file in memory tells these. */
+	if (v->context == 0)
+		return;
 	printf("%-18s %u\n", "context", v->context);
 	printf("%-18s %u\n", "vocabulary", v->vocabulary);
-	print_str("chat format", s->chat_format.n ? s->chat_format : proto_str("none"));
 	print_certificate(s);
 }
 

@@ -101,7 +101,7 @@ static int set_option(const struct command *self, struct options *o, int option,
 		o->help = true;
 		return 0;
 	default:
-		return command_usage(self, "unknown option or missing value: %s", argv[optind - 1]);
+		return command_bad_option(self, argv);
 	}
 }
 

@@ -339,8 +339,7 @@ static int parse_arguments(int argc, char **argv, struct verify_arguments *ret)
 			command_help(&command_verify, options_text);
 			return -ECANCELED;
 		default:
-			return command_usage(&command_verify, "unknown or incomplete option '%s'",
-				argv[optind - 1]);
+			return command_bad_option(&command_verify, argv);
 		}
 	}
 	ret->files = argv + optind;

@@ -1,5 +1,6 @@
 #include "client/deltactl/command.h"
 
+#include <getopt.h>
 #include <stdarg.h>
 #include <string.h>
 #include <time.h>
@@ -40,6 +41,11 @@ int command_usage(const struct command *command, const char *fmt, ...)
 	va_end(args);
 	fprintf(stderr, "\nusage: deltactl %s %s\n", command->name, command->arguments);
 	return EXIT_USAGE;
+}
+
+int command_bad_option(const struct command *command, char **argv)
+{
+	return command_usage(command, "unknown or incomplete option '%s'", argv[optind - 1]);
 }
 
 int command_help(const struct command *command, const char *options)

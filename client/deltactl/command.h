@@ -34,6 +34,8 @@ extern const struct command *const commands[]; /* NULL-terminated; deltactl.c */
 int command_fail(const char *name, int error, const struct reason *reason);
 /* The same for a wrong call, with a hint at --help. Returns EXIT_USAGE. */
 int command_usage(const struct command *command, const char *fmt, ...) _printf_(2, 3);
+/* The same for the option at which getopt_long() has just given '?', with opterr 0. */
+int command_bad_option(const struct command *command, char **argv);
 /* Prints usage, summary and the given text of options on stdout. Returns EXIT_OK. */
 int command_help(const struct command *command, const char *options);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define FAILED_KEY "incomplete"
+#define KEY_WIDTH 27
 
 void document_set(json_t *object, const char *key, json_t *value)
 {
@@ -107,7 +108,7 @@ static int print_plain(const json_t *object, int indent)
 		text = value_text(key, value);
 		if (!text)
 			return -ENOMEM;
-		printf("%*s%-*s %s\n", indent, "", 30 - indent, key, text);
+		printf("%*s%-*s %s\n", indent, "", KEY_WIDTH - indent, key, text);
 	}
 	return 0;
 }

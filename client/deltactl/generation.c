@@ -74,6 +74,16 @@ static bool take_number(struct generation *g, enum generation_option option, con
 	return false;
 }
 
+static const char *option_name(int option)
+{
+	static const struct option options[] = {GENERATION_LONG_OPTIONS, {0}};
+	const struct option *o = options;
+
+	while (o->name && o->val != option)
+		o++;
+	return o->name ? o->name : "?";
+}
+
 int generation_take(struct generation *g, int option, const char *value)
 {
 	if (option == GENERATION_STOP)
@@ -82,10 +92,9 @@ int generation_take(struct generation *g, int option, const char *value)
 		g->socket = value;
 	else if (option == GENERATION_IGNORE_EOS)
 		g->complete.flags |= DELTAD_IGNORE_EOS;
-	else if (option < GENERATION_SOCKET)
-		return command_usage(g->command, "wrong option");
 	else if (!take_number(g, (enum generation_option)option, value))
-		return command_usage(g->command, "'%s' is not a value for this option", value);
+		return command_usage(
+			g->command, "--%s: '%s' is not a value for it", option_name(option), value);
 	return EXIT_OK;
 }
 

@@ -36,6 +36,7 @@ int remote_parse(const struct command *command, int argc, char **argv, bool take
 	int o;
 
 	*ret = (struct remote_options){.socket = secure_getenv("DELTAD_ADMIN_SOCKET")};
+	opterr = 0;
 	optind = 0;
 	while ((o = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		if (o == 's')
@@ -45,7 +46,7 @@ int remote_parse(const struct command *command, int argc, char **argv, bool take
 		else if (o == 'h')
 			return print_help(command, takes_json);
 		else
-			return command_usage(command, "wrong option");
+			return command_bad_option(command, argv);
 	}
 	if (!ret->socket)
 		ret->socket = REMOTE_ADMIN_SOCKET;
@@ -84,8 +85,12 @@ static int refused(const struct remote *r)
 {
 	const struct proto_error *e = &r->reply.message.error;
 
-	fprintf(stderr, "deltactl %s: %s%s%.*s\n", r->command->name, proto_status_name(e->status),
-		e->words.n ? ": " : "", (int)e->words.n, e->words.bytes);
+	if (e->words.n)
+		fprintf(stderr, "deltactl %s: %.*s\n", r->command->name, (int)e->words.n,
+			e->words.bytes);
+	else
+		fprintf(stderr, "deltactl %s: %s\n", r->command->name,
+			proto_status_name(e->status));
 	return EXIT_REFUSED;
 }
 

@@ -64,11 +64,16 @@ static void print_cell(FILE *to, const char *text, size_t width, bool right, boo
 	fputs(last ? "\n" : "  ", to);
 }
 
+/* Without blanks at the end of the line. */
 static void print_row(
 	const struct table *t, FILE *to, const size_t *widths, const char *const *cells)
 {
-	for (size_t c = 0; c < t->n_columns; c++)
-		print_cell(to, cells[c], widths[c], t->right[c], c + 1 == t->n_columns);
+	size_t n = t->n_columns;
+
+	while (n > 1 && cells[n - 1][0] == '\0')
+		n--;
+	for (size_t c = 0; c < n; c++)
+		print_cell(to, cells[c], widths[c], t->right[c], c + 1 == n);
 }
 
 int table_print(const struct table *t, FILE *to, size_t max_rows)

@@ -58,8 +58,10 @@ int variants_print_catalog(const struct proto_variants *variants)
 		context_cell(&t, v->context);
 		table_cell(&t, "%s", v->flags & PROTO_VARIANT_CHAT ? "yes" : "no");
 		digest_cell(&t, &v->digest);
-		table_cell(&t, "%s%.*s", v->flags & PROTO_VARIANT_BASE ? "base " : "",
-			(int)v->words.n, v->words.bytes);
+		if (v->flags & PROTO_VARIANT_BASE && v->words.n == 0)
+			table_cell(&t, "the base");
+		else
+			table_cell(&t, "%.*s", (int)v->words.n, v->words.bytes);
 	}
 	return table_print(&t, stdout, 0);
 }

@@ -99,7 +99,7 @@ check 'top prints once where there is no terminal' said "$deltactl" top
 check 'top has the base' says '^base '
 check_fails 7 'base' 'the base cannot be unloaded' "$deltactl" unload base
 check_fails 7 'nosuch' 'a variant that is not there cannot be pinned' "$deltactl" pin nosuch
-check_fails 7 'not permitted' 'the inference socket does not administrate' \
+check_fails 7 'administration socket' 'the inference socket does not administrate' \
 	"$deltactl" ps --socket "$DELTAD_SOCKET"
 check 'reload' said "$deltactl" reload
 
