@@ -161,6 +161,7 @@ JOBS := -j$(shell nproc)
 
 .PHONY: demo
 demo: deps
+	@echo 'building into $(BUILD)/, takes a minute on two cores the first time'
 	@$(MAKE) --no-print-directory -s $(JOBS) all
 	@scripts/demo.sh $(BUILD)
 
