@@ -5,7 +5,6 @@
 set -eu
 root=${1:-build/boot-root}
 build=${DELTAD_BUILD:-build}
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 [ "$(id -u)" = 0 ] || { echo "skipped: booting a container needs root"; exit 77; }
 
 # The programs are those of this machine, and so must the libraries be.
@@ -18,7 +17,7 @@ if [ ! -e "$root/.complete" ]; then
 	mkdir -p "$(dirname "$root")"
 	libraries=liburing2,libsystemd0,libyaml-0-2,libssl3,libpcre2-8-0,libutf8proc2,libjansson4,libseccomp2,libopenblas0-pthread
 	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,$libraries \
-		bookworm "$root" "$mirror" >"$root.log" 2>&1 || { tail -5 "$root.log"; exit 1; }
+		bookworm "$root" ${DEBIAN_MIRROR:-} >"$root.log" 2>&1 || { tail -5 "$root.log"; exit 1; }
 	touch "$root/.complete"
 fi
 
