@@ -262,7 +262,7 @@ static void test_combining_runs(void **state)
 	assert_non_null(text);
 	for (size_t i = 0; i < array_len(runs); i++) {
 		size_t unit = strlen(runs[i].unit), n = LENGTH / unit * unit, n_ids;
-		struct tables tables;
+		struct tokenizer_bytes tables;
 		struct tokenizer *t = small_tokenizer(runs[i].normalizer, &tables);
 		struct reason reason = {0};
 		uint32_t *ids;
@@ -288,7 +288,7 @@ static void test_endless_decoding(void **state)
 	_cleanup_(freep) char *token = calloc(1, N_TOKEN + 1), *changes = NULL;
 	_cleanup_(freep) uint32_t *ids = malloc(N_IDS * sizeof(*ids));
 	struct reason reason = {0};
-	struct tables tables;
+	struct tokenizer_bytes tables;
 	struct tokenizer *t;
 	char *text;
 	size_t n;
