@@ -245,6 +245,7 @@ install: all
 		install -D -m 644 etc/deltad.yaml $(DESTDIR)$(sysconfdir)/deltad/deltad.yaml
 	for m in $(MANUALS); do install -D -m 644 $$m $(DESTDIR)$(mandir)/man$${m##*.}/$${m##*/} || exit 1; done
 
+# A configuration that was changed stays.
 .PHONY: uninstall
 uninstall:
 	rm -f $(DESTDIR)$(sbindir)/deltad $(DESTDIR)$(bindir)/deltactl $(DESTDIR)$(libdir)/libdeltad.so* \
@@ -253,6 +254,10 @@ uninstall:
 		$(DESTDIR)$(tmpfilesdir)/deltad.conf
 	for u in systemd/*.service systemd/*.socket; do rm -f $(DESTDIR)$(unitdir)/$${u##*/}; done
 	for m in $(MANUALS); do rm -f $(DESTDIR)$(mandir)/man$${m##*.}/$${m##*/}; done
+	! cmp -s etc/deltad.yaml $(DESTDIR)$(sysconfdir)/deltad/deltad.yaml || \
+		rm $(DESTDIR)$(sysconfdir)/deltad/deltad.yaml
+	rmdir --ignore-fail-on-non-empty $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(mandir)/man? \
+		$(DESTDIR)$(sysconfdir)/deltad
 
 .PHONY: clean
 clean:
