@@ -20,11 +20,6 @@ struct block_scratch {
 	float *gate, *up; /* max_tokens x ffn */
 };
 
-static inline void modelp(struct model **m)
-{
-	model_free(*m);
-}
-
 struct block_shape *block_shape_free(struct block_shape *b)
 {
 	if (!b)

@@ -17,11 +17,6 @@ struct delta_file {
 	size_t n, room;
 };
 
-static inline void writer_freep(struct writer **w)
-{
-	writer_free(*w);
-}
-
 int delta_file_new(struct delta_file **ret)
 {
 	*ret = calloc(1, sizeof(**ret));
@@ -195,7 +190,7 @@ static int write_sections(
 int delta_file_write(struct delta_file *f, const struct delta_file_parts *parts, int fd,
 	struct format_header *ret_header, struct reason *reason)
 {
-	_cleanup_(writer_freep) struct writer *w = NULL;
+	_cleanup_(writerp) struct writer *w = NULL;
 	uint64_t weights = weights_offset(f, parts);
 	uint64_t body;
 	int r;

@@ -5,60 +5,17 @@
 
 #include <string.h>
 
-struct field {
-	const char *name;
-	double base, tuned;
-};
-
-static int check_vocabulary(const struct pair *p, struct reason *reason)
-{
-	if (p->tuned_config.vocab >= p->base_config.vocab)
-		return 0;
-	return reason_set(reason, -EMEDIUMTYPE,
-		"%s has a vocabulary of %u tokens, smaller than the base's %u",
-		checkpoint_folder(p->tuned), p->tuned_config.vocab, p->base_config.vocab);
-}
-
-#define FIELD(member)                                                                              \
-	{                                                                                          \
-#member, (double)b->member, (double)t->member                                      \
-	}
-
 int pair_init(
 	struct pair *p, struct checkpoint *base, struct checkpoint *tuned, struct reason *reason)
 {
 	const struct model_config *b = checkpoint_config(base), *t = checkpoint_config(tuned);
-	const struct field fields[] = {
-		FIELD(family),
-		FIELD(flags),
-		FIELD(n_layers),
-		FIELD(hidden),
-		FIELD(ffn),
-		FIELD(n_heads),
-		FIELD(n_kv_heads),
-		FIELD(head_dim),
-		FIELD(sliding_window),
-		FIELD(first_window_layer),
-		FIELD(rope_kind),
-		FIELD(rope_original_positions),
-		FIELD(rope_theta),
-		FIELD(rope_factor),
-		FIELD(rope_low_freq_factor),
-		FIELD(rope_high_freq_factor),
-		FIELD(rope_beta_fast),
-		FIELD(rope_beta_slow),
-		FIELD(rope_attention_factor),
-		FIELD(norm_eps),
-	};
+	int r = model_config_fits(t, b, reason);
 
-	for (size_t i = 0; i < array_len(fields); i++)
-		if (fields[i].base != fields[i].tuned)
-			return reason_set(reason, -EMEDIUMTYPE,
-				"%s is not a fine-tune of %s: %s is %.9g, expected %.9g",
-				checkpoint_folder(tuned), checkpoint_folder(base), fields[i].name,
-				fields[i].tuned, fields[i].base);
+	if (r < 0)
+		return reason_prefix(reason, r, "%s is not a fine-tune of %s",
+			checkpoint_folder(tuned), checkpoint_folder(base));
 	*p = (struct pair){.base = base, .tuned = tuned, .base_config = *b, .tuned_config = *t};
-	return check_vocabulary(p, reason);
+	return 0;
 }
 
 static int read_bf16(struct checkpoint *c, enum tensor_role role, uint32_t layer, size_t n,

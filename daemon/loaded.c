@@ -16,11 +16,6 @@ struct loaded *loaded_free(struct loaded *l)
 	return NULL;
 }
 
-static inline void image_freep(struct image **image)
-{
-	image_free(*image);
-}
-
 static bool image_has(const struct image *image, enum section_kind kind)
 {
 	uint64_t n;
@@ -82,7 +77,7 @@ int loaded_new_base(int fd, const struct kernels *kernels, const struct progress
 	struct loaded **ret, struct reason *reason)
 {
 	_cleanup_(loaded_freep) struct loaded *l = calloc(1, sizeof(*l));
-	_cleanup_(image_freep) struct image *image = NULL;
+	_cleanup_(imagep) struct image *image = NULL;
 	int r;
 
 	if (!l)
@@ -111,7 +106,7 @@ int loaded_new_delta(int fd, const struct loaded *base, const struct progress *p
 	struct loaded **ret, struct reason *reason)
 {
 	_cleanup_(loaded_freep) struct loaded *l = calloc(1, sizeof(*l));
-	_cleanup_(image_freep) struct image *image = NULL;
+	_cleanup_(imagep) struct image *image = NULL;
 	int r;
 
 	if (!l)

@@ -346,11 +346,6 @@ static int check_spec(const struct engine *e, const struct job_spec *spec)
 	return sampler_settings_check(&spec->sampling, NULL);
 }
 
-static inline void jobp(struct job **job)
-{
-	job_free(*job);
-}
-
 int engine_submit(struct engine *e, const struct job_spec *spec)
 {
 	_cleanup_(jobp) struct job *job = NULL;

@@ -103,7 +103,7 @@ static void attention_norm_rows(void *arg, size_t piece, size_t worker)
 	struct forward *f = arg;
 
 	(void)worker;
-	for_rows_of_piece(f, row, piece) norm_row(f, row, layer_of(f, row)->attn_norm);
+	for_rows_of_piece(f, row, piece) norm_row(f, row, layer_of(f, row)->vectors.attn_norm);
 }
 
 /* Bias, norm and rotation of n_heads heads of queries or keys, in place. */
@@ -149,10 +149,11 @@ static void rotate_and_store_rows(void *arg, size_t piece, size_t worker)
 		const struct variant_layer *l = layer_of(f, row);
 		float *k = f->k + row * n_kv, *v = f->v + row * n_kv;
 
-		finish_heads(f, row, f->q + row * n_q, c->n_heads, l->q_bias, l->q_norm);
-		finish_heads(f, row, k, c->n_kv_heads, l->k_bias, l->k_norm);
-		if (l->v_bias)
-			f->kernels->add(v, l->v_bias, n_kv);
+		finish_heads(
+			f, row, f->q + row * n_q, c->n_heads, l->vectors.q_bias, l->vectors.q_norm);
+		finish_heads(f, row, k, c->n_kv_heads, l->vectors.k_bias, l->vectors.k_norm);
+		if (l->vectors.v_bias)
+			f->kernels->add(v, l->vectors.v_bias, n_kv);
 		store_kv(f, row, k, v);
 	}
 }
@@ -202,8 +203,8 @@ static void add_attention_rows(void *arg, size_t piece, size_t worker)
 	(void)worker;
 	for_rows_of_piece(f, row, piece)
 	{
-		add_branch(f, row, layer_of(f, row)->o_bias);
-		norm_row(f, row, layer_of(f, row)->ffn_norm);
+		add_branch(f, row, layer_of(f, row)->vectors.o_bias);
+		norm_row(f, row, layer_of(f, row)->vectors.ffn_norm);
 	}
 }
 
@@ -218,10 +219,10 @@ static void gate_rows(void *arg, size_t piece, size_t worker)
 		const struct variant_layer *l = layer_of(f, row);
 		float *gate = f->gate + row * ffn, *up = f->up + row * ffn;
 
-		if (l->gate_bias)
-			f->kernels->add(gate, l->gate_bias, ffn);
-		if (l->up_bias)
-			f->kernels->add(up, l->up_bias, ffn);
+		if (l->vectors.gate_bias)
+			f->kernels->add(gate, l->vectors.gate_bias, ffn);
+		if (l->vectors.up_bias)
+			f->kernels->add(up, l->vectors.up_bias, ffn);
 		f->kernels->silu_mul(gate, gate, up, ffn);
 	}
 }
@@ -231,7 +232,7 @@ static void add_ffn_rows(void *arg, size_t piece, size_t worker)
 	struct forward *f = arg;
 
 	(void)worker;
-	for_rows_of_piece(f, row, piece) add_branch(f, row, layer_of(f, row)->down_bias);
+	for_rows_of_piece(f, row, piece) add_branch(f, row, layer_of(f, row)->vectors.down_bias);
 }
 
 static struct linear_call linear_call_of(struct forward *f, const float *x, size_t x_stride)

@@ -3,11 +3,6 @@
 #include <string.h>
 #include <time.h>
 
-static inline void jobp(struct job **job)
-{
-	job_free(*job);
-}
-
 int job_new(const struct job_spec *spec, struct job **ret)
 {
 	_cleanup_(jobp) struct job *job = calloc(1, sizeof(*job));

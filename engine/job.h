@@ -35,6 +35,11 @@ struct job {
 int job_new(const struct job_spec *spec, struct job **ret) _must_check_;
 struct job *job_free(struct job *job);
 
+static inline void jobp(struct job **j)
+{
+	job_free(*j);
+}
+
 static inline uint32_t job_pending(const struct job *job)
 {
 	return job->n_tokens - job->n_done;

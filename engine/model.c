@@ -57,11 +57,6 @@ static double rope_frequency(const struct model_config *c, uint32_t pair)
 	return frequency;
 }
 
-static inline void modelp(struct model **model)
-{
-	model_free(*model);
-}
-
 int model_new(const struct base *base, const struct kernels *kernels, struct model **ret,
 	struct reason *reason)
 {

@@ -187,11 +187,6 @@ static int start_workers(struct pool *pool, size_t n)
 	return -r;
 }
 
-static inline void poolp(struct pool **pool)
-{
-	pool_free(*pool);
-}
-
 int pool_new(size_t n_threads, struct pool **ret, struct reason *reason)
 {
 	_cleanup_(poolp) struct pool *pool = NULL;

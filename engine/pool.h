@@ -17,3 +17,8 @@ int pool_new(size_t n_threads, struct pool **ret, struct reason *reason) _must_c
 size_t pool_threads(const struct pool *pool);
 void pool_run(struct pool *pool, pool_fn *fn, void *arg, size_t n_pieces);
 struct pool *pool_free(struct pool *pool);
+
+static inline void poolp(struct pool **p)
+{
+	pool_free(*p);
+}

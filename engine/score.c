@@ -15,11 +15,6 @@ struct scorer {
 	size_t n_pushed;   /* ids of the last push */
 };
 
-static inline void scorerp(struct scorer **s)
-{
-	scorer_free(*s);
-}
-
 int scorer_new(const struct model *model, struct pool *pool, uint32_t max_positions,
 	struct scorer **ret, struct reason *reason)
 {

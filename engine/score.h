@@ -19,6 +19,11 @@ int scorer_new(const struct model *model, struct pool *pool, uint32_t max_positi
 	struct scorer **ret, struct reason *reason) _must_check_;
 struct scorer *scorer_free(struct scorer *s);
 
+static inline void scorerp(struct scorer **s)
+{
+	scorer_free(*s);
+}
+
 /* Forgets what was pushed; what follows is a sequence of this variant, borrowed until the next. */
 void scorer_begin(struct scorer *s, const struct variant *variant);
 

@@ -20,11 +20,6 @@ struct selftest_view {
 	const uint8_t *logits; /* pairs of id and f32 */
 };
 
-static inline void scorerp(struct scorer **s)
-{
-	scorer_free(*s);
-}
-
 static void ignore_position(void *user, size_t position, const float *logits)
 {
 	(void)user;

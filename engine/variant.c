@@ -12,39 +12,14 @@ static const enum tensor_role projection_roles[N_LAYER_PROJECTIONS] = {
 	[PROJECTION_DOWN] = ROLE_DOWN,
 };
 
-static const float *either(const float *delta, const float *base)
+static void replace_vectors(struct layer_vectors *vectors, struct layer_vectors replacements)
 {
-	return delta ? delta : base;
-}
+	for (uint32_t role = 0; role < N_ROLES; role++) {
+		const float **to = layer_vector(vectors, role);
 
-static void bind_base_vectors(struct variant_layer *l, const struct base_layer *b)
-{
-	l->attn_norm = b->attn_norm;
-	l->ffn_norm = b->ffn_norm;
-	l->q_bias = b->q_bias;
-	l->k_bias = b->k_bias;
-	l->v_bias = b->v_bias;
-	l->o_bias = b->o_bias;
-	l->gate_bias = b->gate_bias;
-	l->up_bias = b->up_bias;
-	l->down_bias = b->down_bias;
-	l->q_norm = b->q_norm;
-	l->k_norm = b->k_norm;
-}
-
-static void bind_delta_vectors(struct variant_layer *l, const struct delta_layer *d)
-{
-	l->attn_norm = either(d->attn_norm, l->attn_norm);
-	l->ffn_norm = either(d->ffn_norm, l->ffn_norm);
-	l->q_bias = either(d->q_bias, l->q_bias);
-	l->k_bias = either(d->k_bias, l->k_bias);
-	l->v_bias = either(d->v_bias, l->v_bias);
-	l->o_bias = either(d->o_bias, l->o_bias);
-	l->gate_bias = either(d->gate_bias, l->gate_bias);
-	l->up_bias = either(d->up_bias, l->up_bias);
-	l->down_bias = either(d->down_bias, l->down_bias);
-	l->q_norm = either(d->q_norm, l->q_norm);
-	l->k_norm = either(d->k_norm, l->k_norm);
+		if (to && *layer_vector(&replacements, role))
+			*to = *layer_vector(&replacements, role);
+	}
 }
 
 /* More ranks than the matrix has would overrun the scratch of a step, and mean nothing. */
@@ -108,10 +83,10 @@ static int bind_layers(struct variant *v, struct reason *reason)
 	for (uint32_t i = 0; i < base->config.n_layers; i++) {
 		int r;
 
-		bind_base_vectors(&v->layers[i], &base->layers[i]);
+		v->layers[i].vectors = base->layers[i].vectors;
 		if (!v->delta)
 			continue;
-		bind_delta_vectors(&v->layers[i], &v->delta->layers[i]);
+		replace_vectors(&v->layers[i].vectors, v->delta->layers[i].vectors);
 		r = bind_projections(v, i, reason);
 		if (r < 0)
 			return r;
@@ -181,11 +156,6 @@ static int bind_vocabulary(struct variant *v, struct reason *reason)
 	return d->head.n_rows ? bind_head(v, reason) : 0;
 }
 
-static inline void variantp(struct variant **variant)
-{
-	variant_free(*variant);
-}
-
 int variant_new(const struct model *model, const struct delta *delta, struct variant **ret,
 	struct reason *reason)
 {
@@ -199,7 +169,7 @@ int variant_new(const struct model *model, const struct delta *delta, struct var
 	v->model = model;
 	v->delta = delta;
 	v->config = delta ? delta->config : model->base->config;
-	v->final_norm = either(delta ? delta->final_norm : NULL, model->base->final_norm);
+	v->final_norm = delta && delta->final_norm ? delta->final_norm : model->base->final_norm;
 	r = bind_layers(v, reason);
 	if (r < 0)
 		return r;

@@ -44,10 +44,7 @@ struct projection_delta {
 
 struct variant_layer {
 	struct projection_delta deltas[N_LAYER_PROJECTIONS];
-	const float *attn_norm, *ffn_norm;
-	const float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias,
-		*down_bias;           /* or NULL */
-	const float *q_norm, *k_norm; /* or NULL */
+	struct layer_vectors vectors;
 };
 
 struct variant {

@@ -430,15 +430,10 @@ static int digest_role(struct checkpoint *c, enum tensor_role role, uint32_t lay
 	return 0;
 }
 
-static inline void model_digest_freep(struct model_digest **m)
-{
-	model_digest_free(*m);
-}
-
 int checkpoint_digest(struct checkpoint *c, const struct progress *progress, struct digest *ret,
 	struct reason *reason)
 {
-	_cleanup_(model_digest_freep) struct model_digest *digest = model_digest_new(&c->config);
+	_cleanup_(model_digestp) struct model_digest *digest = model_digest_new(&c->config);
 	int r;
 
 	if (!digest)

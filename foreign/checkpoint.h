@@ -18,6 +18,11 @@ int checkpoint_open(const char *folder, struct checkpoint **ret, struct reason *
 	_must_check_;
 struct checkpoint *checkpoint_free(struct checkpoint *c);
 
+static inline void checkpointp(struct checkpoint **c)
+{
+	checkpoint_free(*c);
+}
+
 const char *checkpoint_folder(const struct checkpoint *c);
 const struct model_config *checkpoint_config(const struct checkpoint *c);
 

@@ -5,11 +5,6 @@
 
 #include <inttypes.h>
 
-static inline void basep(struct base **b)
-{
-	base_free(*b);
-}
-
 static struct mat_bf16 *matrix_of(struct base *b, enum tensor_role role, uint32_t layer)
 {
 	struct base_layer *l = &b->layers[layer];
@@ -51,35 +46,31 @@ static struct mat_bf16 *matrix_of(struct base *b, enum tensor_role role, uint32_
 	return NULL;
 }
 
-static const float **vector_of(struct base *b, enum tensor_role role, uint32_t layer)
+const float **layer_vector(struct layer_vectors *v, enum tensor_role role)
 {
-	struct base_layer *l = &b->layers[layer];
-
 	switch (role) {
 	case ROLE_ATTN_NORM:
-		return &l->attn_norm;
+		return &v->attn_norm;
 	case ROLE_Q_BIAS:
-		return &l->q_bias;
+		return &v->q_bias;
 	case ROLE_K_BIAS:
-		return &l->k_bias;
+		return &v->k_bias;
 	case ROLE_V_BIAS:
-		return &l->v_bias;
+		return &v->v_bias;
 	case ROLE_Q_NORM:
-		return &l->q_norm;
+		return &v->q_norm;
 	case ROLE_K_NORM:
-		return &l->k_norm;
+		return &v->k_norm;
 	case ROLE_O_BIAS:
-		return &l->o_bias;
+		return &v->o_bias;
 	case ROLE_FFN_NORM:
-		return &l->ffn_norm;
+		return &v->ffn_norm;
 	case ROLE_GATE_BIAS:
-		return &l->gate_bias;
+		return &v->gate_bias;
 	case ROLE_UP_BIAS:
-		return &l->up_bias;
+		return &v->up_bias;
 	case ROLE_DOWN_BIAS:
-		return &l->down_bias;
-	case ROLE_FINAL_NORM:
-		return &b->final_norm;
+		return &v->down_bias;
 	case ROLE_EMBED:
 	case ROLE_Q:
 	case ROLE_K:
@@ -88,11 +79,18 @@ static const float **vector_of(struct base *b, enum tensor_role role, uint32_t l
 	case ROLE_GATE:
 	case ROLE_UP:
 	case ROLE_DOWN:
+	case ROLE_FINAL_NORM:
 	case ROLE_HEAD:
 	case N_ROLES:
 		break;
 	}
 	return NULL;
+}
+
+static const float **vector_of(struct base *b, enum tensor_role role, uint32_t layer)
+{
+	return role == ROLE_FINAL_NORM ? &b->final_norm
+				       : layer_vector(&b->layers[layer].vectors, role);
 }
 
 /* The records are known to ascend and to be tensors of the model: the first difference from the

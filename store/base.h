@@ -8,12 +8,16 @@
 
 #include <stdio.h>
 
+/* The norms and biases of a layer, NULL where the model has none. */
+struct layer_vectors {
+	const float *attn_norm, *ffn_norm;
+	const float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias, *down_bias;
+	const float *q_norm, *k_norm;
+};
+
 struct base_layer {
 	struct mat_bf16 q, k, v, o, gate, up, down;
-	const float *attn_norm, *ffn_norm;
-	const float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias,
-		*down_bias;           /* or NULL */
-	const float *q_norm, *k_norm; /* or NULL */
+	struct layer_vectors vectors;
 };
 
 struct base {
@@ -39,8 +43,16 @@ const char *tensor_role_name(enum tensor_role role);
 bool tensor_role_is_projection(enum tensor_role role);
 bool tensor_role_is_vector(enum tensor_role role);
 
+/* The place of a role among them; NULL if it is no vector of a layer. */
+const float **layer_vector(struct layer_vectors *v, enum tensor_role role);
+
 /* Bytes of a matrix in kernel order, padding included. */
 uint64_t mat_bf16_bytes(uint32_t rows, uint32_t cols);
+
+/* Is `tuned` the same model with other values: alike in everything that shapes memory or
+ * arithmetic, but for a vocabulary that may be larger? -EMEDIUMTYPE names the field. */
+int model_config_fits(const struct model_config *tuned, const struct model_config *base,
+	struct reason *reason) _must_check_;
 
 /* Takes the image on success. -EBADMSG if a record is missing, doubled, of the wrong shape or out
  * of its section. */
@@ -48,6 +60,11 @@ int base_bind(struct image *image, struct base **ret, struct reason *reason) _mu
 int base_open(const char *path, struct base **ret, const struct progress *progress,
 	struct reason *reason) _must_check_;
 struct base *base_free(struct base *base);
+
+static inline void basep(struct base **b)
+{
+	base_free(*b);
+}
 
 /* "base" is identified by its model digest (what deltas are bound to). */
 static inline const struct digest *base_model_digest(const struct base *base)

@@ -6,11 +6,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-static inline void deltap(struct delta **d)
-{
-	delta_free(*d);
-}
-
 static int bind_mixed_svd(const struct payload *p, struct linear_delta *ret, struct reason *reason)
 {
 	return codec_mixed_svd(p, &ret->svd, reason);
@@ -65,46 +60,8 @@ static struct linear_delta *projection_of(struct delta *d, enum tensor_role role
 
 static const float **vector_of(struct delta *d, enum tensor_role role, uint32_t layer)
 {
-	struct delta_layer *l = &d->layers[layer];
-
-	switch (role) {
-	case ROLE_ATTN_NORM:
-		return &l->attn_norm;
-	case ROLE_Q_BIAS:
-		return &l->q_bias;
-	case ROLE_K_BIAS:
-		return &l->k_bias;
-	case ROLE_V_BIAS:
-		return &l->v_bias;
-	case ROLE_Q_NORM:
-		return &l->q_norm;
-	case ROLE_K_NORM:
-		return &l->k_norm;
-	case ROLE_O_BIAS:
-		return &l->o_bias;
-	case ROLE_FFN_NORM:
-		return &l->ffn_norm;
-	case ROLE_GATE_BIAS:
-		return &l->gate_bias;
-	case ROLE_UP_BIAS:
-		return &l->up_bias;
-	case ROLE_DOWN_BIAS:
-		return &l->down_bias;
-	case ROLE_FINAL_NORM:
-		return &d->final_norm;
-	case ROLE_EMBED:
-	case ROLE_Q:
-	case ROLE_K:
-	case ROLE_V:
-	case ROLE_O:
-	case ROLE_GATE:
-	case ROLE_UP:
-	case ROLE_DOWN:
-	case ROLE_HEAD:
-	case N_ROLES:
-		break;
-	}
-	return NULL;
+	return role == ROLE_FINAL_NORM ? &d->final_norm
+				       : layer_vector(&d->layers[layer].vectors, role);
 }
 
 static int bind_projection(const struct payload *p, struct linear_delta *ret, struct reason *reason)
@@ -171,54 +128,6 @@ static int bind_certificate(struct delta *d, const struct image *image, struct r
 		return reason_set(reason, -EBADMSG, "certificate: method has no end");
 	d->certificate = c;
 	d->qualities = (const void *)(bytes + sizeof(*c));
-	return 0;
-}
-
-/* The two must be one model with other values: everything that shapes memory or arithmetic. */
-static int check_same_shape(
-	const struct model_config *tuned, const struct model_config *base, struct reason *reason)
-{
-#define FIELD(name)                                                                                \
-	{                                                                                          \
-#name, (double)tuned->name, (double)base->name                                     \
-	}
-	const struct {
-		const char *name;
-		double tuned, base;
-	} fields[] = {
-		FIELD(family),
-		FIELD(flags),
-		FIELD(n_layers),
-		FIELD(hidden),
-		FIELD(ffn),
-		FIELD(n_heads),
-		FIELD(n_kv_heads),
-		FIELD(head_dim),
-		FIELD(sliding_window),
-		FIELD(first_window_layer),
-		FIELD(rope_kind),
-		FIELD(rope_original_positions),
-		FIELD(rope_theta),
-		FIELD(rope_factor),
-		FIELD(rope_low_freq_factor),
-		FIELD(rope_high_freq_factor),
-		FIELD(rope_beta_fast),
-		FIELD(rope_beta_slow),
-		FIELD(rope_attention_factor),
-		FIELD(norm_eps),
-	};
-#undef FIELD
-
-	for (size_t i = 0; i < array_len(fields); i++)
-		if (fields[i].tuned != fields[i].base)
-			return reason_set(reason, -EMEDIUMTYPE,
-				"config: %s is %.9g, the base has %.9g", fields[i].name,
-				fields[i].tuned, fields[i].base);
-	if (tuned->vocab < base->vocab)
-		return reason_set(reason, -EMEDIUMTYPE,
-			"config: vocabulary of %" PRIu32 ", the base has %" PRIu32
-			" and it can only grow",
-			tuned->vocab, base->vocab);
 	return 0;
 }
 
@@ -291,7 +200,7 @@ int delta_bind(
 	if (r == 0)
 		r = tensor_table_config(image, &d->config, reason);
 	if (r == 0 && base)
-		r = check_same_shape(&d->config, &base->config, reason);
+		r = model_config_fits(&d->config, &base->config, reason);
 	if (r == 0)
 		r = bind_contents(d, image, reason);
 	if (r == 0 && base)

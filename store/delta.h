@@ -32,10 +32,7 @@ struct linear_delta {
 
 struct delta_layer {
 	struct linear_delta q, k, v, o, gate, up, down;
-	/* Replacements, NULL where the base's stays. */
-	const float *attn_norm, *ffn_norm;
-	const float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias, *down_bias;
-	const float *q_norm, *k_norm;
+	struct layer_vectors vectors; /* replacements, NULL where the base's stays */
 };
 
 struct delta {
@@ -62,6 +59,11 @@ int delta_bind(struct image *image, const struct base *base, struct delta **ret,
 int delta_open(const char *path, const struct base *base, struct delta **ret,
 	const struct progress *progress, struct reason *reason) _must_check_;
 struct delta *delta_free(struct delta *delta);
+
+static inline void deltap(struct delta **d)
+{
+	delta_free(*d);
+}
 
 /* Layout of a DENSE_ROWS payload: where the rows' values begin and, returned, the payload's size.
  */

@@ -328,3 +328,49 @@ bool tensor_role_is_vector(enum tensor_role role)
 	return (uint32_t)role < N_ROLES && role != ROLE_EMBED && role != ROLE_HEAD &&
 	       !tensor_role_is_projection(role);
 }
+
+/* clang-format off */
+#define FIELD(name) {#name, (double)tuned->name, (double)base->name}
+/* clang-format on */
+
+int model_config_fits(
+	const struct model_config *tuned, const struct model_config *base, struct reason *reason)
+{
+	const struct {
+		const char *name;
+		double tuned, base;
+	} fields[] = {
+		FIELD(family),
+		FIELD(flags),
+		FIELD(n_layers),
+		FIELD(hidden),
+		FIELD(ffn),
+		FIELD(n_heads),
+		FIELD(n_kv_heads),
+		FIELD(head_dim),
+		FIELD(sliding_window),
+		FIELD(first_window_layer),
+		FIELD(rope_kind),
+		FIELD(rope_original_positions),
+		FIELD(rope_theta),
+		FIELD(rope_factor),
+		FIELD(rope_low_freq_factor),
+		FIELD(rope_high_freq_factor),
+		FIELD(rope_beta_fast),
+		FIELD(rope_beta_slow),
+		FIELD(rope_attention_factor),
+		FIELD(norm_eps),
+	};
+
+	for (size_t i = 0; i < array_len(fields); i++)
+		if (fields[i].tuned != fields[i].base)
+			return reason_set(reason, -EMEDIUMTYPE,
+				"config: %s is %.9g, the base has %.9g", fields[i].name,
+				fields[i].tuned, fields[i].base);
+	if (tuned->vocab < base->vocab)
+		return reason_set(reason, -EMEDIUMTYPE,
+			"config: vocabulary of %" PRIu32 ", the base has %" PRIu32
+			" and it can only grow",
+			tuned->vocab, base->vocab);
+	return 0;
+}

@@ -27,3 +27,8 @@ void model_digest_add(struct model_digest *m, enum tensor_role role, uint32_t la
 /* Ends the computation and frees the state. */
 struct digest model_digest_finish(struct model_digest *m);
 struct model_digest *model_digest_free(struct model_digest *m);
+
+static inline void model_digestp(struct model_digest **m)
+{
+	model_digest_free(*m);
+}

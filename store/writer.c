@@ -22,11 +22,6 @@ struct writer {
 	uint64_t filled;
 };
 
-static inline void writer_freep(struct writer **w)
-{
-	writer_free(*w);
-}
-
 /* Room for what is appended and for the gaps that the alignment of sections can make. */
 static uint64_t max_chunks_for(uint64_t max_body_bytes)
 {
@@ -38,7 +33,7 @@ static uint64_t max_chunks_for(uint64_t max_body_bytes)
 int writer_begin(int fd, enum image_kind kind, uint64_t max_body_bytes, struct writer **ret,
 	struct reason *reason)
 {
-	_cleanup_(writer_freep) struct writer *w = NULL;
+	_cleanup_(writerp) struct writer *w = NULL;
 
 	if (max_body_bytes > FORMAT_MAX_FILE / 2)
 		return reason_set(reason, -EFBIG, "%llu bytes of contents, the format allows %llu",

@@ -36,3 +36,8 @@ int writer_finish(struct writer *w, const struct digest *model, const struct dig
 	struct format_header *ret_header, struct reason *reason) _must_check_;
 
 struct writer *writer_free(struct writer *w);
+
+static inline void writerp(struct writer **w)
+{
+	writer_free(*w);
+}

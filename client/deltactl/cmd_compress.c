@@ -168,11 +168,6 @@ static int read_text(const char *path, char **ret, size_t *ret_n, struct reason 
 	return 0;
 }
 
-static inline void checkpointp(struct checkpoint **c)
-{
-	checkpoint_free(*c);
-}
-
 /* The bar's numbers are bytes while files are read, then blocks, then windows of text. */
 static void update_bar(void *user, const char *stage, uint64_t done, uint64_t total)
 {

@@ -126,16 +126,6 @@ static int parse_arguments(int argc, char **argv, struct eval_arguments *ret)
 	return 0;
 }
 
-static inline void checkpointp(struct checkpoint **c)
-{
-	checkpoint_free(*c);
-}
-
-static inline void poolp(struct pool **p)
-{
-	pool_free(*p);
-}
-
 /* Takes base and delta out of the call. */
 static int open_served(struct eval_call *call, const struct kernels *kernels, struct served *ret,
 	struct reason *reason)

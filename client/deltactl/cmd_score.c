@@ -204,11 +204,6 @@ static void print_plain(const struct options *o, const struct scores *s)
 	putchar('\n');
 }
 
-static inline void scorerp(struct scorer **s)
-{
-	scorer_free(*s);
-}
-
 static int score_line(const struct options *o, struct scorer *scorer, const struct variant *variant,
 	struct scores *s, struct reason *reason)
 {

@@ -6,6 +6,7 @@
 #include "client/deltactl/command.h"
 #include "client/deltactl/commands.h"
 #include "engine/tokenizer.h"
+#include "foreign/json.h"
 #include "foreign/sandbox.h"
 #include "foreign/tokenizer_json.h"
 
@@ -74,11 +75,6 @@ struct job {
 		const struct job *job, const json_t *line, json_t **ret, struct reason *reason);
 };
 
-static void json_done(json_t **j)
-{
-	json_decref(*j);
-}
-
 static int set_option(const struct command *self, struct options *o, int option, char **argv)
 {
 	switch (option) {
@@ -139,7 +135,7 @@ static int encode_line(
 	const struct job *job, const json_t *line, json_t **ret, struct reason *reason)
 {
 	static const char *const keys[] = {"ids", "ids_with_special"};
-	_cleanup_(json_done) json_t *object = json_object();
+	_cleanup_(json_freep) json_t *object = json_object();
 
 	if (!json_is_string(line))
 		return reason_set(reason, -EBADMSG, "not a JSON string");
@@ -189,7 +185,7 @@ static int decode_line(
 
 static int print_value(const struct job *job, const json_t *line, struct reason *reason)
 {
-	_cleanup_(json_done) json_t *value = NULL;
+	_cleanup_(json_freep) json_t *value = NULL;
 	int r = job->convert(job, line, &value, reason);
 
 	if (r < 0)
@@ -201,7 +197,7 @@ static int print_value(const struct job *job, const json_t *line, struct reason 
 
 static int convert_line(const struct job *job, const char *bytes, size_t n, struct reason *reason)
 {
-	_cleanup_(json_done) json_t *line = NULL;
+	_cleanup_(json_freep) json_t *line = NULL;
 	json_error_t error;
 
 	if (n > MAX_LINE_BYTES)
@@ -234,7 +230,7 @@ static int convert_input(const struct job *job, struct reason *reason)
 
 static int convert_all(struct job *job, struct reason *reason)
 {
-	_cleanup_(json_done) json_t *text = NULL;
+	_cleanup_(json_freep) json_t *text = NULL;
 	int r;
 
 	if (job->options->text) {

@@ -62,26 +62,6 @@ static void verifier_done(struct verifier *v)
 	pool_free(v->pool);
 }
 
-static inline void modelp(struct model **m)
-{
-	model_free(*m);
-}
-
-static inline void variantp(struct variant **v)
-{
-	variant_free(*v);
-}
-
-static inline void deltap(struct delta **d)
-{
-	delta_free(*d);
-}
-
-static inline void model_digestp(struct model_digest **m)
-{
-	model_digest_free(*m);
-}
-
 static int prepare_computing(struct verifier *v, struct reason *reason)
 {
 	int r;

@@ -11,16 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static inline void basep(struct base **base)
-{
-	base_free(*base);
-}
-
-static inline void deltap(struct delta **delta)
-{
-	delta_free(*delta);
-}
-
 static json_t *digest_text(const struct digest *d)
 {
 	char hex[DIGEST_HEX_SIZE];

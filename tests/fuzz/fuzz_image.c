@@ -208,8 +208,8 @@ static void walk_base(const struct base *b)
 		touch_matrix(&l->q);
 		touch_matrix(&l->o);
 		touch_matrix(&l->down);
-		touch(l->k_bias, l->k.rows * sizeof(float));
-		touch(l->q_norm, b->config.head_dim * sizeof(float));
+		touch(l->vectors.k_bias, l->k.rows * sizeof(float));
+		touch(l->vectors.q_norm, b->config.head_dim * sizeof(float));
 	}
 }
 
@@ -222,7 +222,7 @@ static void walk_delta(const struct delta *d)
 	for (uint32_t i = 0; i < d->config.n_layers; i++) {
 		const struct mixed_svd *svd = &d->layers[i].q.svd;
 
-		touch(d->layers[i].attn_norm, d->config.hidden * sizeof(float));
+		touch(d->layers[i].vectors.attn_norm, d->config.hidden * sizeof(float));
 		for (uint32_t k = 0; k < svd->n_bands; k++) {
 			touch_qmat(&svd->bands[k].u);
 			touch_qmat(&svd->bands[k].v);

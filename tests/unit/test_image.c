@@ -73,17 +73,17 @@ static void base_comes_back_as_written(void **state)
 		assert_matrix(&l->gate, ROLE_GATE, i, c->ffn, c->hidden);
 		assert_matrix(&l->up, ROLE_UP, i, c->ffn, c->hidden);
 		assert_matrix(&l->down, ROLE_DOWN, i, c->hidden, c->ffn);
-		assert_vector(l->attn_norm, ROLE_ATTN_NORM, i, c->hidden);
-		assert_vector(l->ffn_norm, ROLE_FFN_NORM, i, c->hidden);
-		assert_vector(l->q_bias, ROLE_Q_BIAS, i, q);
-		assert_vector(l->k_bias, ROLE_K_BIAS, i, kv);
-		assert_vector(l->v_bias, ROLE_V_BIAS, i, kv);
-		assert_vector(l->o_bias, ROLE_O_BIAS, i, c->hidden);
-		assert_vector(l->gate_bias, ROLE_GATE_BIAS, i, c->ffn);
-		assert_vector(l->up_bias, ROLE_UP_BIAS, i, c->ffn);
-		assert_vector(l->down_bias, ROLE_DOWN_BIAS, i, c->hidden);
-		assert_vector(l->q_norm, ROLE_Q_NORM, i, c->head_dim);
-		assert_vector(l->k_norm, ROLE_K_NORM, i, c->head_dim);
+		assert_vector(l->vectors.attn_norm, ROLE_ATTN_NORM, i, c->hidden);
+		assert_vector(l->vectors.ffn_norm, ROLE_FFN_NORM, i, c->hidden);
+		assert_vector(l->vectors.q_bias, ROLE_Q_BIAS, i, q);
+		assert_vector(l->vectors.k_bias, ROLE_K_BIAS, i, kv);
+		assert_vector(l->vectors.v_bias, ROLE_V_BIAS, i, kv);
+		assert_vector(l->vectors.o_bias, ROLE_O_BIAS, i, c->hidden);
+		assert_vector(l->vectors.gate_bias, ROLE_GATE_BIAS, i, c->ffn);
+		assert_vector(l->vectors.up_bias, ROLE_UP_BIAS, i, c->ffn);
+		assert_vector(l->vectors.down_bias, ROLE_DOWN_BIAS, i, c->hidden);
+		assert_vector(l->vectors.q_norm, ROLE_Q_NORM, i, c->head_dim);
+		assert_vector(l->vectors.k_norm, ROLE_K_NORM, i, c->head_dim);
 	}
 	base_free(b);
 }
@@ -107,8 +107,8 @@ static void delta_comes_back_as_written(void **state)
 	assert_int_equal(d->embed.rows[1], 300);
 	assert_true(bf16_to_f32(d->head.values.data[mat_bf16_index(71, 4, 70)]) ==
 		    -small_value(ROLE_HEAD, 1, 303, 70));
-	assert_vector(d->layers[0].attn_norm, ROLE_ATTN_NORM, 0, small_config.hidden);
-	assert_null(d->layers[1].attn_norm);
+	assert_vector(d->layers[0].vectors.attn_norm, ROLE_ATTN_NORM, 0, small_config.hidden);
+	assert_null(d->layers[1].vectors.attn_norm);
 	assert_null(d->final_norm);
 	assert_int_equal(d->layers[0].q.codec, CODEC_MIXED_SVD);
 	assert_int_equal(d->layers[0].q.svd.n_bands, 2);

@@ -114,13 +114,13 @@ static void expect_layer(const struct base *base, uint32_t layer, const char *fo
 		{"mlp.gate_proj.weight", &l->gate, NULL, 0},
 		{"mlp.up_proj.weight", &l->up, NULL, 0},
 		{"mlp.down_proj.weight", &l->down, NULL, 0},
-		{"input_layernorm.weight", NULL, l->attn_norm, c->hidden},
-		{"post_attention_layernorm.weight", NULL, l->ffn_norm, c->hidden},
-		{"self_attn.q_proj.bias", NULL, l->q_bias, c->n_heads * c->head_dim},
-		{"self_attn.k_proj.bias", NULL, l->k_bias, c->n_kv_heads * c->head_dim},
-		{"self_attn.v_proj.bias", NULL, l->v_bias, c->n_kv_heads * c->head_dim},
-		{"self_attn.q_norm.weight", NULL, l->q_norm, c->head_dim},
-		{"self_attn.k_norm.weight", NULL, l->k_norm, c->head_dim},
+		{"input_layernorm.weight", NULL, l->vectors.attn_norm, c->hidden},
+		{"post_attention_layernorm.weight", NULL, l->vectors.ffn_norm, c->hidden},
+		{"self_attn.q_proj.bias", NULL, l->vectors.q_bias, c->n_heads * c->head_dim},
+		{"self_attn.k_proj.bias", NULL, l->vectors.k_bias, c->n_kv_heads * c->head_dim},
+		{"self_attn.v_proj.bias", NULL, l->vectors.v_bias, c->n_kv_heads * c->head_dim},
+		{"self_attn.q_norm.weight", NULL, l->vectors.q_norm, c->head_dim},
+		{"self_attn.k_norm.weight", NULL, l->vectors.k_norm, c->head_dim},
 	};
 	char name[128];
 
