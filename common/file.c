@@ -43,6 +43,34 @@ int file_write_at(int fd, const void *bytes, size_t n, uint64_t offset)
 	return 0;
 }
 
+int file_load(
+	const char *path, uint64_t max_bytes, char **ret, size_t *ret_n, struct reason *reason)
+{
+	_cleanup_(closep) int fd = -1;
+	_cleanup_(freep) char *text = NULL;
+	struct stat st;
+	int r;
+
+	/* Not blocking, so that a FIFO cannot hold us. */
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return reason_set(reason, -errno, "%s: cannot open: %s", path, strerror(errno));
+	if (!S_ISREG(st.st_mode))
+		return reason_set(reason, -EBADMSG, "%s: not a regular file", path);
+	if ((uint64_t)st.st_size > max_bytes)
+		return reason_set(reason, -EBADMSG, "%s: %llu bytes, expected at most %llu", path,
+			(unsigned long long)st.st_size, (unsigned long long)max_bytes);
+	text = malloc((size_t)st.st_size + 1);
+	if (!text)
+		return reason_set(reason, -ENOMEM, "%s: out of memory", path);
+	r = file_read_at(fd, text, (size_t)st.st_size, 0);
+	if (r < 0)
+		return reason_set(reason, r, "%s: cannot read: %s", path, strerror(-r));
+	*ret_n = (size_t)st.st_size;
+	*ret = take_ptr(text);
+	return 0;
+}
+
 int new_file_open(struct new_file *f, const char *path, struct reason *reason)
 {
 	_cleanup_(freep) char *final_path = NULL;

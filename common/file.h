@@ -13,6 +13,11 @@
 int file_read_at(int fd, void *ret_bytes, size_t n, uint64_t offset) _must_check_;
 int file_write_at(int fd, const void *bytes, size_t n, uint64_t offset) _must_check_;
 
+/* A whole file as a malloc'ed text of *ret_n bytes, not terminated. The reason begins with the
+ * path; -ENOENT if there is none, -EBADMSG if it is not a regular file of at most max_bytes. */
+int file_load(const char *path, uint64_t max_bytes, char **ret, size_t *ret_n,
+	struct reason *reason) _must_check_;
+
 /*
  * A file being made: it lives under a temporary name in the folder of its final name, and
  * new_file_commit() syncs it, renames it over `path` and syncs the folder. A crash leaves the old

@@ -4,10 +4,8 @@
 #include "foreign/json.h"
 
 #include <ctype.h>
-#include <fcntl.h>
 #include <math.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define MAX_FILE_BYTES (UINT64_C(256) << 20)
 
@@ -105,30 +103,6 @@ static int add_task(struct tasks *t, const char *line, size_t n, struct reason *
 	return 0;
 }
 
-static int read_file(const char *path, char **ret, size_t *ret_n, struct reason *reason)
-{
-	_cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
-	_cleanup_(freep) char *text = NULL;
-	struct stat st;
-	int r;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return reason_set(reason, -errno, "%s: %s", path, strerror(errno));
-	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > MAX_FILE_BYTES)
-		return reason_set(reason, -EBADMSG,
-			"%s: is not a regular file of at most %llu bytes", path,
-			(unsigned long long)MAX_FILE_BYTES);
-	text = malloc((size_t)st.st_size + 1);
-	if (!text)
-		return -ENOMEM;
-	r = file_read_at(fd, text, (size_t)st.st_size, 0);
-	if (r < 0)
-		return reason_set(reason, r, "%s: %s", path, strerror(-r));
-	*ret = take_ptr(text);
-	*ret_n = (size_t)st.st_size;
-	return 0;
-}
-
 int tasks_load(const char *path, size_t limit, struct tasks *ret, struct reason *reason)
 {
 	_cleanup_(tasks_done) struct tasks t = {0};
@@ -136,7 +110,7 @@ int tasks_load(const char *path, size_t limit, struct tasks *ret, struct reason 
 	size_t n = 0, line = 0;
 	int r;
 
-	r = read_file(path, &text, &n, reason);
+	r = file_load(path, MAX_FILE_BYTES, &text, &n, reason);
 	if (r < 0)
 		return r;
 	for (size_t at = 0; at < n && (limit == 0 || t.n < limit);) {

@@ -5,9 +5,7 @@
 #include "daemon/config_yaml.h"
 #include "kernels/types.h"
 
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 
 #define MAX_FILE (UINT64_C(1) << 20)
@@ -213,30 +211,6 @@ static int set_from_file(void *user, const char *name, const char *text, struct 
 	return config_set(user, name, text, reason);
 }
 
-static int read_text(const char *path, char **ret, size_t *ret_n, struct reason *reason)
-{
-	_cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	_cleanup_(freep) char *text = NULL;
-	struct stat st;
-	int r;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return reason_set(reason, -errno, "%s: %s", path, strerror(errno));
-	if (!S_ISREG(st.st_mode))
-		return reason_set(reason, -EBADMSG, "%s: not a regular file", path);
-	if ((uint64_t)st.st_size > MAX_FILE)
-		return reason_set(reason, -EBADMSG, "%s: larger than 1 MiB", path);
-	text = malloc((size_t)st.st_size + 1);
-	if (!text)
-		return -ENOMEM;
-	r = file_read_at(fd, text, (size_t)st.st_size, 0);
-	if (r < 0)
-		return reason_set(reason, r, "%s: %s", path, strerror(-r));
-	*ret = take_ptr(text);
-	*ret_n = (size_t)st.st_size;
-	return 0;
-}
-
 int config_read(const char *path, struct config **ret, struct reason *reason)
 {
 	_cleanup_(config_freep) struct config *c = NULL;
@@ -247,7 +221,7 @@ int config_read(const char *path, struct config **ret, struct reason *reason)
 	r = config_new(&c, reason);
 	if (r < 0)
 		return r;
-	r = read_text(path, &text, &n, reason);
+	r = file_load(path, MAX_FILE, &text, &n, reason);
 	if (r < 0)
 		return r;
 	r = config_yaml_walk(text, n, set_from_file, c, reason);

@@ -2,11 +2,12 @@
  * Finds a folder's chat template: chat_template.jinja, or in tokenizer_config.json a string or a
  * list of named ones, of which "default" counts.
  */
+#include "common/file.h"
 #include "foreign/chat_fit.h"
-#include "foreign/text_file.h"
 #include "foreign/tokenizer_config.h"
 #include "foreign/tokenizer_json.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_TEMPLATE_BYTES ((size_t)1 << 20)
@@ -39,13 +40,15 @@ static const json_t *find_default(const json_t *templates)
 
 static int find_template(struct template_source *s, const char *folder, struct reason *reason)
 {
+	_cleanup_(freep) char *path = NULL;
 	const json_t *text;
 	int r = tokenizer_config_load(folder, &s->config, reason);
 
 	if (r < 0)
 		return r;
-	r = text_file_load(
-		folder, "chat_template.jinja", MAX_TEMPLATE_BYTES, &s->file, &s->n, reason);
+	if (asprintf(&path, "%s/chat_template.jinja", folder) < 0)
+		return reason_set(reason, -ENOMEM, "out of memory");
+	r = file_load(path, MAX_TEMPLATE_BYTES, &s->file, &s->n, reason);
 	if (r == 0) {
 		s->text = s->file;
 		return 0;

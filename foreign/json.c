@@ -1,6 +1,6 @@
 #include "foreign/json.h"
 
-#include "foreign/text_file.h"
+#include "common/file.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -74,14 +74,17 @@ int json_object_parse(const char *text, size_t n, const struct json_limits *limi
 int json_object_load(const char *folder, const char *name, const struct json_limits *limits,
 	json_t **ret, struct reason *reason)
 {
-	_cleanup_(freep) char *text = NULL;
+	_cleanup_(freep) char *path = NULL, *text = NULL;
 	size_t n = 0;
-	int r = text_file_load(folder, name, limits->max_bytes, &text, &n, reason);
+	int r;
 
+	if (asprintf(&path, "%s/%s", folder, name) < 0)
+		return reason_set(reason, -ENOMEM, "out of memory");
+	r = file_load(path, limits->max_bytes, &text, &n, reason);
 	if (r < 0)
 		return r;
 	r = json_object_parse(text, n, limits, ret, reason);
-	return r < 0 ? reason_prefix(reason, r, "%s/%s", folder, name) : 0;
+	return r < 0 ? reason_prefix(reason, r, "%s", path) : 0;
 }
 
 const char *json_type_name(const json_t *value)

@@ -10,11 +10,9 @@
 #include "foreign/sandbox.h"
 #include "kernels/blas.h"
 
-#include <fcntl.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define MAX_CALIBRATION_BYTES (UINT64_C(256) << 20)
 
@@ -140,31 +138,6 @@ static int parse_options(int argc, char **argv, struct options *o)
 		return command_usage(self, "--base, --tuned and -o are needed");
 	if (compress_settings_check(&o->settings, &reason) < 0)
 		return command_usage(self, "%s", reason.text);
-	return 0;
-}
-
-/* *ret is malloc'ed. */
-static int read_text(const char *path, char **ret, size_t *ret_n, struct reason *reason)
-{
-	_cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
-	_cleanup_(freep) char *text = NULL;
-	struct stat st;
-	int r;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return reason_set(reason, -errno, "%s: %s", path, strerror(errno));
-	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > MAX_CALIBRATION_BYTES)
-		return reason_set(reason, -EBADMSG,
-			"%s: is not a regular file of at most %llu bytes", path,
-			(unsigned long long)MAX_CALIBRATION_BYTES);
-	text = malloc((size_t)st.st_size + 1);
-	if (!text)
-		return -ENOMEM;
-	r = file_read_at(fd, text, (size_t)st.st_size, 0);
-	if (r < 0)
-		return reason_set(reason, r, "%s: %s", path, strerror(-r));
-	*ret = take_ptr(text);
-	*ret_n = (size_t)st.st_size;
 	return 0;
 }
 
@@ -295,7 +268,8 @@ static int compress(struct options *o, struct compress_report *report, struct re
 	int r;
 
 	if (o->calibrate) {
-		r = read_text(o->calibrate, &text, &o->settings.n_calibration_text, reason);
+		r = file_load(o->calibrate, MAX_CALIBRATION_BYTES, &text,
+			&o->settings.n_calibration_text, reason);
 		if (r < 0)
 			return r;
 		o->settings.calibration_text = text;
