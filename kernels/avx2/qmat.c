@@ -6,15 +6,13 @@
 #include "kernels/avx2/avx2.h"
 
 #include "kernels/avx2/lanes.h"
+#include "kernels/qmat.h"
 
 #include <assert.h>
-#include <string.h>
 
 #define STEPS (QMAT_GROUP / QMAT_LANES) /* times 16 columns in a group */
 #define DOT_TILE 2 /* rows of the matrix, and at most as many of x, by which dots are computed */
-#define MAX_SUM_ROWS 3
 #define MAX_SUM_STEPS 4
-#define SUM_HEIGHT 8 /* rows of the matrix that are read side by side */
 
 /* A group's codes as loaded, by plane and by lanes 0 to 7 and 8 to 15, and its grid. */
 struct group {
@@ -128,22 +126,12 @@ static always_inline_ __m256 group_values(const struct group *g, int step, int h
 	return _mm256_permutevar8x32_ps(g->table, index);
 }
 
-/* One call of qmat_dot for a few rows of x. The columns of the last group, if it is not full, are
- * taken from `tail`, which has zeros past the last one. */
-struct dot {
-	float *z;
-	size_t z_stride;
-	const struct qmat *m;
-	const float *x;
-	size_t x_stride;
-	const float (*tail)[QMAT_GROUP];
-};
-
 /*
  * `height` rows of the matrix from `row` on times `rows` rows of x: codes are expanded once for all
  * rows of x, and x is loaded once for all rows of the matrix.
  */
-static always_inline_ void dot_tile(const struct dot *d, size_t row, int height, int rows, int bits)
+static always_inline_ void dot_tile(
+	const struct qmat_dot *d, size_t row, int height, int rows, int bits)
 {
 	const size_t n_groups = qmat_groups(d->m->cols), n_full = d->m->cols / QMAT_GROUP;
 	__m256 sums[DOT_TILE][DOT_TILE][2];
@@ -188,7 +176,7 @@ static always_inline_ void dot_tile(const struct dot *d, size_t row, int height,
 }
 
 #define DOT(rows, bits)                                                                            \
-	static void dot_##rows##_##bits(const struct dot *d, size_t row0, size_t row1)             \
+	static void dot_##rows##_##bits(const struct qmat_dot *d, size_t row0, size_t row1)        \
 	{                                                                                          \
 		for (; row1 - row0 >= DOT_TILE; row0 += DOT_TILE)                                  \
 			dot_tile(d, row0, DOT_TILE, rows, bits);                                   \
@@ -201,10 +189,8 @@ DOT_OF_BITS(3)
 DOT_OF_BITS(4)
 DOT_OF_BITS(8)
 
-typedef void dot_fn(const struct dot *d, size_t row0, size_t row1);
-
 /* By width, and by rows of x at once, less 1. */
-static dot_fn *const dots[QMAT_MAX_BITS + 1][DOT_TILE] = {
+static qmat_dot_fn *const dots[QMAT_MAX_BITS + 1][DOT_TILE] = {
 	[2] = {dot_1_2, dot_2_2},
 	[3] = {dot_1_3, dot_2_3},
 	[4] = {dot_1_4, dot_2_4},
@@ -214,48 +200,29 @@ static dot_fn *const dots[QMAT_MAX_BITS + 1][DOT_TILE] = {
 void avx2_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float *x, size_t x_stride,
 	size_t n, size_t row0, size_t row1)
 {
-	const size_t full = m->cols / QMAT_GROUP * QMAT_GROUP;
+	const struct qmat_dot d = {
+		.z = z,
+		.z_stride = z_stride,
+		.m = m,
+		.x = x,
+		.x_stride = x_stride,
+	};
 
 	assert(m->bits <= QMAT_MAX_BITS && dots[m->bits][0]);
-	if (row0 >= row1)
-		return;
-	for (size_t t = 0, rows; t < n; t += rows) {
-		float tail[DOT_TILE][QMAT_GROUP];
-		struct dot d = {.z = z + t * z_stride,
-			.z_stride = z_stride,
-			.m = m,
-			.x = x + t * x_stride,
-			.x_stride = x_stride,
-			.tail = tail};
-
-		rows = n - t < DOT_TILE ? n - t : DOT_TILE;
-		for (size_t i = 0; i < rows; i++) {
-			memset(tail[i], 0, sizeof(tail[i]));
-			memcpy(tail[i], d.x + i * x_stride + full, (m->cols - full) * sizeof(*x));
-		}
-		dots[m->bits][rows - 1](&d, row0, row1);
-	}
+	if (row0 < row1)
+		qmat_dot_by_rows(d, n, dots[m->bits], DOT_TILE, row0, row1);
 }
-
-/* One call of qmat_accumulate for a few rows of z. */
-struct accumulation {
-	float *y;
-	size_t y_stride;
-	const struct qmat *m;
-	const float *z;
-	size_t z_stride;
-};
 
 /* `row` is the first of `height` rows of the matrix. The sums of `steps` times 16 columns stay in
  * registers while they pass by. */
-static always_inline_ void accumulate_steps(const struct accumulation *a, size_t group, int step,
+static always_inline_ void accumulate_steps(const struct qmat_sum *a, size_t group, int step,
 	size_t row, size_t height, int rows, int steps, int bits)
 {
 	const size_t n_groups = qmat_groups(a->m->cols);
 	const size_t begin = group * QMAT_GROUP + (size_t)step * QMAT_LANES;
 	const size_t left = a->m->cols > begin ? a->m->cols - begin : 0;
 	float *y = a->y + begin;
-	__m256 sums[MAX_SUM_ROWS][2 * MAX_SUM_STEPS];
+	__m256 sums[QMAT_SUM_ROWS][2 * MAX_SUM_STEPS];
 
 #pragma GCC unroll 3
 	for (int t = 0; t < rows; t++)
@@ -267,7 +234,7 @@ static always_inline_ void accumulate_steps(const struct accumulation *a, size_t
 		struct group grid = group_load(a->m, r * n_groups + group, bits);
 
 		if (step == 0)
-			group_prefetch(a->m, (r + SUM_HEIGHT) * n_groups + group, bits);
+			group_prefetch(a->m, (r + QMAT_SUM_HEIGHT) * n_groups + group, bits);
 #pragma GCC unroll 8
 		for (int s = 0; s < 2 * steps; s++) {
 			__m256 values = group_values(&grid, step + s / 2, s % 2, bits);
@@ -289,7 +256,7 @@ static always_inline_ void accumulate_steps(const struct accumulation *a, size_t
 
 #define ACCUMULATE(rows, bits)                                                                     \
 	static void accumulate_##rows##_##bits(                                                    \
-		const struct accumulation *a, size_t group, size_t row, size_t height)             \
+		const struct qmat_sum *a, size_t group, size_t row, size_t height)                 \
 	{                                                                                          \
 		enum { AT_ONCE = rows == 1 ? MAX_SUM_STEPS : 2 };                                  \
                                                                                                    \
@@ -302,39 +269,25 @@ ACCUMULATE_OF_BITS(3)
 ACCUMULATE_OF_BITS(4)
 ACCUMULATE_OF_BITS(8)
 
-typedef void accumulate_fn(const struct accumulation *a, size_t group, size_t row, size_t height);
-
 /* By width, and by rows of z at once, less 1. */
-static accumulate_fn *const accumulates[QMAT_MAX_BITS + 1][MAX_SUM_ROWS] = {
+static qmat_sum_fn *const accumulates[QMAT_MAX_BITS + 1][QMAT_SUM_ROWS] = {
 	[2] = {accumulate_1_2, accumulate_2_2, accumulate_3_2},
 	[3] = {accumulate_1_3, accumulate_2_3, accumulate_3_3},
 	[4] = {accumulate_1_4, accumulate_2_4, accumulate_3_4},
 	[8] = {accumulate_1_8, accumulate_2_8, accumulate_3_8},
 };
 
-static void accumulate_range(
-	const struct accumulation *a, accumulate_fn *fn, size_t group0, size_t group1)
-{
-	for (size_t r = 0; r < a->m->rows; r += SUM_HEIGHT) {
-		size_t left = a->m->rows - r, height = left < SUM_HEIGHT ? left : SUM_HEIGHT;
-
-		for (size_t g = group0; g < group1; g++)
-			fn(a, g, r, height);
-	}
-}
-
 void avx2_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,
 	size_t z_stride, size_t n, size_t group0, size_t group1)
 {
-	assert(m->bits <= QMAT_MAX_BITS && accumulates[m->bits][0]);
-	for (size_t t = 0, rows; t < n; t += rows) {
-		struct accumulation a = {.y = y + t * y_stride,
-			.y_stride = y_stride,
-			.m = m,
-			.z = z + t * z_stride,
-			.z_stride = z_stride};
+	const struct qmat_sum a = {
+		.y = y,
+		.y_stride = y_stride,
+		.m = m,
+		.z = z,
+		.z_stride = z_stride,
+	};
 
-		rows = n - t < MAX_SUM_ROWS ? n - t : MAX_SUM_ROWS;
-		accumulate_range(&a, accumulates[m->bits][rows - 1], group0, group1);
-	}
+	assert(m->bits <= QMAT_MAX_BITS && accumulates[m->bits][0]);
+	qmat_sum_by_rows(a, n, accumulates[m->bits], group0, group1);
 }
