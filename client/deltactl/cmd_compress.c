@@ -4,6 +4,7 @@
 #include "client/deltactl/command.h"
 #include "client/deltactl/commands.h"
 #include "client/deltactl/default_calibration.h"
+#include "client/deltactl/json_line.h"
 #include "client/deltactl/number.h"
 #include "common/file.h"
 #include "compress/compress.h"
@@ -11,7 +12,6 @@
 #include "kernels/blas.h"
 
 #include <getopt.h>
-#include <jansson.h>
 #include <string.h>
 
 #define MAX_CALIBRATION_BYTES (UINT64_C(256) << 20)
@@ -212,15 +212,15 @@ static void print_report(const struct options *o, const struct compress_report *
 	printf("  %.1f s\n", r->seconds);
 }
 
-static int print_json(const struct options *o, const struct compress_report *r)
+static int print_json(
+	const struct options *o, const struct compress_report *r, struct reason *reason)
 {
 	char root[DIGEST_HEX_SIZE];
-	json_t *object;
+	json_t *json;
 
 	digest_hex(&r->root, root);
-	object = json_pack(
-		"{ss ss ss sf sI sI sf sI sI sf sI sI si si si sf sf sf sf sf sf sf sI sI sb "
-		"ss sf}",
+	json = json_pack("{ss ss ss sf sI sI sf sI sI sf sI sI si si si"
+			 " sf sf sf sf sf sf sf sI sI sb ss sf}",
 		"file", o->output, "method", o->settings.method, "digest", root, "requested_ratio",
 		o->settings.ratio, "file_bytes", (json_int_t)r->file_bytes, "original_bytes",
 		(json_int_t)r->original_bytes, "file_ratio",
@@ -237,12 +237,7 @@ static int print_json(const struct options *o, const struct compress_report *r)
 		(json_int_t)r->n_calibration_tokens, "eval_tokens", (json_int_t)r->n_eval_tokens,
 		"random_calibration", (int)r->random_calibration, "chat_refusal", r->chat_refusal,
 		"seconds", r->seconds);
-	if (!object)
-		return -EBADMSG;
-	json_dumpf(object, stdout, JSON_COMPACT);
-	putchar('\n');
-	json_decref(object);
-	return 0;
+	return json_line_print(json, 0, reason);
 }
 
 /* In the parent: the file appears when the child has succeeded, or not at all. */
@@ -309,7 +304,7 @@ static int run(int argc, char **argv)
 	r = compress(&o, report, &reason);
 	report->chat_refusal[sizeof(report->chat_refusal) - 1] = '\0';
 	if (r == 0 && o.json)
-		r = print_json(&o, report);
+		r = print_json(&o, report, &reason);
 	else if (r == 0)
 		print_report(&o, report);
 	sandbox_memory_free(report, sizeof(*report));

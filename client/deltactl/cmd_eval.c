@@ -3,13 +3,13 @@
  */
 #include "client/deltactl/command.h"
 #include "client/deltactl/commands.h"
+#include "client/deltactl/json_line.h"
 #include "client/deltactl/number.h"
 #include "compress/eval.h"
 #include "foreign/sandbox.h"
 
 #include <getopt.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <math.h>
 #include <string.h>
 
@@ -216,7 +216,8 @@ static json_t *real(double value)
 	return isfinite(value) ? json_real(value) : json_null();
 }
 
-static int print_json(const struct eval_arguments *a, const struct eval_report *r)
+static int print_json(
+	const struct eval_arguments *a, const struct eval_report *r, struct reason *reason)
 {
 	json_t *object = json_pack("{ss ss so so so so so so so so so so sI sI so sI sI sI ss}",
 		"delta", a->delta, "metric", task_metric_name(r->metric), "kl", real(r->kl),
@@ -229,12 +230,7 @@ static int print_json(const struct eval_arguments *a, const struct eval_report *
 		real(r->ratio), "tokens", (json_int_t)r->n_tokens, "tasks", (json_int_t)r->n_tasks,
 		"tasks_too_long", (json_int_t)r->n_too_long, "chat_format", r->chat_format);
 
-	if (!object)
-		return -ENOMEM;
-	json_dumpf(object, stdout, JSON_COMPACT);
-	putchar('\n');
-	json_decref(object);
-	return 0;
+	return json_line_print(object, 0, reason);
 }
 
 static int eval(struct eval_call *call, struct reason *reason)
@@ -279,7 +275,7 @@ static int run(int argc, char **argv)
 	if (r == 0)
 		r = check_answer(call.report, &reason);
 	if (r == 0 && arguments.json)
-		r = print_json(&arguments, call.report);
+		r = print_json(&arguments, call.report, &reason);
 	else if (r == 0)
 		print_report(&arguments, call.report);
 	sandbox_memory_free(call.report, sizeof(*call.report));

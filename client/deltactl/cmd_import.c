@@ -2,6 +2,7 @@
  * deltactl import: a Hugging Face folder to a base image.
  */
 #include "client/deltactl/commands.h"
+#include "client/deltactl/json_line.h"
 
 #include "common/file.h"
 #include "foreign/config_json.h"
@@ -10,7 +11,6 @@
 
 #include <getopt.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <string.h>
 
 /* Address space of the reader: two tensors of the largest models that exist. */
@@ -151,12 +151,12 @@ static void print_report(
 			report->n_inexact);
 }
 
-static int print_json(const struct import_arguments *arguments, const struct import_answer *answer)
+static int print_json(const struct import_arguments *arguments, const struct import_answer *answer,
+	struct reason *reason)
 {
 	const struct import_report *report = &answer->report;
 	char model[DIGEST_HEX_SIZE], root[DIGEST_HEX_SIZE];
 	json_t *json;
-	int r;
 
 	digest_hex(&report->model, model);
 	digest_hex(&report->root, root);
@@ -167,10 +167,7 @@ static int print_json(const struct import_arguments *arguments, const struct imp
 		"tokenizer", report->has_tokenizer, "chat_format",
 		report->chat_format[0] ? report->chat_format : NULL, "chat_refusal",
 		report->chat_refusal[0] ? report->chat_refusal : NULL);
-	r = json ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
-	json_decref(json);
-	printf("\n");
-	return r < 0 ? EXIT_FAILED : EXIT_OK;
+	return json_line_print(json, 0, reason);
 }
 
 static int run(int argc, char **argv)
@@ -187,14 +184,12 @@ static int run(int argc, char **argv)
 	if (!answer)
 		return command_fail(argv[0], -ENOMEM, &reason);
 	r = import_file(&arguments, answer, &reason);
-	if (r < 0)
-		r = command_fail(argv[0], r, &reason);
-	else if (arguments.json)
-		r = print_json(&arguments, answer);
-	else if (!arguments.quiet)
+	if (r == 0 && arguments.json)
+		r = print_json(&arguments, answer, &reason);
+	else if (r == 0 && !arguments.quiet)
 		print_report(&arguments, answer);
 	sandbox_memory_free(answer, sizeof(*answer));
-	return r;
+	return r < 0 ? command_fail(argv[0], r, &reason) : EXIT_OK;
 }
 
 const struct command command_import = {

@@ -2,6 +2,7 @@
  * deltactl merge: base and delta back to a Hugging Face folder.
  */
 #include "client/deltactl/commands.h"
+#include "client/deltactl/json_line.h"
 
 #include "client/deltactl/new_folder.h"
 #include "compress/merge.h"
@@ -9,7 +10,6 @@
 
 #include <getopt.h>
 #include <inttypes.h>
-#include <jansson.h>
 
 /* Address space of the writer: the delta and a few tensors of the largest models that exist. */
 #define MEMORY_LIMIT (UINT64_C(64) << 30)
@@ -161,17 +161,15 @@ static void print_report(const struct merge_arguments *arguments, const struct m
 		       "where you need them.\n");
 }
 
-static int print_json(const struct merge_arguments *arguments, const struct merge_report *report)
+static int print_json(const struct merge_arguments *arguments, const struct merge_report *report,
+	struct reason *reason)
 {
 	json_t *json = json_pack("{s:s, s:I, s:I, s:I, s:b}", "folder", arguments->output,
 		"tensors", (json_int_t)report->n_tensors, "changed", (json_int_t)report->n_changed,
 		"file_bytes", (json_int_t)report->file_bytes, "base_tokenizer",
 		report->has_own_tokenizer);
-	int r = json ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
 
-	json_decref(json);
-	printf("\n");
-	return r < 0 ? EXIT_FAILED : EXIT_OK;
+	return json_line_print(json, 0, reason);
 }
 
 static int run(int argc, char **argv)
@@ -188,14 +186,12 @@ static int run(int argc, char **argv)
 	if (!report)
 		return command_fail(argv[0], -ENOMEM, &reason);
 	r = merge(&arguments, report, &reason);
-	if (r < 0)
-		r = command_fail(argv[0], r, &reason);
-	else if (arguments.json)
-		r = print_json(&arguments, report);
-	else if (!arguments.quiet)
+	if (r == 0 && arguments.json)
+		r = print_json(&arguments, report, &reason);
+	else if (r == 0 && !arguments.quiet)
 		print_report(&arguments, report);
 	sandbox_memory_free(report, sizeof(*report));
-	return r;
+	return r < 0 ? command_fail(argv[0], r, &reason) : EXIT_OK;
 }
 
 const struct command command_merge = {

@@ -4,12 +4,12 @@
 #include "client/deltactl/command.h"
 #include "client/deltactl/commands.h"
 #include "client/deltactl/id_lines.h"
+#include "client/deltactl/json_line.h"
 #include "client/deltactl/number.h"
 #include "client/deltactl/offline_model.h"
 #include "engine/score.h"
 
 #include <getopt.h>
-#include <jansson.h>
 #include <math.h>
 #include <string.h>
 
@@ -171,7 +171,7 @@ static json_t *greedy_json(const struct scores *s)
 	return array;
 }
 
-static int print_json(const struct options *o, const struct scores *s)
+static int print_json(const struct options *o, const struct scores *s, struct reason *reason)
 {
 	json_t *object = json_object();
 	int r = json_object_set_new(object, "logprobs", logprobs_json(s));
@@ -180,11 +180,11 @@ static int print_json(const struct options *o, const struct scores *s)
 		r |= json_object_set_new(object, "greedy", greedy_json(s));
 	if (o->last_logits)
 		r |= json_object_set_new(object, "last_logits", logits_json(s));
-	if (r == 0)
-		r = json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
-	json_decref(object);
-	putchar('\n');
-	return r < 0 ? -ENOMEM : 0;
+	if (r < 0) {
+		json_decref(object);
+		return reason_set(reason, -ENOMEM, "no memory for the scores");
+	}
+	return json_line_print(object, JSON_REAL_PRECISION(9), reason);
 }
 
 static void print_plain(const struct options *o, const struct scores *s)
@@ -216,7 +216,7 @@ static int score_line(const struct options *o, struct scorer *scorer, const stru
 	if (r < 0)
 		return r;
 	if (o->json)
-		return print_json(o, s);
+		return print_json(o, s, reason);
 	print_plain(o, s);
 	return 0;
 }

@@ -5,13 +5,13 @@
  */
 #include "client/deltactl/command.h"
 #include "client/deltactl/commands.h"
+#include "client/deltactl/json_line.h"
 #include "engine/tokenizer.h"
 #include "foreign/json.h"
 #include "foreign/sandbox.h"
 #include "foreign/tokenizer_json.h"
 
 #include <getopt.h>
-#include <jansson.h>
 #include <string.h>
 
 #define MEMORY_LIMIT (UINT64_C(4) << 30)
@@ -185,14 +185,10 @@ static int decode_line(
 
 static int print_value(const struct job *job, const json_t *line, struct reason *reason)
 {
-	_cleanup_(json_freep) json_t *value = NULL;
+	json_t *value;
 	int r = job->convert(job, line, &value, reason);
 
-	if (r < 0)
-		return r;
-	if (json_dumpf(value, stdout, JSON_COMPACT | JSON_ENCODE_ANY) != 0 || putchar('\n') == EOF)
-		return reason_set(reason, -EIO, "cannot write standard output");
-	return 0;
+	return r < 0 ? r : json_line_print(value, JSON_ENCODE_ANY, reason);
 }
 
 static int convert_line(const struct job *job, const char *bytes, size_t n, struct reason *reason)

@@ -3,6 +3,7 @@
  * machine compute from it what the writer saw?
  */
 #include "client/deltactl/commands.h"
+#include "client/deltactl/json_line.h"
 
 #include "engine/selftest.h"
 #include "kernels/pack.h"
@@ -12,7 +13,6 @@
 
 #include <getopt.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <math.h>
 #include <string.h>
 
@@ -248,23 +248,19 @@ static json_t *finding_json(const char *path, const struct finding *f)
 		isnan(f->selftest_error) ? json_null() : json_real((double)f->selftest_error));
 }
 
-static int print_json(json_t *json)
-{
-	int r = json ? json_dumpf(json, stdout, JSON_COMPACT) : -1;
-
-	json_decref(json);
-	printf("\n");
-	return r < 0 ? EXIT_FAILED : EXIT_OK;
-}
-
 static int report_failure(
 	const struct verifier *v, const char *path, int error, const struct reason *reason)
 {
 	int code = command_fail("verify", error, reason);
+	struct reason unwritten = {0};
+	int r = 0;
 
 	if (v->arguments->json)
-		(void)print_json(json_pack("{s:s, s:b, s:s, s:i}", "file", path, "ok", 0, "error",
-			reason->text, "exit_code", code));
+		r = json_line_print(json_pack("{s:s, s:b, s:s, s:i}", "file", path, "ok", 0,
+					    "error", reason->text, "exit_code", code),
+			0, &unwritten);
+	if (r < 0)
+		command_fail("verify", r, &unwritten);
 	return code;
 }
 
@@ -284,10 +280,12 @@ static int report_file(struct verifier *v, const char *path, struct base **ret_b
 		return report_failure(v, path, r, &reason);
 	if (ret_base)
 		*ret_base = take_ptr(f.base);
-	if (v->arguments->json)
-		return print_json(finding_json(path, &f));
-	print_finding(path, &f);
-	return EXIT_OK;
+	if (!v->arguments->json) {
+		print_finding(path, &f);
+		return EXIT_OK;
+	}
+	r = json_line_print(finding_json(path, &f), 0, &reason);
+	return r < 0 ? command_fail("verify", r, &reason) : EXIT_OK;
 }
 
 static int parse_arguments(int argc, char **argv, struct verify_arguments *ret)

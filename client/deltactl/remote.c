@@ -1,4 +1,5 @@
 #include "client/deltactl/remote.h"
+#include "client/deltactl/json_line.h"
 
 #include "client/deltad.h"
 
@@ -139,16 +140,10 @@ int remote_simple(
 
 int remote_print_json(const struct command *command, json_t *value)
 {
-	int r = value ? json_dumpf(value, stdout, JSON_COMPACT | JSON_ENSURE_ASCII) : -1;
+	struct reason reason = {0};
+	int r = json_line_print(value, JSON_ENSURE_ASCII, &reason);
 
-	json_decref(value);
-	if (r < 0) {
-		fprintf(stderr, "deltactl %s: cannot write JSON\n", command->name);
-		return EXIT_FAILED;
-	}
-	putchar('\n');
-	fflush(stdout);
-	return EXIT_OK;
+	return r < 0 ? command_fail(command->name, r, &reason) : EXIT_OK;
 }
 
 json_t *remote_json_str(struct proto_str s)
