@@ -2,6 +2,8 @@
 
 #include <endian.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -11,6 +13,10 @@
 
 #define HEADER_FLAGS_AT 6
 
+/* More packets than a socket's buffer holds. An empty packet reads like the end, so there is no
+ * other way to know that all have been read. */
+#define MAX_UNREAD 1024
+
 /* Room for more descriptors than are allowed, so that a surplus is seen and closed. */
 #define CONTROL_DESCRIPTORS 8
 
@@ -18,6 +24,41 @@ union control {
 	struct cmsghdr align;
 	char bytes[CMSG_SPACE(CONTROL_DESCRIPTORS * sizeof(int))];
 };
+
+static void *close_in_thread(void *fd)
+{
+	close((int)(intptr_t)fd);
+	return NULL;
+}
+
+/* To close what a stranger sent may take as long as the stranger likes: a socket that lingers, a
+ * file system that is a program of theirs. Only a memfd is known to close at once. */
+static void close_stranger(int fd)
+{
+	sigset_t all, before;
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r;
+
+	if (fd < 0)
+		return;
+	r = fcntl(fd, F_GET_SEALS) >= 0 ? -1 : pthread_attr_init(&attr);
+	if (r == 0) {
+		sigfillset(&all);
+		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+		pthread_sigmask(SIG_SETMASK, &all, &before);
+		r = pthread_create(&thread, &attr, close_in_thread, (void *)(intptr_t)fd);
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
+		pthread_attr_destroy(&attr);
+	}
+	if (r != 0)
+		close(fd);
+}
+
+static inline void close_strangerp(int *fd)
+{
+	close_stranger(*fd);
+}
 
 /* Takes the descriptors of one control message: keeps the first one ever, closes the others.
  * Returns how many there were. */
@@ -32,7 +73,7 @@ static size_t take_descriptors(const struct cmsghdr *control, int *kept)
 		if (*kept < 0)
 			*kept = fd;
 		else
-			close(fd);
+			close_stranger(fd);
 	}
 	return n;
 }
@@ -49,7 +90,7 @@ static ssize_t receive(int sock, struct msghdr *message)
 
 int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd)
 {
-	_cleanup_(closep) int fd = -1;
+	_cleanup_(close_strangerp) int fd = -1;
 	union control control;
 	struct iovec io = {.iov_base = packet, .iov_len = room};
 	struct msghdr message = {
@@ -78,6 +119,21 @@ int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd)
 	*ret_n = (size_t)n;
 	*ret_fd = take_fd(&fd);
 	return 0;
+}
+
+void wire_hang_up(int sock)
+{
+	uint8_t ignored[1];
+	size_t n;
+	int r = 0;
+
+	shutdown(sock, SHUT_RD);
+	for (size_t i = 0; i < MAX_UNREAD && r != -EAGAIN; i++) {
+		_cleanup_(close_strangerp) int fd = -1;
+
+		r = wire_recv(sock, ignored, sizeof(ignored), &n, &fd);
+	}
+	close(sock);
 }
 
 int wire_send(int sock, const void *packet, size_t n, int fd)
@@ -251,7 +307,7 @@ static int find_body(
 
 int wire_receive(int sock, struct wire_received *ret, struct reason *reason)
 {
-	_cleanup_(closep) int fd = -1;
+	_cleanup_(close_strangerp) int fd = -1;
 	const uint8_t *body = NULL;
 	size_t n = 0;
 	int r;

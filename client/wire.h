@@ -18,6 +18,10 @@ enum {
  */
 int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd) _must_check_;
 
+/* Closes a socket. Whatever came and was not read is read first: otherwise the kernel would throw
+ * away our last words and tell the peer of a broken connection instead. */
+void wire_hang_up(int sock);
+
 /* Sends one packet, with a copy of descriptor `fd` unless it is -1. Never raises SIGPIPE; -EPIPE or
  * -ECONNRESET if the peer is gone, -EAGAIN if its buffer is full. */
 int wire_send(int sock, const void *packet, size_t n, int fd) _must_check_;

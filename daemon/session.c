@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 
 /* Packets of one client before others get their turn. */
 #define FAIR_SHARE 16
@@ -61,19 +60,6 @@ static const struct op ops[] = {
 	[PROTO_DRAIN] = {op_drain, true},
 };
 
-/* If anything that the client sent were unread at the end, the kernel would throw away our last
- * words and tell it of a broken connection instead. So: no more from there, and read what is there.
- */
-static void hang_up(struct session *s)
-{
-	char ignored[1];
-
-	if (shutdown(s->fd, SHUT_RD) == 0)
-		while (recv(s->fd, ignored, sizeof(ignored), MSG_DONTWAIT) > 0)
-			;
-	closep(&s->fd);
-}
-
 static void session_free(void *user)
 {
 	struct session *s = user;
@@ -91,7 +77,7 @@ static void session_free(void *user)
 	}
 	charge_release(&s->queued);
 	charge_release(&s->connection);
-	hang_up(s);
+	wire_hang_up(s->fd);
 	server_remove_session(s->server, s);
 	free(s);
 }

@@ -6,7 +6,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -15,6 +17,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <cmocka.h>
 
 #define N_TEXT 60000
@@ -200,7 +203,58 @@ static void test_descriptors_do_not_stay(void **state)
 	for (size_t i = 0; i < array_len(kinds); i++)
 		close(kinds[i]);
 	live_await_stat(admin, "connections", 2);
+	for (int i = 0; i < 1000 && count_descriptors() != before; i++)
+		usleep(1000);
 	assert_int_equal(count_descriptors(), before);
+}
+
+/* A TCP socket whose close takes seconds, as nobody reads what it has sent. */
+static int lingering_socket(int listener)
+{
+	const struct linger linger = {.l_onoff = 1, .l_linger = 10};
+	struct sockaddr_in address;
+	socklen_t n = sizeof(address);
+	char bytes[65536] = {0};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(getsockname(listener, (struct sockaddr *)&address, &n), 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&address, n), 0);
+	while (send(fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+		;
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+	return fd;
+}
+
+/* Descriptors whose closing takes long: one in a message, one behind an empty packet behind a
+ * violation, which nobody reads any more. The daemon serves others at once. */
+static void test_slow_to_close(void **state)
+{
+	struct sockaddr_in address = {
+		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), sock = raw_socket(), slow;
+	struct timespec begun, ended;
+
+	(void)state;
+	assert_int_equal(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
+	/* Inherited by what it never accepts: a window that is soon full. */
+	assert_int_equal(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &(int){1}, sizeof(int)), 0);
+	assert_int_equal(listen(listener, 4), 0);
+	/* While it stands still, so that the last to close them is the daemon. */
+	kill(the_daemon.pid, SIGSTOP);
+	slow = lingering_socket(listener);
+	send_descriptors(sock, slow, 1);
+	close(slow);
+	slow = lingering_socket(listener);
+	send(sock, "", 0, MSG_NOSIGNAL);
+	send_descriptors(sock, slow, 1);
+	close(slow);
+	kill(the_daemon.pid, SIGCONT);
+	clock_gettime(CLOCK_MONOTONIC, &begun);
+	live_await_stat(admin, "connections", 2);
+	clock_gettime(CLOCK_MONOTONIC, &ended);
+	assert_true(ended.tv_sec - begun.tv_sec < 5);
+	close(sock);
+	close(listener);
 }
 
 /* Time on the CPU in clock ticks, of which there are a hundred in a second. */
@@ -253,6 +307,7 @@ int main(void)
 		cmocka_unit_test(test_gone_with_long_replies),
 		cmocka_unit_test(test_too_many_ids),
 		cmocka_unit_test(test_descriptors_do_not_stay),
+		cmocka_unit_test(test_slow_to_close),
 		cmocka_unit_test(test_no_descriptors_left),
 	};
 

@@ -31,6 +31,14 @@ static size_t open_descriptors(void)
 	return n;
 }
 
+/* Some descriptors are closed by a thread that nobody waits for. */
+static bool open_descriptors_become(size_t n)
+{
+	for (int i = 0; i < 2000 && open_descriptors() != n; i++)
+		usleep(1000);
+	return open_descriptors() == n;
+}
+
 static int setup(void **state)
 {
 	(void)state;
@@ -44,7 +52,7 @@ static int teardown(void **state)
 	wire_received_done(&received);
 	closep(&ends[0]);
 	closep(&ends[1]);
-	return open_descriptors() == n_open ? 0 : -1;
+	return open_descriptors_become(n_open) ? 0 : -1;
 }
 
 static void close_end(size_t i)
@@ -237,7 +245,7 @@ static void surplus_descriptors_are_closed(void **state)
 	for (size_t i = 0; i < array_len(counts); i++) {
 		send_header(PROTO_TOKENIZE_REPLY, fds, counts[i]);
 		expect_refusal("more than one");
-		assert_int_equal(open_descriptors(), before);
+		assert_true(open_descriptors_become(before));
 	}
 }
 
