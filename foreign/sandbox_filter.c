@@ -29,6 +29,11 @@
 #define OPEN_TO_WRITE                                                                              \
 	(O_WRONLY | O_RDWR | O_CREAT | O_TRUNC | O_APPEND | (O_TMPFILE & ~O_DIRECTORY))
 
+/* A thread, run by root, could otherwise enter namespaces of its own. */
+#define CLONE_NEW_ANY                                                                              \
+	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |             \
+		CLONE_NEWPID | CLONE_NEWNET)
+
 /* Allowed whatever the arguments: memory, time, signals to itself, files that are open, the look of
  * files that are not. */
 static const int allowed[] = {
@@ -171,7 +176,7 @@ struct condition {
 	}
 
 static const struct condition conditions[] = {
-	WHEN(clone, 0, CLONE_THREAD | CLONE_VM, CLONE_THREAD | CLONE_VM),
+	WHEN(clone, 0, CLONE_THREAD | CLONE_VM | CLONE_NEW_ANY, CLONE_THREAD | CLONE_VM),
 	WHEN(mprotect, 2, PROT_EXEC, 0),
 	WHEN(mmap, 2, PROT_EXEC, 0),
 	/* The code of a library that is loaded now. */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -73,6 +74,15 @@ static int map(struct shm *shm, int protection)
 	return 0;
 }
 
+/* Taking more than there is would not fail: it would end some process, ours or another. */
+static bool machine_has(uint64_t n_bytes)
+{
+	struct sysinfo info;
+
+	return sysinfo(&info) < 0 ||
+	       n_bytes <= ((uint64_t)info.totalram + info.totalswap) * info.mem_unit;
+}
+
 static void unmap(struct shm *shm)
 {
 	if (shm->bytes)
@@ -85,6 +95,8 @@ int shm_create(const char *name, uint64_t n_bytes, struct shm *ret)
 	_cleanup_(shm_done) struct shm shm = {.fd = -1, .n_bytes = n_bytes};
 	int r;
 
+	if (!machine_has(n_bytes))
+		return -ENOMEM;
 	if (huge_pages_suffice(n_bytes)) {
 		shm.mapped_bytes = align_up(n_bytes, HUGE_PAGE);
 		shm.fd = create_filled(name, MFD_HUGETLB | MFD_HUGE_2MB, shm.mapped_bytes);

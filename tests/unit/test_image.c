@@ -1,5 +1,6 @@
 #include "kernels/convert.h"
 #include "store/image.h"
+#include "store/shm.h"
 #include "tests/small_image.h"
 
 #include <fcntl.h>
@@ -264,6 +265,15 @@ static int expect_no_new_descriptors(void **state)
 #define leak_checked(test)                                                                         \
 	cmocka_unit_test_setup_teardown(test, count_descriptors, expect_no_new_descriptors)
 
+/* A file full of holes may claim more than the machine has; nobody is killed for it. */
+static void more_than_the_machine_has(void **state)
+{
+	struct shm shm;
+
+	(void)state;
+	assert_int_equal(shm_create("test", FORMAT_MAX_FILE, &shm), -ENOMEM);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -275,6 +285,7 @@ int main(void)
 		leak_checked(sealed_memory_is_adopted),
 		leak_checked(unsealed_memory_is_not_adopted),
 		leak_checked(adopted_memory_is_checked),
+		leak_checked(more_than_the_machine_has),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

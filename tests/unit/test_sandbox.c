@@ -10,6 +10,7 @@
 #include <linux/landlock.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -87,6 +88,16 @@ static int forks(void *arg, struct reason *reason)
 	return 0;
 }
 
+/* A thread's flags, and one more: the kernel never sees the call. */
+static int enters_a_namespace(void *arg, struct reason *reason)
+{
+	(void)arg;
+	(void)reason;
+	return (int)syscall(SYS_clone,
+		CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_NEWUTS,
+		NULL, NULL, NULL, NULL);
+}
+
 static int kills_parent(void *arg, struct reason *reason)
 {
 	(void)arg;
@@ -139,6 +150,7 @@ static void ends_what_is_forbidden(void **state)
 		{truncates, "system call openat"},
 		{runs_a_program, "system call execve"},
 		{forks, "system call clone"},
+		{enters_a_namespace, "system call clone"},
 		{kills_parent, "system call kill"},
 		{traces_parent, "system call ptrace"},
 		{removes, "system call unlink"},
