@@ -101,6 +101,8 @@ $(BUILD)/lib/libdeltad.a: $(call objects,$(COMMON) $(CLIENT))
 	rm -f $@
 	$(AR) rcs $@ $^
 
+comma := ,
+
 # Unit tests: every tests/*/test_NAME.c is a cmocka program; the linker takes what it needs.
 TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/kernels/test_*.c tests/golden/test_*.c \
 	tests/format/test_*.c tests/faults/test_*.c tests/e2e/test_*.c)
@@ -111,6 +113,10 @@ SCRIPTED_TESTS := $(wildcard tests/*/test_*.sh)
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(TEST_SUPPORT)) $(BUILD)/obj/all.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ $(TOOL_LIBS) -lsystemd -lyaml -lcmocka -o $@
+
+# This one makes allocations fail.
+$(BUILD)/tests/faults/test_memory: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,malloc calloc realloc \
+	reallocarray aligned_alloc strdup strndup free)
 
 # Fuzz drivers: linked with replay.c they run their corpus as a test; `make fuzz` links libFuzzer.
 FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))

@@ -91,6 +91,7 @@ static struct request *request_new(struct session *s, uint64_t number)
 	enum proto_status status = PROTO_STATUS_OK;
 	struct reason reason;
 	struct request *r;
+	int error;
 
 	if (server->draining) {
 		status = PROTO_STATUS_SHUTTING_DOWN;
@@ -100,17 +101,19 @@ static struct request *request_new(struct session *s, uint64_t number)
 		reason_set(&reason, 0, "request %llu is still running", (unsigned long long)number);
 	}
 	r = status ? NULL : calloc(1, sizeof(*r));
-	if (r && acct_charge(server->acct, s->peer.uid, ACCT_KIND_REQUESTS, 1, &r->charge)) {
+	error = r ? acct_charge(server->acct, s->peer.uid, ACCT_KIND_REQUESTS, 1, &r->charge)
+		  : -ENOMEM;
+	if (!status && error == ACCT_E_LIMIT) {
 		status = PROTO_STATUS_BUSY;
 		reason_set(&reason, 0, "user %u has %llu requests, the most one may have",
 			s->peer.uid, (unsigned long long)server->config->limits_requests_per_user);
-		free(r);
-	} else if (!r && !status) {
+	} else if (!status && error < 0) {
 		status = PROTO_STATUS_INTERNAL;
-		reason_set(&reason, 0, "out of memory");
+		reason_set(&reason, 0, "%s", strerror(-error));
 	}
 	if (status) {
 		session_send_error(s, number, status, &reason);
+		free(r);
 		return NULL;
 	}
 	r->server = server;

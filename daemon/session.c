@@ -354,19 +354,21 @@ static int on_stall(void *user)
 static bool admit(struct session *s, struct reason *reason)
 {
 	const struct server *server = s->server;
+	int r;
 
 	if (server->n_sessions > server->config->limits_connections) {
 		reason_set(reason, 0, "the daemon has %llu connections, the most it takes",
 			(unsigned long long)server->config->limits_connections);
 		return false;
 	}
-	if (acct_charge(s->server->acct, s->peer.uid, ACCT_KIND_CONNECTIONS, 1, &s->connection)) {
+	r = acct_charge(s->server->acct, s->peer.uid, ACCT_KIND_CONNECTIONS, 1, &s->connection);
+	if (r == ACCT_E_LIMIT)
 		reason_set(reason, 0, "user %u has %llu connections, the most one may have",
 			s->peer.uid,
 			(unsigned long long)server->config->limits_connections_per_user);
-		return false;
-	}
-	return true;
+	else if (r < 0)
+		reason_set(reason, 0, "%s", strerror(-r));
+	return r == 0;
 }
 
 void session_new(struct server *server, enum proto_socket socket, int fd, const struct peer *peer)
