@@ -54,7 +54,7 @@ static const char *prefix_of(enum log_level level)
 void log_line(enum log_level level, const char *fmt, ...)
 {
 	char line[LINE_SIZE];
-	size_t n, room;
+	size_t n, room, begin;
 	va_list args;
 	int wanted;
 
@@ -67,7 +67,12 @@ void log_line(enum log_level level, const char *fmt, ...)
 	va_end(args);
 	if (wanted < 0)
 		return;
+	begin = n;
 	n += min_u64((uint64_t)wanted, room - 1);
+	/* What clients say of themselves must not begin lines. */
+	for (size_t i = begin; i < n; i++)
+		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
+			line[i] = '?';
 	line[n++] = '\n';
 	/* One write, so that lines of several threads do not mix. Nothing can be done if it fails.
 	 */
