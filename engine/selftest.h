@@ -11,8 +11,8 @@
 /* A longer prompt would only take longer. */
 #define SELFTEST_MAX_IDS 1024u
 
-/* Runs the prompt (1 to SELFTEST_MAX_IDS ids, below the variant's vocabulary) and makes the section's
- * bytes, malloc'ed: the 16 largest logits and 48 spread over the vocabulary. */
+/* Runs the prompt (1 to SELFTEST_MAX_IDS ids, below the variant's vocabulary) and makes the
+ * section's bytes, malloc'ed: the 16 largest logits and 48 spread over the vocabulary. */
 int selftest_make(const struct variant *variant, struct pool *pool, const uint32_t *ids, size_t n,
 	float tolerance, uint8_t **ret, size_t *ret_n, struct reason *reason) _must_check_;
 
