@@ -75,21 +75,6 @@ static int compare_entries(const void *left, const void *right)
 	return a->role < b->role ? -1 : a->role > b->role;
 }
 
-static int write_section(
-	struct writer *w, enum section_kind kind, const void *bytes, uint64_t n_bytes)
-{
-	int r;
-
-	if (n_bytes == 0)
-		return 0;
-	r = writer_section_begin(w, kind, FORMAT_PAGE);
-	if (r == 0)
-		r = writer_append(w, bytes, n_bytes);
-	if (r == 0)
-		r = writer_section_end(w);
-	return r;
-}
-
 static uint64_t pages(uint64_t n_bytes)
 {
 	return align_up(n_bytes, FORMAT_PAGE);
@@ -171,17 +156,17 @@ static int write_sections(
 {
 	int r;
 
-	r = write_section(w, SECTION_CONFIG, p->config, sizeof(*p->config));
+	r = writer_section(w, SECTION_CONFIG, p->config, sizeof(*p->config));
 	if (r == 0)
 		r = write_records(w, f);
 	if (r == 0)
-		r = write_section(w, SECTION_TOKENIZER, p->tokenizer, p->n_tokenizer);
+		r = writer_section(w, SECTION_TOKENIZER, p->tokenizer, p->n_tokenizer);
 	if (r == 0)
-		r = write_section(w, SECTION_CHAT, p->chat, p->n_chat);
+		r = writer_section(w, SECTION_CHAT, p->chat, p->n_chat);
 	if (r == 0)
 		r = write_certificate(w, f, p->certificate);
 	if (r == 0)
-		r = write_section(w, SECTION_SELFTEST, p->selftest, p->n_selftest);
+		r = writer_section(w, SECTION_SELFTEST, p->selftest, p->n_selftest);
 	if (r == 0)
 		r = write_payloads(w, f);
 	return r;

@@ -140,21 +140,6 @@ static int compile_text(struct import *in)
 	return 0;
 }
 
-static int write_section(
-	struct import *in, enum section_kind kind, const void *bytes, uint64_t n_bytes)
-{
-	int r = 0;
-
-	if (n_bytes == 0)
-		return 0;
-	r = writer_section_begin(in->writer, kind, FORMAT_PAGE);
-	if (r == 0)
-		r = writer_append(in->writer, bytes, n_bytes);
-	if (r == 0)
-		r = writer_section_end(in->writer);
-	return r;
-}
-
 static uint64_t after_section(uint64_t at, uint64_t n_bytes)
 {
 	return align_up(at, FORMAT_PAGE) + n_bytes;
@@ -178,18 +163,19 @@ static int write_head_sections(struct import *in)
 	uint64_t weights;
 	int r;
 
-	r = write_section(in, SECTION_CONFIG, in->config, sizeof(*in->config));
+	r = writer_section(in->writer, SECTION_CONFIG, in->config, sizeof(*in->config));
 	if (r < 0)
 		return r;
 	weights = weights_offset(in);
 	for (size_t i = 0; i < in->plan.n_records; i++)
 		in->plan.records[i].offset += weights;
-	r = write_section(in, SECTION_TENSORS, in->plan.records,
+	r = writer_section(in->writer, SECTION_TENSORS, in->plan.records,
 		in->plan.n_records * sizeof(*in->plan.records));
 	if (r == 0)
-		r = write_section(in, SECTION_TOKENIZER, in->text.tokenizer, in->text.n_tokenizer);
+		r = writer_section(
+			in->writer, SECTION_TOKENIZER, in->text.tokenizer, in->text.n_tokenizer);
 	if (r == 0)
-		r = write_section(in, SECTION_CHAT, in->text.chat, in->text.n_chat);
+		r = writer_section(in->writer, SECTION_CHAT, in->text.chat, in->text.n_chat);
 	return r;
 }
 

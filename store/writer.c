@@ -156,6 +156,20 @@ int writer_section_end(struct writer *w)
 	return 0;
 }
 
+int writer_section(struct writer *w, enum section_kind kind, const void *bytes, uint64_t n_bytes)
+{
+	int r;
+
+	if (n_bytes == 0)
+		return 0;
+	r = writer_section_begin(w, kind, FORMAT_PAGE);
+	if (r == 0)
+		r = writer_append(w, bytes, n_bytes);
+	if (r == 0)
+		r = writer_section_end(w);
+	return r;
+}
+
 static int write_body_end(struct writer *w)
 {
 	int r = put_zeros_to(w, FORMAT_PAGE);

@@ -29,6 +29,9 @@ int writer_align(struct writer *w, uint64_t alignment) _must_check_;
 /* Where the next byte will stand, from the file's beginning. */
 uint64_t writer_offset(const struct writer *w);
 int writer_section_end(struct writer *w) _must_check_;
+/* A whole section at the next page; with n_bytes 0, none. */
+int writer_section(struct writer *w, enum section_kind kind, const void *bytes, uint64_t n_bytes)
+	_must_check_;
 
 /* Pads, writes the digests (each taken as its chunk was filled) and the header. `tuned` is NULL for
  * a base and only there; `ret_header` may be NULL. */

@@ -5,6 +5,7 @@
 #include "kernels/convert.h"
 #include "store/delta.h"
 #include "store/writer.h"
+#include "tests/random_delta.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -21,14 +22,6 @@
 static const enum tensor_role projections[] = {
 	ROLE_Q, ROLE_K, ROLE_V, ROLE_O, ROLE_GATE, ROLE_UP, ROLE_DOWN};
 
-static uint32_t next_random(uint32_t *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 17;
-	*state ^= *state << 5;
-	return *state;
-}
-
 /* Rows of `n` random codes around the middle, scaled to about unit length. */
 static void fill_factor(
 	uint8_t *codes, uint16_t *scales, uint8_t *zeros, uint32_t n, uint32_t *random)
@@ -37,7 +30,7 @@ static void fill_factor(
 	float scale = 1 / (sqrtf((float)n) * 74);
 
 	for (size_t i = 0; i < n_groups * qmat_group_bytes(BITS); i++)
-		codes[i] = (uint8_t)next_random(random);
+		codes[i] = (uint8_t)random_u32(random);
 	for (size_t i = 0; i < n_groups; i++)
 		scales[i] = f16_from_f32(scale);
 	memset(zeros, 1 << (BITS - 1), n_groups);
@@ -86,14 +79,6 @@ static size_t list_projections(const struct model_config *c, uint64_t at, struct
 	return n;
 }
 
-static void append_section(
-	struct writer *w, enum section_kind kind, const void *bytes, uint64_t n_bytes)
-{
-	assert_int_equal(writer_section_begin(w, kind, FORMAT_PAGE), 0);
-	assert_int_equal(writer_append(w, bytes, n_bytes), 0);
-	assert_int_equal(writer_section_end(w), 0);
-}
-
 static void append_chat(struct writer *w, const char *folder)
 {
 	_cleanup_(freep) uint8_t *bytes = NULL;
@@ -102,7 +87,7 @@ static void append_chat(struct writer *w, const char *folder)
 
 	if (chat_format_compile(folder, &bytes, &n, &reason) < 0)
 		fail_msg("%s: %s", folder, reason.text);
-	append_section(w, SECTION_CHAT, bytes, n);
+	assert_int_equal(writer_section(w, SECTION_CHAT, bytes, n), 0);
 }
 
 static void write_delta(const struct base *base, uint32_t seed, const char *chat_folder, int fd)
@@ -117,11 +102,11 @@ static void write_delta(const struct base *base, uint32_t seed, const char *chat
 
 	assert_non_null(t);
 	assert_int_equal(writer_begin(fd, IMAGE_KIND_DELTA, MAX_BODY, &w, NULL), 0);
-	append_section(w, SECTION_CONFIG, c, sizeof(*c));
+	assert_int_equal(writer_section(w, SECTION_CONFIG, c, sizeof(*c)), 0);
 	weights_at = align_up(writer_offset(w), FORMAT_PAGE) +
 		     align_up(room * sizeof(*t), FORMAT_PAGE) + (chat_folder ? FORMAT_PAGE : 0);
 	assert_int_equal(list_projections(c, weights_at, t), room);
-	append_section(w, SECTION_TENSORS, t, room * sizeof(*t));
+	assert_int_equal(writer_section(w, SECTION_TENSORS, t, room * sizeof(*t)), 0);
 	if (chat_folder)
 		append_chat(w, chat_folder);
 	assert_int_equal(writer_section_begin(w, SECTION_WEIGHTS, FORMAT_PAGE), 0);

@@ -147,14 +147,6 @@ static void append_tensor(struct writer *w, struct plan *p, const struct tensor_
 	free(payload);
 }
 
-static void append_section(
-	struct writer *w, enum section_kind kind, const void *bytes, uint64_t n_bytes)
-{
-	assert_int_equal(writer_section_begin(w, kind, FORMAT_PAGE), 0);
-	assert_int_equal(writer_append(w, bytes, n_bytes), 0);
-	assert_int_equal(writer_section_end(w), 0);
-}
-
 static void write_delta(struct plan *p, int fd)
 {
 	struct digest tuned = digest_of(&p->state, sizeof(p->state));
@@ -162,13 +154,13 @@ static void write_delta(struct plan *p, int fd)
 	struct writer *w;
 
 	assert_int_equal(writer_begin(fd, IMAGE_KIND_DELTA, UINT64_C(64) << 20, &w, NULL), 0);
-	append_section(w, SECTION_CONFIG, &p->config, sizeof(p->config));
+	assert_int_equal(writer_section(w, SECTION_CONFIG, &p->config, sizeof(p->config)), 0);
 	at = align_up(writer_offset(w), FORMAT_PAGE) + align_up(records_bytes, FORMAT_PAGE);
 	for (size_t i = 0; i < p->n; i++) {
 		p->records[i].offset = at;
 		at = align_up(at + p->records[i].bytes, 64);
 	}
-	append_section(w, SECTION_TENSORS, p->records, records_bytes);
+	assert_int_equal(writer_section(w, SECTION_TENSORS, p->records, records_bytes), 0);
 	assert_int_equal(writer_section_begin(w, SECTION_WEIGHTS, FORMAT_PAGE), 0);
 	for (size_t i = 0; i < p->n; i++)
 		append_tensor(w, p, &p->records[i]);

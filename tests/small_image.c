@@ -88,14 +88,6 @@ static void append_tensor(struct writer *w, const struct tensor_record *t)
 	free(payload);
 }
 
-static void append_section(
-	struct writer *w, enum section_kind kind, const void *bytes, uint64_t n_bytes)
-{
-	assert_int_equal(writer_section_begin(w, kind, FORMAT_PAGE), 0);
-	assert_int_equal(writer_append(w, bytes, n_bytes), 0);
-	assert_int_equal(writer_section_end(w), 0);
-}
-
 static size_t base_records(struct tensor_record *records, struct digest *ret_model)
 {
 	struct model_digest *m = model_digest_new(&small_config);
@@ -151,9 +143,9 @@ int small_base_file(void)
 	struct writer *w;
 
 	assert_int_equal(writer_begin(fd, IMAGE_KIND_BASE, MAX_BODY, &w, NULL), 0);
-	append_section(w, SECTION_CONFIG, &small_config, sizeof(small_config));
+	assert_int_equal(writer_section(w, SECTION_CONFIG, &small_config, sizeof(small_config)), 0);
 	place(records, n, align_up(writer_offset(w) + FORMAT_PAGE, FORMAT_WEIGHTS_ALIGNMENT));
-	append_section(w, SECTION_TENSORS, records, n * sizeof(*records));
+	assert_int_equal(writer_section(w, SECTION_TENSORS, records, n * sizeof(*records)), 0);
 	assert_int_equal(writer_section_begin(w, SECTION_WEIGHTS, FORMAT_WEIGHTS_ALIGNMENT), 0);
 	assert_int_equal(writer_offset(w), records[0].offset);
 	for (size_t i = 0; i < n; i++)
@@ -246,10 +238,10 @@ int small_delta_file(void)
 
 	base_records(base_tensors, &model);
 	assert_int_equal(writer_begin(fd, IMAGE_KIND_DELTA, MAX_BODY, &w, NULL), 0);
-	append_section(w, SECTION_CONFIG, &config, sizeof(config));
+	assert_int_equal(writer_section(w, SECTION_CONFIG, &config, sizeof(config)), 0);
 	place(t, array_len(t), writer_offset(w) + 3 * FORMAT_PAGE - sizeof(config) % FORMAT_PAGE);
-	append_section(w, SECTION_TENSORS, t, sizeof(t));
-	append_section(w, SECTION_CERTIFICATE, &proof, sizeof(proof));
+	assert_int_equal(writer_section(w, SECTION_TENSORS, t, sizeof(t)), 0);
+	assert_int_equal(writer_section(w, SECTION_CERTIFICATE, &proof, sizeof(proof)), 0);
 	assert_int_equal(writer_section_begin(w, SECTION_WEIGHTS, FORMAT_PAGE), 0);
 	assert_int_equal(writer_offset(w), t[0].offset);
 	append_rows(w, &t[0], changed);
