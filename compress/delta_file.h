@@ -13,11 +13,6 @@ struct delta_file;
 int delta_file_new(struct delta_file **ret) _must_check_;
 struct delta_file *delta_file_free(struct delta_file *f);
 
-static inline void delta_file_freep(struct delta_file **f)
-{
-	delta_file_free(*f);
-}
-
 /* `record` without offset and bytes. Takes the payload, which came from malloc, whatever the
  * result. Order is free; no (layer, role) twice. */
 int delta_file_add(struct delta_file *f, const struct tensor_record *record,

@@ -37,8 +37,3 @@ struct load_result *loader_take(struct loader *l);
 
 /* The load that is running: how many of its bytes are in. False if it is not this one. */
 bool loader_progress(const struct loader *l, uint64_t id, uint64_t *ret_done, uint64_t *ret_total);
-
-static inline void loader_freep(struct loader **l)
-{
-	loader_free(*l);
-}

@@ -177,11 +177,6 @@ int loop_timer_set(struct loop_source *source, uint64_t after_ms)
 	return sd_event_source_set_enabled(source->source, SD_EVENT_ONESHOT);
 }
 
-void loop_timer_off(struct loop_source *source)
-{
-	sd_event_source_set_enabled(source->source, SD_EVENT_OFF);
-}
-
 static int on_signal(sd_event_source *source, const struct signalfd_siginfo *info, void *user)
 {
 	struct loop_source *s = user;

@@ -31,7 +31,6 @@ int loop_source_set_events(struct loop_source *source, uint32_t epoll_events) _m
 int loop_add_timer(struct loop *loop, loop_fn *fn, void *user, struct loop_source **ret)
 	_must_check_;
 int loop_timer_set(struct loop_source *source, uint64_t after_ms) _must_check_;
-void loop_timer_off(struct loop_source *source);
 
 /* Blocks the signal for the calling thread; threads started later inherit that. */
 int loop_add_signal(struct loop *loop, int signal, loop_fn *fn, void *user,

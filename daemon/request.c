@@ -7,7 +7,8 @@
 
 #include <string.h>
 
-enum proto_status request_status_of(int error)
+/* What a negative result of loading or checking means to a client. */
+static enum proto_status status_of(int error)
 {
 	switch (-error) {
 	case EMEDIUMTYPE:
@@ -128,7 +129,7 @@ static struct request *request_new(struct session *s, uint64_t number)
 
 static void answer_load_failure(struct request *r, int error, const struct reason *reason)
 {
-	request_fail(r, request_status_of(error), reason);
+	request_fail(r, status_of(error), reason);
 }
 
 static void on_loaded(struct waiter *w, int condition, int error, const struct reason *reason)

@@ -71,6 +71,3 @@ void request_resume(struct request *r);
 
 /* An event of its job. FINISHED ends the request. */
 void request_on_event(struct request *r, const struct engine_event *event);
-
-/* What a negative result of loading or checking means to a client. */
-enum proto_status request_status_of(int error);

@@ -21,12 +21,12 @@ int runner_step(struct runner *k)
 	return 0;
 }
 
-int runner_set(struct runner *k, const char *name, size_t n, struct value value)
+static int set_name(struct runner *k, const char *name, size_t n, struct value value)
 {
 	return value_put(&k->arena, &k->scope->names, name, n, value);
 }
 
-int runner_push_scope(struct runner *k)
+static int push_scope(struct runner *k)
 {
 	struct scope *scope = arena_take(&k->arena, sizeof(*scope));
 
@@ -37,7 +37,7 @@ int runner_push_scope(struct runner *k)
 	return value_new_dict(&k->arena, &scope->names);
 }
 
-void runner_pop_scope(struct runner *k)
+static void pop_scope(struct runner *k)
 {
 	k->scope = k->scope->outer;
 }
@@ -75,11 +75,11 @@ static int set_targets(struct runner *k, const struct jinja_node *targets, const
 	int r = 0;
 
 	if (!targets->next)
-		return runner_set(k, targets->s, targets->n, *item);
+		return set_name(k, targets->s, targets->n, *item);
 	for (; r == 0 && targets; targets = targets->next, i++) {
 		if (item->kind != VALUE_LIST || i >= item->list->n)
 			return JINJA_RAISED;
-		r = runner_set(k, targets->s, targets->n, item->list->items[i]);
+		r = set_name(k, targets->s, targets->n, item->list->items[i]);
 	}
 	return r ? r : i == item->list->n ? 0 : JINJA_RAISED;
 }
@@ -107,7 +107,7 @@ static int set_loop(struct runner *k, const struct value_list *items, size_t i)
 	for (size_t f = 0; r == 0 && f < array_len(fields); f++)
 		r = value_put(
 			&k->arena, &loop, fields[f].name, strlen(fields[f].name), fields[f].value);
-	return r < 0 ? r : runner_set(k, "loop", 4, loop);
+	return r < 0 ? r : set_name(k, "loop", 4, loop);
 }
 
 /* Drops the items for which the loop's own condition is false. */
@@ -119,14 +119,14 @@ static int filter_items(struct runner *k, const struct jinja_node *node, struct 
 	for (size_t i = 0; r == 0 && i < items->n; i++) {
 		struct value condition;
 
-		r = runner_push_scope(k);
+		r = push_scope(k);
 		if (r == 0)
 			r = set_targets(k, node->d, &items->items[i]);
 		if (r == 0)
 			r = evaluate(k, node->e, &condition);
 		if (r == 0 && value_is_true(&condition))
 			items->items[kept++] = items->items[i];
-		runner_pop_scope(k);
+		pop_scope(k);
 	}
 	items->n = kept;
 	return r;
@@ -144,14 +144,14 @@ static int run_for(struct runner *k, const struct jinja_node *node)
 	if (r == 0 && items.list->n == 0)
 		return runner_statements(k, node->c);
 	for (size_t i = 0; r == 0 && i < items.list->n; i++) {
-		r = runner_push_scope(k);
+		r = push_scope(k);
 		if (r == 0)
 			r = set_loop(k, items.list, i);
 		if (r == 0)
 			r = set_targets(k, node->d, &items.list->items[i]);
 		if (r == 0)
 			r = runner_statements(k, node->b);
-		runner_pop_scope(k);
+		pop_scope(k);
 	}
 	return r;
 }
@@ -183,7 +183,7 @@ static int run_set(struct runner *k, const struct jinja_node *node)
 	if (r)
 		return r;
 	if (target->kind == JINJA_NAME)
-		return runner_set(k, target->s, target->n, v);
+		return set_name(k, target->s, target->n, v);
 	r = evaluate(k, target->a, &object);
 	if (r)
 		return r;
@@ -216,7 +216,7 @@ static int bind_parameters(
 			r = evaluate(k, source, &v);
 		k->scope = inner;
 		if (r == 0)
-			r = runner_set(k, p->s, p->n, v);
+			r = set_name(k, p->s, p->n, v);
 	}
 	return r;
 }
@@ -231,7 +231,7 @@ int runner_macro(struct runner *k, const struct jinja_node *macro,
 		return reason_set(
 			k->reason, -EOPNOTSUPP, "macros of the chat template nest too deep");
 	k->macro_depth++;
-	r = runner_push_scope(k);
+	r = push_scope(k);
 	if (r == 0)
 		r = bind_parameters(k, macro, arguments);
 	if (r == 0) {
@@ -259,7 +259,7 @@ static int run_statement(struct runner *k, const struct jinja_node *node)
 	case JINJA_SET_BLOCK:
 		return run_set(k, node);
 	case JINJA_MACRO:
-		return runner_set(
+		return set_name(
 			k, node->s, node->n, (struct value){.kind = VALUE_MACRO, .macro = node});
 	case JINJA_SPAN:
 		return runner_statements(k, node->b);
@@ -304,7 +304,7 @@ static int put_messages(struct runner *k, const struct jinja_input *input)
 			r = value_put(
 				&k->arena, item, "content", 7, value_string(m->text, m->n_text));
 	}
-	return r < 0 ? r : runner_set(k, "messages", 8, list);
+	return r < 0 ? r : set_name(k, "messages", 8, list);
 }
 
 /* What the reference passes to every template. */
@@ -319,18 +319,18 @@ static int put_globals(struct runner *k, const struct jinja_input *input)
 		struct value f = value_string(functions[i], strlen(functions[i]));
 
 		f.kind = VALUE_FUNCTION;
-		r = runner_set(k, functions[i], strlen(functions[i]), f);
+		r = set_name(k, functions[i], strlen(functions[i]), f);
 	}
 	for (size_t i = 0; r == 0 && !input->tools_undefined && i < array_len(nones); i++)
-		r = runner_set(k, nones[i], strlen(nones[i]), (struct value){.kind = VALUE_NONE});
+		r = set_name(k, nones[i], strlen(nones[i]), (struct value){.kind = VALUE_NONE});
 	if (r == 0)
-		r = runner_set(
+		r = set_name(
 			k, "add_generation_prompt", 21, value_bool(input->add_generation_prompt));
 	if (r == 0 && input->bos_token)
-		r = runner_set(k, "bos_token", 9,
+		r = set_name(k, "bos_token", 9,
 			value_string(input->bos_token, strlen(input->bos_token)));
 	if (r == 0 && input->eos_token)
-		r = runner_set(k, "eos_token", 9,
+		r = set_name(k, "eos_token", 9,
 			value_string(input->eos_token, strlen(input->eos_token)));
 	return r;
 }
@@ -339,7 +339,7 @@ int jinja_render(const struct jinja *j, const struct jinja_input *input, struct 
 	struct reason *reason)
 {
 	struct runner k = {.out = out, .reason = reason};
-	int r = runner_push_scope(&k);
+	int r = push_scope(&k);
 
 	k.global = k.scope;
 	if (r == 0)

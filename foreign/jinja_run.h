@@ -27,10 +27,8 @@ struct runner {
 int runner_unsupported(struct runner *k, const char *what, const char *name);
 /* Counts one step of a bounded computation. */
 int runner_step(struct runner *k) _must_check_;
+/* Runs a list of statements, which may hold further lists. */
 int runner_statements(struct runner *k, const struct jinja_node *list) _must_check_;
-int runner_set(struct runner *k, const char *name, size_t n, struct value value) _must_check_;
-int runner_push_scope(struct runner *k) _must_check_;
-void runner_pop_scope(struct runner *k);
 /* What a macro prints, as a string. */
 int runner_macro(struct runner *k, const struct jinja_node *macro,
 	const struct jinja_node *arguments, struct value *ret) _must_check_;

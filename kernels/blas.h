@@ -34,9 +34,6 @@ enum blas_triangle {
  */
 int blas_load(unsigned int n_threads, struct reason *reason) _must_check_;
 void blas_set_threads(unsigned int n_threads);
-/* The core that the library runs as, such as "SkylakeX". "Prescott" on a machine with AVX2 means a
- * user's OPENBLAS_CORETYPE or a broken detection, and is slow. */
-const char *blas_core_name(void);
 
 /* C = alpha op(A) op(B) + beta C, with C m x n, op(A) m x k, op(B) k x n. Strides 0 mean tight: the
  * number of columns as stored. With beta = 0, C is written without being read. */
