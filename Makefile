@@ -182,7 +182,7 @@ check: deps-check
 
 .PHONY: run-tests
 run-tests: all tests
-	@DELTAD_BUILD=$(BUILD) tests/run.sh $(TESTS) \
+	@DELTAD_BUILD=$(BUILD) DELTAD_SANITIZE='$(SANITIZE)' tests/run.sh $(TESTS) \
 		$(REPLAYS) $(SCRIPTED_TESTS)
 
 SANITIZED = $(MAKE) --no-print-directory -s $(JOBS) OPTIMISE='-O1 -g -fno-omit-frame-pointer' \

@@ -12,6 +12,6 @@ example_build() { # build folder, work folder
 	PKG_CONFIG_PATH=$2/lib/pkgconfig
 	export PKG_CONFIG_PATH
 	# shellcheck disable=SC2046
-	${CC:-cc} -std=c11 -Wall -Wextra -Werror -o "$2/ask" "$2/ask.c" \
+	${CC:-cc} ${DELTAD_SANITIZE:-} -std=c11 -Wall -Wextra -Werror -o "$2/ask" "$2/ask.c" \
 		$(pkg-config --cflags --libs deltad) -Wl,-rpath,"$2/lib"
 }

@@ -25,7 +25,7 @@ check "sockets of one's own" grep -q "inference: \"$work/s\"" "$work/own.yaml"
 if command -v systemd-analyze >/dev/null; then
 	mkdir "$work/units"
 	for unit in systemd/*.service systemd/*.socket; do
-		sed -e "s|@sbindir@|$(dirname "$deltad")|g" -e "s|@sysconfdir@|/etc|g" "$unit" \
+		sed -e "s|@s*bindir@|$(dirname "$deltad")|g" -e "s|@sysconfdir@|/etc|g" "$unit" \
 			>"$work/units/${unit##*/}"
 	done
 	for unit in "$work"/units/*; do
