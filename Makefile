@@ -185,7 +185,7 @@ run-tests: all tests
 	@DELTAD_BUILD=$(BUILD) DELTAD_SANITIZE='$(SANITIZE)' tests/run.sh $(TESTS) \
 		$(REPLAYS) $(SCRIPTED_TESTS)
 
-SANITIZED = $(MAKE) --no-print-directory -s $(JOBS) OPTIMISE='-O1 -g -fno-omit-frame-pointer' \
+SANITIZED = TEST_TIMEOUT=900 $(MAKE) --no-print-directory -s $(JOBS) OPTIMISE='-O1 -g -fno-omit-frame-pointer' \
 	BUILD=$(BUILD)/$@
 
 .PHONY: asan ubsan tsan
