@@ -136,17 +136,23 @@ static void describe_file(
 		describe_header(server, &header, v);
 }
 
-static bool in_memory(const struct entry *e)
+static bool failed(const struct entry *e)
 {
-	return e->state != ENTRY_STATE_ABSENT && e->state != ENTRY_STATE_FAILED;
+	return e->state == ENTRY_STATE_FAILED;
 }
 
+static bool in_memory(const struct entry *e)
+{
+	return e->state != ENTRY_STATE_ABSENT && !failed(e);
+}
+
+/* A variant that failed is listed with its file, as long as that is there. */
 static int list_entries(const struct server *server, bool only_memory, struct list *l)
 {
 	for (const struct entry *e = registry_first(server->registry); e; e = e->next) {
 		struct proto_variant *v;
 
-		if (only_memory ? !in_memory(e) : e->state == ENTRY_STATE_ABSENT)
+		if (!in_memory(e) && (only_memory || !failed(e) || !e->file.is_base))
 			continue;
 		v = list_add(l);
 		if (!v)
@@ -169,12 +175,15 @@ static int list_catalog(const struct server *server, struct list *l)
 		const struct entry *e = registry_find(server->registry, l->catalog[i].name);
 		struct proto_variant *v;
 
-		if (e && e->state != ENTRY_STATE_ABSENT)
+		if (e && in_memory(e))
 			continue;
 		v = list_add(l);
 		if (!v)
 			return -ENOMEM;
-		describe_file(server, &l->catalog[i], v);
+		if (e && failed(e))
+			describe_entry(server, e, v);
+		else
+			describe_file(server, &l->catalog[i], v);
 		v->requests = e ? e->n_requests : 0;
 		v->generated = e ? e->n_generated : 0;
 	}

@@ -86,6 +86,14 @@ check_fails 7 'chat' 'chat with a base that has no chat format' \
 
 check 'list' said "$deltactl" list
 check 'list has the base' says '^base +resident'
+
+echo junk >"$work/store/broken.delta"
+check_fails 7 'broken: ' 'a file that is no delta is not loaded' "$deltactl" load broken
+check 'list says why' sh -c '"$1" list | grep -q "^broken *failed .*header"' sh "$deltactl"
+rm "$work/store/broken.delta"
+check 'and forgets it with its file' sh -c '! "$1" list | grep broken' sh "$deltactl"
+check_fails 2 "option '--wat'" 'an option that is none' "$deltactl" list --wat
+
 check 'ps' said "$deltactl" ps
 check 'ps counts requests' says '^base +resident +[0-9.]+ MB +0 +[1-9]'
 check 'show' said "$deltactl" show base
