@@ -331,6 +331,7 @@ bool tensor_role_is_vector(enum tensor_role role)
 
 /* clang-format off */
 #define FIELD(name) {#name, (double)tuned->name, (double)base->name}
+#define FLAG(flag, words) {words, (tuned->flags & (flag)) != 0, (base->flags & (flag)) != 0}
 /* clang-format on */
 
 int model_config_fits(
@@ -341,7 +342,11 @@ int model_config_fits(
 		double tuned, base;
 	} fields[] = {
 		FIELD(family),
-		FIELD(flags),
+		FLAG(MODEL_TIED_HEAD, "tied head"),
+		FLAG(MODEL_QKV_BIAS, "bias of q, k and v"),
+		FLAG(MODEL_O_BIAS, "bias of o"),
+		FLAG(MODEL_MLP_BIAS, "bias of the MLP"),
+		FLAG(MODEL_QK_NORM, "norm of q and k"),
 		FIELD(n_layers),
 		FIELD(hidden),
 		FIELD(ffn),
