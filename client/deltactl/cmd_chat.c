@@ -119,8 +119,11 @@ static bool read_line(const struct chat *c, char **line, size_t *room)
 			fputs("\n> ", stdout);
 		fflush(stdout);
 	} while (n < 0 && interrupted);
-	if (n < 0)
+	if (n < 0) {
+		if (c->terminal)
+			putchar('\n');
 		return false;
+	}
 	if (n > 0 && (*line)[n - 1] == '\n')
 		(*line)[n - 1] = '\0';
 	return true;

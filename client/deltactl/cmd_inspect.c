@@ -123,6 +123,9 @@ static int describe(const struct inspection *inspection, json_t **ret, struct re
 		break;
 	}
 	progress_bar_end(&bar);
+	if (r < 0 && inspection->kind == KIND_SAFETENSORS)
+		return reason_prefix(
+			reason, r, "neither a base image nor a delta file; as safetensors");
 	return r;
 }
 

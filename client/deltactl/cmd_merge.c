@@ -104,7 +104,7 @@ static int read_and_write(void *arg, struct reason *reason)
 		call->report, reason);
 	progress_bar_end(&bar);
 	checkpoint_free(call->job.base);
-	return r;
+	return r < 0 ? reason_prefix(reason, r, "%s", call->arguments->delta) : r;
 }
 
 static int merge_in_sandbox(struct merge_call *call, struct reason *reason)

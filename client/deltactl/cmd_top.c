@@ -14,8 +14,8 @@
 
 #define INTERVAL_MS 1000
 #define MAX_RATES 512
-#define ENTER_SCREEN "\033[?1049h\033[?25l"
-#define LEAVE_SCREEN "\033[?25h\033[?1049l"
+#define ENTER_SCREEN "\033[?1049h\033[?25l\033[?7l" /* long lines are cut */
+#define LEAVE_SCREEN "\033[?7h\033[?25h\033[?1049l"
 #define CLEAR_SCREEN "\033[H\033[J"
 
 /* What the last round saw, to make rates from. */

@@ -57,6 +57,22 @@ static char *value_text(const char *key, const json_t *value)
 	return text;
 }
 
+/* Keys of JSON are as long as they need to be; a table has to fit. */
+static const char *head_of(const char *key)
+{
+	static const char *const heads[][2] = {
+		{"bits_per_weight", "bits/w"},
+		{"weight_error", "err(w)"},
+		{"activation_error", "err(act)"},
+		{"delta_norm", "norm"},
+	};
+
+	for (size_t i = 0; i < array_len(heads); i++)
+		if (strcmp(heads[i][0], key) == 0)
+			return heads[i][1];
+	return key;
+}
+
 static void add_columns(struct table *t, const json_t *first)
 {
 	const char *key;
@@ -65,7 +81,7 @@ static void add_columns(struct table *t, const json_t *first)
 	json_object_foreach((json_t *)(uintptr_t)first, key, value)
 	{
 		if (t->n_columns < TABLE_MAX_COLUMNS)
-			table_column(t, key, json_is_number(value));
+			table_column(t, key, json_is_number(value) || json_is_null(value));
 	}
 }
 
@@ -86,12 +102,23 @@ static int print_table(const json_t *rows)
 			table_cell(&t, "%s", text);
 		}
 	}
+	for (size_t column = 0; column < t.n_columns; column++)
+		t.heads[column] = head_of(t.heads[column]);
 	return table_print(&t, stdout, 0);
 }
 
 static bool is_table(const json_t *value)
 {
 	return json_is_object(json_array_get(value, 0));
+}
+
+static void print_key(const char *key, int indent)
+{
+	int width = printf("%*s", indent, "");
+
+	for (; *key; key++, width++)
+		putchar(*key == '_' ? ' ' : *key);
+	printf("%*s ", width < KEY_WIDTH ? KEY_WIDTH - width : 0, "");
 }
 
 static int print_plain(const json_t *object, int indent)
@@ -108,7 +135,8 @@ static int print_plain(const json_t *object, int indent)
 		text = value_text(key, value);
 		if (!text)
 			return -ENOMEM;
-		printf("%*s%-*s %s\n", indent, "", KEY_WIDTH - indent, key, text);
+		print_key(key, indent);
+		puts(text);
 	}
 	return 0;
 }

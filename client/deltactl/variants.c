@@ -92,7 +92,7 @@ int variants_print_running(
 		table_cell(&t, "%llu", (unsigned long long)v->generated);
 		if (rates)
 			table_cell(&t, "%.1f", rates[i]);
-		table_cell(&t, "%s", human_duration(v->idle_ns, size));
+		table_cell(&t, "%s", v->streams ? "-" : human_duration(v->idle_ns, size));
 	}
 	return table_print(&t, stdout, max_rows);
 }

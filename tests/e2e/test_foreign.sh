@@ -20,6 +20,7 @@ grep -q '"name":"a","dtype":"U8","shape":\[2\]' "$work/out" && ok "with its tens
 check_fails 3 'trailing.safetensors.*1 bytes after the last' "bytes behind the data" "$deltactl" inspect "$work/trailing.safetensors"
 check_fails 3 'short.safetensors.*past the 1 bytes' "data that is not there" "$deltactl" inspect "$work/short.safetensors"
 check_fails 3 'long.safetensors.*header of 255 bytes' "a header that is not there" "$deltactl" inspect "$work/long.safetensors"
+check_fails 3 'neither a base image nor a delta file' "a text file" "$deltactl" inspect Makefile
 check_fails 1 'nowhere' "a file that is not there" "$deltactl" inspect "$work/nowhere"
 check_fails 2 'bf16' "weights of another kind are named" "$deltactl" import $tiny -o "$work/x.base" --weights int3
 
