@@ -6,6 +6,7 @@
 
 #include "common/base.h"
 
+#include <endian.h>
 #include <string.h>
 
 struct text {
@@ -72,6 +73,13 @@ static inline _must_check_ int text_append(struct text *t, const void *bytes, si
 		memcpy(t->items + t->n, bytes, n);
 	t->n += n;
 	return 0;
+}
+
+/* Little-endian. */
+static inline _must_check_ int text_append_u32(struct text *t, uint32_t value)
+{
+	value = htole32(value);
+	return text_append(t, &value, sizeof(value));
 }
 
 static inline _must_check_ int id_list_append(struct id_list *l, uint32_t id)

@@ -1,8 +1,9 @@
 #include "foreign/chat_fit.h"
+
 #include "foreign/arena.h"
 #include "foreign/chat_probe.h"
+#include "foreign/span.h"
 
-#include <endian.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,11 +12,6 @@
 #define N_SLOTS 3
 
 /* What is known so far. Pieces are cut out of renderings, which live as long. */
-struct span {
-	const char *s;
-	size_t n;
-};
-
 struct fit {
 	const struct chat_template *t;
 	struct span pieces[N_CHAT_PIECES];
@@ -24,58 +20,6 @@ struct fit {
 	struct arena arena;
 	struct reason *reason;
 };
-
-static struct span span_of(const char *s)
-{
-	return (struct span){.s = s, .n = strlen(s)};
-}
-
-static struct span span_between(const char *start, const char *end)
-{
-	return (struct span){.s = start, .n = (size_t)(end - start)};
-}
-
-static bool has_prefix(struct span s, struct span prefix)
-{
-	return s.n >= prefix.n && memcmp(s.s, prefix.s, prefix.n) == 0;
-}
-
-static bool has_suffix(struct span s, struct span suffix)
-{
-	return s.n >= suffix.n && memcmp(s.s + s.n - suffix.n, suffix.s, suffix.n) == 0;
-}
-
-static struct span without_prefix(struct span s, struct span prefix)
-{
-	return (struct span){.s = s.s + prefix.n, .n = s.n - prefix.n};
-}
-
-static struct span without_suffix(struct span s, struct span suffix)
-{
-	return (struct span){.s = s.s, .n = s.n - suffix.n};
-}
-
-static struct span common_prefix(struct span a, struct span b)
-{
-	size_t n = 0;
-
-	while (n < a.n && n < b.n && a.s[n] == b.s[n])
-		n++;
-	while (n > 0 && n < a.n && ((uint8_t)a.s[n] & 0xc0) == 0x80)
-		n--;
-	return (struct span){.s = a.s, .n = n};
-}
-
-static struct span common_suffix(struct span a, struct span b)
-{
-	size_t n = 0;
-
-	while (n < a.n && n < b.n && a.s[a.n - n - 1] == b.s[b.n - n - 1])
-		n++;
-	while (n > 0 && ((uint8_t)a.s[a.n - n] & 0xc0) == 0x80)
-		n--;
-	return (struct span){.s = a.s + a.n - n, .n = n};
-}
 
 int chat_unfit(struct reason *reason, const char *what)
 {
@@ -113,11 +57,6 @@ static int render_roles(struct fit *f, const char *roles, bool generation, struc
 	return render(f, &p, generation, ret);
 }
 
-static const char *find(struct span s, const char *marker)
-{
-	return memmem(s.s, s.n, marker, strlen(marker));
-}
-
 /* A rendering that must succeed for the template to be a chat format at all. */
 static int render_needed(struct fit *f, const char *roles, bool generation, struct span *ret)
 {
@@ -133,36 +72,36 @@ static int render_needed(struct fit *f, const char *roles, bool generation, stru
  * the user's prefix is as much as also comes before the first turn. */
 static int fit_border(struct fit *f, struct span head, struct span back)
 {
-	struct span prefix = common_suffix(head, back), out;
+	struct span prefix = span_common_suffix(head, back), out;
 	const char *u, *u2, *a;
 	int r = render_roles(f, "uu", true, &out);
 
 	if (r < 0)
 		return r;
-	u = r == 0 ? find(out, PROBE_USER) : NULL;
-	u2 = r == 0 ? find(out, PROBE_USER_2) : NULL;
+	u = r == 0 ? span_find(out, PROBE_USER) : NULL;
+	u2 = r == 0 ? span_find(out, PROBE_USER_2) : NULL;
 	if (u && u2 && u < u2) {
 		struct span seam = span_between(u + strlen(PROBE_USER), u2);
 
-		if (has_prefix(seam, f->pieces[CHAT_USER_SUFFIX]))
-			seam = without_prefix(seam, f->pieces[CHAT_USER_SUFFIX]);
-		if (has_suffix(prefix, seam))
-			prefix = without_prefix(prefix, without_suffix(prefix, seam));
+		if (span_has_prefix(seam, f->pieces[CHAT_USER_SUFFIX]))
+			seam = span_without_prefix(seam, f->pieces[CHAT_USER_SUFFIX]);
+		if (span_has_suffix(prefix, seam))
+			prefix = span_without_prefix(prefix, span_without_suffix(prefix, seam));
 	} else {
 		r = render_roles(f, "ua", false, &out);
 		if (r < 0)
 			return r;
-		a = r == 0 ? find(out, PROBE_ANSWER) : NULL;
+		a = r == 0 ? span_find(out, PROBE_ANSWER) : NULL;
 		if (a) {
 			struct span bare = span_between(a + strlen(PROBE_ANSWER), out.s + out.n);
 
-			if (has_prefix(back, bare) &&
-				has_suffix(prefix, without_prefix(back, bare)))
-				prefix = without_prefix(back, bare);
+			if (span_has_prefix(back, bare) &&
+				span_has_suffix(prefix, span_without_prefix(back, bare)))
+				prefix = span_without_prefix(back, bare);
 		}
 	}
 	f->pieces[CHAT_USER_PREFIX] = prefix;
-	f->pieces[CHAT_ASSISTANT_SUFFIX] = without_suffix(back, prefix);
+	f->pieces[CHAT_ASSISTANT_SUFFIX] = span_without_suffix(back, prefix);
 	return 0;
 }
 
@@ -178,22 +117,22 @@ static int fit_user_suffix(struct fit *f, struct span head)
 
 	if (r < 0)
 		return r;
-	u = find(one, PROBE_USER);
+	u = span_find(one, PROBE_USER);
 	if (!u)
 		return unfit(f, "it drops the user's message");
 	seam = span_between(u + strlen(PROBE_USER), one.s + one.n);
-	if (has_prefix(*suffix, seam)) {
+	if (span_has_prefix(*suffix, seam)) {
 		suffix->n = seam.n;
 		return 0;
 	}
 	r = render_roles(f, "uu", true, &two);
-	u = r == 0 ? find(two, PROBE_USER) : NULL;
-	u2 = r == 0 ? find(two, PROBE_USER_2) : NULL;
+	u = r == 0 ? span_find(two, PROBE_USER) : NULL;
+	u2 = r == 0 ? span_find(two, PROBE_USER_2) : NULL;
 	if (r < 0 || !u || !u2 || u > u2)
 		return r < 0 ? r : 0;
 	seam = span_between(u + strlen(PROBE_USER), u2);
-	seam = without_suffix(seam, common_suffix(seam, head));
-	if (has_prefix(*suffix, seam))
+	seam = span_without_suffix(seam, span_common_suffix(seam, head));
+	if (span_has_prefix(*suffix, seam))
 		suffix->n = seam.n;
 	return 0;
 }
@@ -210,51 +149,51 @@ static int fit_turns(struct fit *f, struct span *ret_head)
 		r = render_needed(f, "uau", true, &two);
 	if (r)
 		return r;
-	u = find(two, PROBE_USER);
-	a = find(two, PROBE_ANSWER);
-	u2 = find(two, PROBE_USER_2);
-	at = find(open, PROBE_USER);
+	u = span_find(two, PROBE_USER);
+	a = span_find(two, PROBE_ANSWER);
+	u2 = span_find(two, PROBE_USER_2);
+	at = span_find(open, PROBE_USER);
 	if (!u || !a || !u2 || !at || u > a || a > u2)
 		return unfit(f, "messages are dropped or come in another order");
 	*ret_head = span_between(open.s, at);
 	tail = span_between(at + strlen(PROBE_USER), open.s + open.n);
 	seam = span_between(u + strlen(PROBE_USER), a);
 	back = span_between(a + strlen(PROBE_ANSWER), u2);
-	f->pieces[CHAT_USER_SUFFIX] = common_prefix(tail, seam);
+	f->pieces[CHAT_USER_SUFFIX] = span_common_prefix(tail, seam);
 	r = fit_user_suffix(f, *ret_head);
 	if (r < 0)
 		return r;
-	f->pieces[CHAT_ASSISTANT_PREFIX] = without_prefix(seam, f->pieces[CHAT_USER_SUFFIX]);
-	f->pieces[CHAT_GENERATION] = without_prefix(tail, f->pieces[CHAT_USER_SUFFIX]);
+	f->pieces[CHAT_ASSISTANT_PREFIX] = span_without_prefix(seam, f->pieces[CHAT_USER_SUFFIX]);
+	f->pieces[CHAT_GENERATION] = span_without_prefix(tail, f->pieces[CHAT_USER_SUFFIX]);
 	return fit_border(f, *ret_head, back);
 }
 
 /* A system text inside the first or last user turn. */
 static int fit_fold(struct fit *f, struct span head, struct span whole)
 {
-	const char *s = find(whole, PROBE_SYSTEM), *u = find(whole, PROBE_USER),
-		   *a = find(whole, PROBE_ANSWER);
-	const char *u2 = find(whole, PROBE_USER_2);
+	const char *s = span_find(whole, PROBE_SYSTEM), *u = span_find(whole, PROBE_USER),
+		   *a = span_find(whole, PROBE_ANSWER);
+	const char *u2 = span_find(whole, PROBE_USER_2);
 	struct span back, before;
 
 	if (s < u) {
 		f->flags |= CHAT_FOLD_FIRST;
 		before = span_between(whole.s, s);
-		if (!has_prefix(before, head))
+		if (!span_has_prefix(before, head))
 			return unfit(f, "what comes before a system message");
-		f->pieces[CHAT_SYSTEM_PREFIX] = without_prefix(before, head);
+		f->pieces[CHAT_SYSTEM_PREFIX] = span_without_prefix(before, head);
 		f->pieces[CHAT_SYSTEM_SUFFIX] = span_between(s + strlen(PROBE_SYSTEM), u);
 	} else {
 		f->flags |= CHAT_FOLD_LAST;
 		before = span_between(a + strlen(PROBE_ANSWER), s);
 		back = (struct span){.s = f->pieces[CHAT_ASSISTANT_SUFFIX].s,
 			.n = f->pieces[CHAT_ASSISTANT_SUFFIX].n + f->pieces[CHAT_USER_PREFIX].n};
-		if (!has_prefix(before, back))
+		if (!span_has_prefix(before, back))
 			return unfit(f, "where a system message goes");
-		f->pieces[CHAT_SYSTEM_PREFIX] = without_prefix(before, back);
+		f->pieces[CHAT_SYSTEM_PREFIX] = span_without_prefix(before, back);
 		f->pieces[CHAT_SYSTEM_SUFFIX] = span_between(s + strlen(PROBE_SYSTEM), u2);
 	}
-	f->pieces[CHAT_BEGIN] = without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
+	f->pieces[CHAT_BEGIN] = span_without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
 	f->pieces[CHAT_NO_SYSTEM] = span_of("");
 	return 0;
 }
@@ -262,31 +201,31 @@ static int fit_fold(struct fit *f, struct span head, struct span whole)
 /* A system turn of its own. `pre` and `mid` are what comes before and after its text. */
 static int fit_system_turn(struct fit *f, struct span head, struct span pre, struct span mid)
 {
-	struct span late, seam, opening = without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
+	struct span late, seam, opening = span_without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
 	const char *s;
 	int r = render_roles(f, "uasu", true, &late);
 
 	if (r < 0)
 		return r;
-	f->pieces[CHAT_SYSTEM_SUFFIX] = without_suffix(mid, f->pieces[CHAT_USER_PREFIX]);
-	s = r == 0 ? find(late, PROBE_SYSTEM) : NULL;
+	f->pieces[CHAT_SYSTEM_SUFFIX] = span_without_suffix(mid, f->pieces[CHAT_USER_PREFIX]);
+	s = r == 0 ? span_find(late, PROBE_SYSTEM) : NULL;
 	if (s) {
-		seam = span_between(find(late, PROBE_ANSWER) + strlen(PROBE_ANSWER), s);
-		if (has_prefix(seam, f->pieces[CHAT_ASSISTANT_SUFFIX])) {
-			seam = without_prefix(seam, f->pieces[CHAT_ASSISTANT_SUFFIX]);
-			if (has_suffix(pre, seam) &&
-				has_prefix(opening, without_suffix(pre, seam))) {
+		seam = span_between(span_find(late, PROBE_ANSWER) + strlen(PROBE_ANSWER), s);
+		if (span_has_prefix(seam, f->pieces[CHAT_ASSISTANT_SUFFIX])) {
+			seam = span_without_prefix(seam, f->pieces[CHAT_ASSISTANT_SUFFIX]);
+			if (span_has_suffix(pre, seam) &&
+				span_has_prefix(opening, span_without_suffix(pre, seam))) {
 				f->flags |= CHAT_LATE_SYSTEM;
 				f->pieces[CHAT_SYSTEM_PREFIX] = seam;
-				f->pieces[CHAT_BEGIN] = without_suffix(pre, seam);
+				f->pieces[CHAT_BEGIN] = span_without_suffix(pre, seam);
 			}
 		}
 	}
 	if (!(f->flags & CHAT_LATE_SYSTEM)) {
-		f->pieces[CHAT_BEGIN] = common_prefix(opening, pre);
-		f->pieces[CHAT_SYSTEM_PREFIX] = without_prefix(pre, f->pieces[CHAT_BEGIN]);
+		f->pieces[CHAT_BEGIN] = span_common_prefix(opening, pre);
+		f->pieces[CHAT_SYSTEM_PREFIX] = span_without_prefix(pre, f->pieces[CHAT_BEGIN]);
 	}
-	f->pieces[CHAT_NO_SYSTEM] = without_prefix(opening, f->pieces[CHAT_BEGIN]);
+	f->pieces[CHAT_NO_SYSTEM] = span_without_prefix(opening, f->pieces[CHAT_BEGIN]);
 	return 0;
 }
 
@@ -300,19 +239,19 @@ static int fit_system(struct fit *f, struct span head)
 		return r;
 	if (r == JINJA_RAISED) {
 		f->flags |= CHAT_SYSTEM_REFUSED;
-		f->pieces[CHAT_BEGIN] = without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
+		f->pieces[CHAT_BEGIN] = span_without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
 		return 0;
 	}
-	s = find(whole, PROBE_SYSTEM);
-	u = find(whole, PROBE_USER);
-	u2 = find(whole, PROBE_USER_2);
-	if (!s || !u || !u2 || !find(whole, PROBE_ANSWER) || u > u2)
+	s = span_find(whole, PROBE_SYSTEM);
+	u = span_find(whole, PROBE_USER);
+	u2 = span_find(whole, PROBE_USER_2);
+	if (!s || !u || !u2 || !span_find(whole, PROBE_ANSWER) || u > u2)
 		return unfit(f, "it drops the system message");
 	if (s > u)
 		return s < u2 ? fit_fold(f, head, whole) : unfit(f, "where a system message goes");
 	pre = span_between(whole.s, s);
 	mid = span_between(s + strlen(PROBE_SYSTEM), u);
-	if (has_suffix(mid, f->pieces[CHAT_USER_PREFIX]))
+	if (span_has_suffix(mid, f->pieces[CHAT_USER_PREFIX]))
 		return fit_system_turn(f, head, pre, mid);
 	return fit_fold(f, head, whole);
 }
@@ -341,20 +280,20 @@ static int fit_trimming(struct fit *f)
 		return r == JINJA_RAISED ? unfit(f, "white space around messages") : r;
 	for (size_t i = no_system ? 1 : 0; i < N_SLOTS; i++) {
 		struct span in = i == 0 ? with_system : out;
-		const char *at = find(in, slots[i].marker);
+		const char *at = span_find(in, slots[i].marker);
 		size_t n = strlen(slots[i].marker);
 
 		if (!at)
 			return unfit(f, "white space around messages");
-		if (!has_suffix(span_between(in.s, at), span_of(PAD)))
+		if (!span_has_suffix(span_between(in.s, at), span_of(PAD)))
 			f->flags |= slots[i].left;
-		if (!has_prefix(span_between(at + n, in.s + in.n), span_of(PAD)))
+		if (!span_has_prefix(span_between(at + n, in.s + in.n), span_of(PAD)))
 			f->flags |= slots[i].right;
 	}
 	if ((f->flags & CHAT_FOLD_FIRST) && (f->flags & CHAT_USER_LTRIM)) {
-		const char *at = find(with_system, PROBE_USER);
+		const char *at = span_find(with_system, PROBE_USER);
 
-		if (at && has_suffix(span_between(with_system.s, at), span_of(PAD)))
+		if (at && span_has_suffix(span_between(with_system.s, at), span_of(PAD)))
 			f->flags |= CHAT_FOLDED_AS_ONE;
 	}
 	return 0;
@@ -393,8 +332,9 @@ static int fit_order(struct fit *f)
 		r = render_roles(f, "", true, &open);
 	if (r < 0)
 		return r;
-	if (r == 0 && has_prefix(open, empty) && open.n - empty.n == f->pieces[CHAT_GENERATION].n &&
-		has_suffix(open, f->pieces[CHAT_GENERATION])) {
+	if (r == 0 && span_has_prefix(open, empty) &&
+		open.n - empty.n == f->pieces[CHAT_GENERATION].n &&
+		span_has_suffix(open, f->pieces[CHAT_GENERATION])) {
 		f->flags |= CHAT_EMPTY_ALLOWED;
 		f->pieces[CHAT_EMPTY] = empty;
 	}
@@ -409,7 +349,7 @@ static int fit_contents(struct fit *f)
 	struct span out, without;
 	int r = render(f, &thought, true, &out);
 
-	if (r == 0 && !find(out, "</think>\n\n" PROBE_ANSWER) && find(out, PROBE_ANSWER))
+	if (r == 0 && !span_find(out, "</think>\n\n" PROBE_ANSWER) && span_find(out, PROBE_ANSWER))
 		f->flags |= CHAT_DROP_THINKING;
 	if (r < 0 || (f->flags & CHAT_SYSTEM_REFUSED))
 		return r < 0 ? r : 0;
@@ -444,7 +384,7 @@ static int fit_name(struct fit *f)
 	if (r)
 		return r;
 	for (size_t i = 0; i < array_len(families); i++)
-		if (find(out, families[i].mark) && find(out, families[i].second)) {
+		if (span_find(out, families[i].mark) && span_find(out, families[i].second)) {
 			f->name = families[i].name;
 			return 0;
 		}
@@ -454,34 +394,17 @@ static int fit_name(struct fit *f)
 		"Zephyr, Phi-3, Vicuna, Alpaca)");
 }
 
-static struct span strip_blank(struct span s)
-{
-	while (s.n && strchr(" \t\r\n", *s.s)) {
-		s.s++;
-		s.n--;
-	}
-	while (s.n && strchr(" \t\r\n", s.s[s.n - 1]))
-		s.n--;
-	return s;
-}
-
 /* What ends an answer: a token in angle brackets after it, else what opens the user's next turn. */
 static void fit_stop(struct fit *f)
 {
-	struct span after = strip_blank(f->pieces[CHAT_ASSISTANT_SUFFIX]);
+	struct span after = span_strip(f->pieces[CHAT_ASSISTANT_SUFFIX]);
 	const char *close = after.n && *after.s == '<' ? memchr(after.s, '>', after.n) : NULL;
 
 	if (close)
 		after.n = (size_t)(close + 1 - after.s);
 	else if (after.n == 0)
-		after = strip_blank(f->pieces[CHAT_USER_PREFIX]);
+		after = span_strip(f->pieces[CHAT_USER_PREFIX]);
 	f->pieces[CHAT_STOP] = after;
-}
-
-static int put_u32(struct text *out, uint32_t value)
-{
-	value = htole32(value);
-	return text_append(out, &value, sizeof(value));
 }
 
 static int write_section(const struct fit *f, struct text *out)
@@ -497,14 +420,14 @@ static int write_section(const struct fit *f, struct text *out)
 	if (r == 0)
 		r = text_append(out, name, sizeof(name));
 	if (r == 0)
-		r = put_u32(out, f->flags);
+		r = text_append_u32(out, f->flags);
 	if (r == 0)
-		r = put_u32(out, n_text);
+		r = text_append_u32(out, n_text);
 	n_text = 0;
 	for (size_t i = 0; r == 0 && i < N_CHAT_PIECES; i++) {
-		r = put_u32(out, n_text);
+		r = text_append_u32(out, n_text);
 		if (r == 0)
-			r = put_u32(out, (uint32_t)f->pieces[i].n);
+			r = text_append_u32(out, (uint32_t)f->pieces[i].n);
 		n_text += (uint32_t)f->pieces[i].n;
 	}
 	for (size_t i = 0; r == 0 && i < N_CHAT_PIECES; i++)

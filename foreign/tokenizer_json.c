@@ -6,14 +6,7 @@
 #include "engine/tokenizer.h"
 #include "foreign/tokenizer_source.h"
 
-#include <endian.h>
 #include <string.h>
-
-static int put_u32(struct text *out, uint32_t value)
-{
-	value = htole32(value);
-	return text_append(out, &value, sizeof(value));
-}
 
 /* All records are made of 32-bit numbers. */
 static int put_records(struct text *out, const void *records, size_t bytes)
@@ -24,7 +17,7 @@ static int put_records(struct text *out, const void *records, size_t bytes)
 		uint32_t value;
 
 		memcpy(&value, (const uint8_t *)records + i, sizeof(value));
-		r = put_u32(out, value);
+		r = text_append_u32(out, value);
 	}
 	return r;
 }
@@ -96,7 +89,7 @@ static int put_ends(struct text *out, const struct tokenizer_source *s)
 
 	for (uint32_t i = 0; r == 0 && i < s->n_tokens; i++) {
 		end += s->tokens[i] ? (uint32_t)strlen(s->tokens[i]) : 0;
-		r = put_u32(out, end);
+		r = text_append_u32(out, end);
 	}
 	return r;
 }

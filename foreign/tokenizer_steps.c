@@ -3,6 +3,7 @@
  * is an object with a "type"; a Sequence holds others, and is flattened.
  */
 #include "engine/pretokenizer.h"
+#include "foreign/tokenizer_pattern.h"
 #include "foreign/tokenizer_source.h"
 
 #include <string.h>
@@ -128,64 +129,6 @@ int source_read_normalizer(struct tokenizer_source *s, const json_t *j, struct r
 	return read_sequence(s, j, "normalizers", read_normalizer_step, 0, reason);
 }
 
-/*
- * The reference's regular expressions differ from PCRE2's in a few places. What can be said in both
- * is translated (white space is Unicode's White_Space), what would silently mean something else is
- * refused.
- */
-static int translate_pattern(const char *pattern, size_t n, struct text *out, struct reason *reason)
-{
-	int brackets = 0, r = 0;
-
-	for (size_t i = 0; r == 0 && i < n; i++) {
-		char c = pattern[i], next = i + 1 < n ? pattern[i + 1] : '\0';
-
-		if (c == '\\') {
-			if (next == 'h' || next == 'H' || next == 'R' || next == 'K' ||
-				next == 'G' || next == 'y' || next == 'Y')
-				return reason_set(reason, -EOPNOTSUPP,
-					"split pattern: \\%c is not implemented", next);
-			if (next == 's' || next == 'S')
-				r = text_append(out,
-					next == 's' ? "\\p{White_Space}" : "\\P{White_Space}", 15);
-			else
-				r = text_append(out, pattern + i, i + 1 < n ? 2 : 1);
-			i++;
-			continue;
-		}
-		if (!brackets && (c == '^' || c == '$'))
-			return reason_set(reason, -EOPNOTSUPP,
-				"split pattern: the anchor %c is not implemented", c);
-		if (brackets && ((c == '&' && next == '&') || (c == '[' && next != ':')))
-			return reason_set(reason, -EOPNOTSUPP,
-				"split pattern: operations on sets are not implemented");
-		if (c == '[')
-			brackets++;
-		if (brackets && c == '[' && next == '^')
-			r = text_append(out, pattern + i++, 1);
-		c = pattern[i];
-		if (brackets && c == ']')
-			brackets--;
-		if (r == 0)
-			r = text_append(out, &c, 1);
-	}
-	return r;
-}
-
-/* Every character but letters and digits of ASCII gets a backslash, or stays what it is. */
-static int quote_pattern(const char *literal, size_t n, struct text *out)
-{
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < n; i++) {
-		if (strchr("\\^$.[]|()?*+{}-#", literal[i]) && literal[i])
-			r = text_append(out, "\\", 1);
-		if (r == 0)
-			r = text_append(out, &literal[i], 1);
-	}
-	return r;
-}
-
 static int add_split(struct tokenizer_source *s, const char *pattern, size_t n, uint32_t option,
 	struct reason *reason)
 {
@@ -209,7 +152,7 @@ static int add_translated_split(
 	struct tokenizer_source *s, const json_t *regex, uint32_t option, struct reason *reason)
 {
 	_cleanup_(text_done) struct text pattern = {0};
-	int r = translate_pattern(
+	int r = pattern_translate(
 		json_string_value(regex), json_string_length(regex), &pattern, reason);
 
 	return r < 0 ? r : add_split(s, pattern.items, pattern.n, option, reason);
@@ -253,7 +196,7 @@ static int read_split(struct tokenizer_source *s, const json_t *j, struct reason
 	if (!json_is_string(literal))
 		return reason_set(
 			reason, -EBADMSG, "Split: \"pattern\" is neither String nor Regex");
-	r = quote_pattern(json_string_value(literal), json_string_length(literal), &pattern);
+	r = pattern_quote(json_string_value(literal), json_string_length(literal), &pattern);
 	return r < 0 ? r : add_split(s, pattern.items, pattern.n, option, reason);
 }
 
@@ -269,7 +212,7 @@ static int read_byte_level(struct tokenizer_source *s, const json_t *j, struct r
 	if (r == 0 && !json_is_false(use_regex)) {
 		_cleanup_(text_done) struct text pattern = {0};
 
-		r = translate_pattern(GPT2_PATTERN, strlen(GPT2_PATTERN), &pattern, reason);
+		r = pattern_translate(GPT2_PATTERN, strlen(GPT2_PATTERN), &pattern, reason);
 		if (r == 0)
 			r = add_split(s, pattern.items, pattern.n, SPLIT_ISOLATED, reason);
 	}
