@@ -2,7 +2,7 @@
 
 #include "foreign/import.h"
 #include "tests/imported_base.h"
-#include "tests/made_delta.h"
+#include "tests/random_delta.h"
 #include "tests/scratch.h"
 
 #include <fcntl.h>
@@ -57,8 +57,8 @@ void live_store_make(struct live_store *s)
 		fail_msg("%s: %s", MODEL, reason.text);
 	close(fd);
 	checkpoint_free(checkpoint);
-	made_delta(base, 1, CHAT_MODEL, red);
-	made_delta(base, 2, NULL, blue);
+	random_delta_file(base, 1, CHAT_MODEL, red);
+	random_delta_file(base, 2, NULL, blue);
 	base_free(base);
 }
 

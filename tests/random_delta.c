@@ -1,5 +1,7 @@
 #include "tests/random_delta.h"
 
+#include "common/file.h"
+#include "foreign/tokenizer_json.h"
 #include "kernels/convert.h"
 #include "store/writer.h"
 
@@ -17,8 +19,12 @@ static const uint32_t band_ranks[N_BANDS] = {2, 5, 7};
 
 struct plan {
 	const struct base *base;
+	bool projections_only;
+	uint8_t *chat; /* section; or NULL */
+	size_t n_chat;
 	struct model_config config;
 	uint32_t state;
+	uint32_t n_added;
 	uint32_t n_replaced; /* rows of a dense_rows payload */
 	struct tensor_record *records;
 	size_t n;
@@ -57,6 +63,8 @@ static void plan_tensor(struct plan *p, enum tensor_role role, uint32_t layer)
 		t->codec = CODEC_MIXED_SVD;
 		t->n_parts = N_BANDS;
 		layout_bands(bands, rows, cols, &t->bytes);
+	} else if (p->projections_only) {
+		return;
 	} else if (role == ROLE_EMBED || role == ROLE_HEAD) {
 		t->codec = CODEC_DENSE_ROWS;
 		t->n_parts = p->n_replaced;
@@ -155,12 +163,14 @@ static void write_delta(struct plan *p, int fd)
 
 	assert_int_equal(writer_begin(fd, IMAGE_KIND_DELTA, UINT64_C(64) << 20, &w, NULL), 0);
 	assert_int_equal(writer_section(w, SECTION_CONFIG, &p->config, sizeof(p->config)), 0);
-	at = align_up(writer_offset(w), FORMAT_PAGE) + align_up(records_bytes, FORMAT_PAGE);
+	at = align_up(writer_offset(w), FORMAT_PAGE) + align_up(records_bytes, FORMAT_PAGE) +
+	     align_up(p->n_chat, FORMAT_PAGE);
 	for (size_t i = 0; i < p->n; i++) {
 		p->records[i].offset = at;
 		at = align_up(at + p->records[i].bytes, 64);
 	}
 	assert_int_equal(writer_section(w, SECTION_TENSORS, p->records, records_bytes), 0);
+	assert_int_equal(writer_section(w, SECTION_CHAT, p->chat, p->n_chat), 0);
 	assert_int_equal(writer_section_begin(w, SECTION_WEIGHTS, FORMAT_PAGE), 0);
 	for (size_t i = 0; i < p->n; i++)
 		append_tensor(w, p, &p->records[i]);
@@ -169,31 +179,48 @@ static void write_delta(struct plan *p, int fd)
 	writer_free(w);
 }
 
+static void make_delta(struct plan *p, uint32_t seed, int fd)
+{
+	p->config.vocab += p->n_added;
+	p->n_replaced = RANDOM_DELTA_REPLACED + p->n_added;
+	p->state = seed * 2654435761u + 1;
+	p->records = calloc((size_t)p->config.n_layers * N_ROLES, sizeof(*p->records));
+	assert_non_null(p->records);
+	for (uint32_t layer = 0; layer < p->config.n_layers; layer++)
+		for (uint32_t role = 0; role < N_ROLES; role++)
+			plan_tensor(p, role, layer);
+	write_delta(p, fd);
+	free(p->records);
+}
+
 struct delta *random_delta(const struct base *base, uint32_t seed, uint32_t n_added)
 {
-	struct plan p = {
-		.base = base,
-		.config = base->config,
-		.state = seed * 2654435761u + 1,
-		.n_replaced = RANDOM_DELTA_REPLACED + n_added,
-	};
+	struct plan p = {.base = base, .config = base->config, .n_added = n_added};
 	struct reason reason = {0};
 	struct image *image = NULL;
 	struct delta *delta = NULL;
 	int fd = memfd_create("random-delta", MFD_CLOEXEC);
 
 	assert_true(fd >= 0);
-	p.config.vocab += n_added;
-	p.records = calloc((size_t)p.config.n_layers * N_ROLES, sizeof(*p.records));
-	assert_non_null(p.records);
-	for (uint32_t layer = 0; layer < p.config.n_layers; layer++)
-		for (uint32_t role = 0; role < N_ROLES; role++)
-			plan_tensor(&p, role, layer);
-	write_delta(&p, fd);
+	make_delta(&p, seed, fd);
 	if (image_load(fd, &image, NULL, &reason) < 0 ||
 		delta_bind(image, base, &delta, &reason) < 0)
 		fail_msg("random delta: %s", reason.text);
-	free(p.records);
 	close(fd);
 	return delta;
+}
+
+void random_delta_file(
+	const struct base *base, uint32_t seed, const char *chat_folder, const char *path)
+{
+	struct plan p = {.base = base, .config = base->config, .projections_only = true};
+	_cleanup_(new_file_done) struct new_file file = NEW_FILE_INIT;
+	struct reason reason = {0};
+
+	if (chat_folder && chat_format_compile(chat_folder, &p.chat, &p.n_chat, &reason) < 0)
+		fail_msg("%s: %s", chat_folder, reason.text);
+	assert_int_equal(new_file_open(&file, path, NULL), 0);
+	make_delta(&p, seed, file.fd);
+	assert_int_equal(new_file_commit(&file, NULL), 0);
+	free(p.chat);
 }

@@ -1,6 +1,6 @@
 /*
- * A delta with random numbers for a given base: every projection gets bands of 8, 3 and 2 bits, the
- * attention norms change, some rows of embedding and head are replaced and tokens are added.
+ * Deltas with random numbers for a given base: every projection gets bands of 8, 3 and 2 bits. The
+ * same seed gives the same delta; any trouble fails the running test.
  */
 #pragma once
 
@@ -8,8 +8,14 @@
 
 #define RANDOM_DELTA_REPLACED 21 /* rows of the embedding, and of the head if it is not tied */
 
-/* Fails the running test if anything goes wrong. The same seed gives the same delta. */
+/* In memory; the attention norms change, too, some rows of embedding and head are replaced and
+ * tokens are added. */
 struct delta *random_delta(const struct base *base, uint32_t seed, uint32_t n_added);
+
+/* A file that changes projections only. `chat_folder` is a model folder whose chat format the delta
+ * brings, or NULL. */
+void random_delta_file(
+	const struct base *base, uint32_t seed, const char *chat_folder, const char *path);
 
 /* Small numbers of a seed, for whoever needs some. */
 uint32_t random_u32(uint32_t *state);

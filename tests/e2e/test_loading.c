@@ -4,7 +4,7 @@
  */
 #include "tests/imported_base.h"
 #include "tests/live_daemon.h"
-#include "tests/made_delta.h"
+#include "tests/random_delta.h"
 #include "tests/scratch.h"
 
 #include <fcntl.h>
@@ -138,7 +138,7 @@ static void test_delta_of_another_base(void **state)
 	_cleanup_(freep) char *path = scratch_path(store.folder, "stranger.delta");
 
 	(void)state;
-	made_delta(another, 1, NULL, path);
+	random_delta_file(another, 1, NULL, path);
 	base_free(another);
 	check_refused("stranger", PROTO_STATUS_WRONG_BASE);
 }
