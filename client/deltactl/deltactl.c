@@ -33,11 +33,28 @@ const struct command *const commands[] = {
 	NULL,
 };
 
+/* What the commands from this one on have in common; NULL in the middle of a group. */
+static const char *heading_of(const struct command *command)
+{
+	if (command == &command_import)
+		return "on files";
+	if (command == &command_run)
+		return "asking the daemon";
+	if (command == &command_list)
+		return "administration of the daemon";
+	return NULL;
+}
+
 static void print_overview(FILE *to)
 {
-	fprintf(to, "usage: deltactl COMMAND [ARGUMENTS]\n\n");
-	for (size_t i = 0; commands[i]; i++)
+	fprintf(to, "usage: deltactl COMMAND [ARGUMENTS]\n");
+	for (size_t i = 0; commands[i]; i++) {
+		const char *heading = heading_of(commands[i]);
+
+		if (heading)
+			fprintf(to, "\n%s:\n", heading);
 		fprintf(to, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
+	}
 	fprintf(to, "\n'deltactl COMMAND --help' tells the options of a command; "
 		    "deltactl(1) all of them.\n");
 }
