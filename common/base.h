@@ -104,3 +104,16 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b)
 {
 	return a > b ? a : b;
 }
+
+/* Is it a text of printable ASCII that ends within its n bytes? Names in files are, because they
+ * are shown on terminals. */
+static inline bool is_printable_name(const char *name, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (name[i] == '\0')
+			return true;
+		if (name[i] < ' ' || name[i] > '~')
+			return false;
+	}
+	return false;
+}

@@ -36,8 +36,9 @@ static int read_head(struct chat_format_head *h, struct cursor *c, struct reason
 	if (!magic || !name || memcmp(magic, CHAT_FORMAT_MAGIC, sizeof(h->magic)) != 0)
 		return reason_set(
 			reason, -EBADMSG, "chat format: does not begin with " CHAT_FORMAT_MAGIC);
-	if (!memchr(name, '\0', sizeof(h->name)))
-		return reason_set(reason, -EBADMSG, "chat format: its name has no end");
+	if (!is_printable_name((const char *)name, sizeof(h->name)))
+		return reason_set(
+			reason, -EBADMSG, "chat format: its name has no end, or is not ASCII");
 	memcpy(h->name, name, sizeof(h->name));
 	h->flags = cursor_u32(c);
 	h->n_text = cursor_u32(c);

@@ -124,8 +124,9 @@ static int bind_certificate(struct delta *d, const struct image *image, struct r
 		return reason_set(reason, -EBADMSG,
 			"certificate: has %" PRIu64 " bytes, %zu records make it %" PRIu64, n_bytes,
 			d->n_records, expected);
-	if (!memchr(c->method, '\0', sizeof(c->method)))
-		return reason_set(reason, -EBADMSG, "certificate: method has no end");
+	if (!is_printable_name(c->method, sizeof(c->method)))
+		return reason_set(
+			reason, -EBADMSG, "certificate: method has no end, or is not ASCII");
 	d->certificate = c;
 	d->qualities = (const void *)(bytes + sizeof(*c));
 	return 0;

@@ -139,7 +139,8 @@ static void broken_certificates_are_refused(void **state)
 {
 	struct breakable *f = &breakables[1];
 	uint64_t n = breakable_section(f, SECTION_CERTIFICATE)->bytes;
-	uint64_t words = 0x6161616161616161;
+	uint64_t words = 0x6161616161616161, escape = 0x6d35335b1b61; /* a, ESC [35m */
+	uint64_t certificate = breakable_section(f, SECTION_CERTIFICATE)->offset;
 	const struct breakage cases[] = {
 		HEADER(sections[2].bytes, 8, n - 16, BAD, "certificate: has"),
 		HEADER(sections[2].bytes, 8, 0, BAD, "certificate: has 0 bytes"),
@@ -151,11 +152,15 @@ static void broken_certificates_are_refused(void **state)
 	breakable_expect_refused(f, cases, array_len(cases));
 	memcpy(f->broken, f->good, f->n_bytes);
 	for (size_t i = 0; i < sizeof(((struct certificate *)0)->method); i += 8)
-		memcpy(f->broken + breakable_section(f, SECTION_CERTIFICATE)->offset + i, &words,
-			8);
+		memcpy(f->broken + certificate + i, &words, 8);
 	breakable_write(f);
 	assert_int_equal(breakable_open(f, &reason), -EBADMSG);
 	assert_non_null(strstr(reason.text, "method has no end"));
+	memcpy(f->broken, f->good, f->n_bytes);
+	memcpy(f->broken + certificate, &escape, 8);
+	breakable_write(f);
+	assert_int_equal(breakable_open(f, &reason), -EBADMSG);
+	assert_non_null(strstr(reason.text, "not ASCII"));
 	breakable_restore(f);
 }
 

@@ -353,6 +353,9 @@ static void test_broken_sections(void **state)
 			chat_format_free(f);
 		}
 	memcpy(broken, good, n);
+	broken[offsetof(struct chat_format_head, name)] = '\033';
+	assert_int_equal(chat_format_new(broken, n, &(struct chat_format *){NULL}, NULL), -EBADMSG);
+	memcpy(broken, good, n);
 	for (size_t short_n = 0; short_n < n; short_n++) {
 		struct chat_format *f;
 
