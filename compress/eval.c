@@ -6,6 +6,7 @@
 #include "engine/chat.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* A task as tokens: prompt, then the reference and its end. */

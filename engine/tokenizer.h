@@ -22,10 +22,10 @@ struct tokenizer *tokenizer_free(struct tokenizer *t);
 uint32_t tokenizer_size(const struct tokenizer *t); /* ids are below this */
 
 /*
- * `text` is UTF-8 of n bytes (invalid bytes are -EBADMSG). `specials`: wrap in the tokens that the
- * post-processor adds (begin of text). `parse_specials`: special tokens spelled in the text become
- * their ids; if false, they are encoded as plain text, which is what keeps a user's text from
- * forging a chat turn. *ret_ids is malloc'ed.
+ * `text` is UTF-8 of n bytes (invalid bytes are -EBADMSG). `add_specials`: wrap in the tokens that
+ * the post-processor adds (begin of text). `parse_specials`: special tokens spelled in the text
+ * become their ids; if false, they are encoded as plain text, which is what keeps a user's text
+ * from forging a chat turn. *ret_ids is malloc'ed.
  */
 struct tokenizer_options {
 	bool add_specials;

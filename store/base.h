@@ -6,8 +6,6 @@
 #include "kernels/types.h"
 #include "store/image.h"
 
-#include <stdio.h>
-
 /* The norms and biases of a layer, NULL where the model has none. */
 struct layer_vectors {
 	const float *attn_norm, *ffn_norm;
