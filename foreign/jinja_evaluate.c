@@ -314,6 +314,14 @@ static int64_t floor_divide(int64_t a, int64_t b)
 	return quotient - (a % b != 0 && (a < 0) != (b < 0));
 }
 
+/* The remainder has the sign of b. */
+static int64_t floor_modulo(int64_t a, int64_t b)
+{
+	int64_t remainder = a % b;
+
+	return remainder && (remainder < 0) != (b < 0) ? remainder + b : remainder;
+}
+
 static int calculate(enum jinja_operator op, int64_t a, int64_t b, struct value *ret)
 {
 	int64_t result = 0;
@@ -330,7 +338,7 @@ static int calculate(enum jinja_operator op, int64_t a, int64_t b, struct value 
 	else if (op == JINJA_DIVIDE)
 		result = floor_divide(a, b);
 	else
-		result = a - floor_divide(a, b) * b;
+		result = floor_modulo(a, b);
 	*ret = value_int(result);
 	return overflow ? JINJA_RAISED : 0;
 }
@@ -481,10 +489,10 @@ int evaluate(struct runner *k, const struct jinja_node *e, struct value *ret)
 		return evaluate_logic(k, e, ret);
 	case JINJA_NEGATE:
 		r = evaluate(k, e->a, ret);
-		if (r == 0 && ret->kind != VALUE_INT)
-			return JINJA_RAISED;
-		ret->integer = r ? 0 : -ret->integer;
-		return r;
+		if (r)
+			return r;
+		return ret->kind == VALUE_INT ? calculate(JINJA_SUBTRACT, 0, ret->integer, ret)
+					      : JINJA_RAISED;
 	case JINJA_BINARY:
 		return evaluate_binary(k, e, ret);
 	default:

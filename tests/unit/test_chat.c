@@ -213,6 +213,11 @@ static void test_refused_templates(void **state)
 		{"{{ strftime_now('%d') }}<|im_start|>", "strftime_now"},
 		{"{{ raise_exception('never') }}", "refuses"},
 		{"{% include 'x' %}", "statement"},
+		{"{{ -(-1073741824 * 1073741824 * 8) }}<|im_start|>", "refuses"},
+		{"{{ 1 // 0 }}<|im_start|>", "refuses"},
+		{"{% if (-1073741824 * 1073741824 * 8) % 3 == 1 and 7 % -3 == -2 %}"
+		 "{% include 'right' %}{% endif %}<|im_start|>",
+			"statement"},
 		/* ChatML that does more than the form can say. */
 		{"{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + "
 		 "m.content.replace('please', '') + '<|im_end|>\n' }}{% endfor %}"
