@@ -64,7 +64,7 @@ static void broken_delta_records_are_refused(void **state)
 	const struct breakage cases[] = {
 		HEADER(model, 1, f->header.model.bytes[0] ^ 1, MISFIT, "made for the base with"),
 		CONFIG(n_heads, 2, MISFIT, "n_heads is 2, the base has 4"),
-		CONFIG(flags, 0, MISFIT, "flags is 0, the base has 30"),
+		CONFIG(flags, 0, MISFIT, "bias of q, k and v is 0, the base has 1"),
 		CONFIG(rope_theta, bits_of_f64(20000), MISFIT,
 			"rope_theta is 20000, the base has 10000"),
 		CONFIG(norm_eps, bits_of_f32(1e-6f), MISFIT, "norm_eps"),
