@@ -392,8 +392,8 @@ static void test_requests(void **state)
 	struct server_options options = {0};
 	struct reason reason = {""};
 	struct live_store store;
-	struct config *config;
-	struct server *server;
+	struct config *config = NULL;
+	struct server *server = NULL;
 	pthread_t thread;
 	char words[PROTO_MAX_WORDS + 1];
 	struct connection *admin;
