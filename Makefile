@@ -198,7 +198,7 @@ ubsan: deps-check
 	@$(SANITIZED) SANITIZE='-fsanitize=undefined -fno-sanitize-recover=all' run-tests
 tsan: deps-check
 	@$(SANITIZED) SANITIZE=-fsanitize=thread all tests
-	@TSAN_OPTIONS=halt_on_error=1 $(SANITIZED) SANITIZE=-fsanitize=thread run-tests
+	@TSAN_OPTIONS="halt_on_error=1 suppressions=$(CURDIR)/tests/tsan.supp" $(SANITIZED) SANITIZE=-fsanitize=thread run-tests
 
 FUZZ_SECONDS ?= 60
 FUZZ_BUILD := $(BUILD)/fuzzing
