@@ -394,6 +394,7 @@ int compress_delta(struct checkpoint *base, struct checkpoint *tuned,
 		return r;
 	fill_report(&job);
 	report.seconds = now_seconds() - started;
+	snprintf(report.blas_core, sizeof(report.blas_core), "%s", blas_core());
 	*ret = report;
 	return 0;
 }

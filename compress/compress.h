@@ -49,6 +49,7 @@ struct compress_report {
 	bool random_calibration; /* tokens drawn from the vocabulary: there is no tokenizer */
 	char chat_refusal[256];  /* why the file has no chat format; empty if it has one */
 	double seconds;
+	char blas_core[32]; /* what OpenBLAS ran as; see kernels/blas.h */
 };
 
 /* Are method and numbers possible? -EINVAL names the setting. */

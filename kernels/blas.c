@@ -31,6 +31,7 @@ static struct {
 	void *library;
 	void (*set_threads)(int);
 	int (*processors)(void);
+	char *(*core)(void);
 	void (*sgemm)(int, int, int, int, int, int, float, const float *, int, const float *, int,
 		float, float *, int);
 	void (*dgemm)(int, int, int, int, int, int, double, const double *, int, const double *,
@@ -55,6 +56,7 @@ static const struct {
 } symbols[] = {
 	{"openblas_set_num_threads", &blas.set_threads},
 	{"openblas_get_num_procs", &blas.processors},
+	{"openblas_get_corename", &blas.core},
 	{"cblas_sgemm", &blas.sgemm},
 	{"cblas_dgemm", &blas.dgemm},
 	{"cblas_dsyrk", &blas.dsyrk},
@@ -110,6 +112,11 @@ int blas_load(unsigned int n_threads, struct reason *reason)
 void blas_set_threads(unsigned int n_threads)
 {
 	blas.set_threads(n_threads ? (int)n_threads : blas.processors());
+}
+
+const char *blas_core(void)
+{
+	return blas.core();
 }
 
 static int as_int(size_t n)

@@ -34,6 +34,9 @@ enum blas_triangle {
  */
 int blas_load(unsigned int n_threads, struct reason *reason) _must_check_;
 void blas_set_threads(unsigned int n_threads);
+/* The core whose code the library runs, after blas_load(): "SkylakeX", "Haswell"; "Prescott" is the
+ * slow one. For reports. */
+const char *blas_core(void);
 
 /* C = alpha op(A) op(B) + beta C, with C m x n, op(A) m x k, op(B) k x n. Strides 0 mean tight: the
  * number of columns as stored. With beta = 0, C is written without being read. */

@@ -209,7 +209,7 @@ static void print_report(const struct options *o, const struct compress_report *
 		       "tokenizer\n");
 	if (r->chat_refusal[0])
 		printf("  no chat format: %s\n", r->chat_refusal);
-	printf("  %.1f s\n", r->seconds);
+	printf("  %.1f s, OpenBLAS for %s\n", r->seconds, r->blas_core);
 }
 
 static int print_json(
@@ -220,7 +220,7 @@ static int print_json(
 
 	digest_hex(&r->root, root);
 	json = json_pack("{ss ss ss sf sI sI sf sI sI sf sI sI si si si"
-			 " sf sf sf sf sf sf sf sI sI sb ss sf}",
+			 " sf sf sf sf sf sf sf sI sI sb ss sf ss}",
 		"file", o->output, "method", o->settings.method, "digest", root, "requested_ratio",
 		o->settings.ratio, "file_bytes", (json_int_t)r->file_bytes, "original_bytes",
 		(json_int_t)r->original_bytes, "file_ratio",
@@ -236,7 +236,7 @@ static int print_json(
 		r->perplexity_tuned, "perplexity_delta", r->perplexity_delta, "calibration_tokens",
 		(json_int_t)r->n_calibration_tokens, "eval_tokens", (json_int_t)r->n_eval_tokens,
 		"random_calibration", (int)r->random_calibration, "chat_refusal", r->chat_refusal,
-		"seconds", r->seconds);
+		"seconds", r->seconds, "blas_core", r->blas_core);
 	return json_line_print(json, 0, reason);
 }
 
