@@ -318,8 +318,8 @@ static void test_slow_reader(void **state)
 static void test_reader_that_never_reads(void **state)
 {
 	static const struct live_options options = {
-		.yaml = "memory:\n  kv: 32 MiB\nqueue:\n  high: 4 KiB\n  low: 1 KiB\n  stall: 200 "
-			"ms\n"};
+		.yaml = "memory:\n  kv: 32 MiB\nqueue:\n  high: 4 KiB\n  low: 1 KiB\n  stall: 1 "
+			"s\n"};
 	struct proto_message m = live_complete("base", PROMPT, 900);
 	struct connection *dead, *patient;
 	struct live_daemon d;
