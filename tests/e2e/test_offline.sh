@@ -9,7 +9,7 @@ delta=$work/math.delta
 check "import makes a base image" "$deltactl" import $base_model -o "$base" --quiet
 check "import is deterministic: first" "$deltactl" import $base_model -o "$work/again.base" --quiet
 check "import is deterministic: same bytes" cmp "$base" "$work/again.base"
-check "compress makes a delta" "$deltactl" compress --base $base_model --tuned $math_model --ratio 16 \
+check "compress makes a delta" "$deltactl" compress --base $base_model --tuned $math_model --ratio 16 --calibration-tokens 4096 \
 	-o "$delta" --quiet
 check "inspect prints the base" "$deltactl" inspect "$base"
 check "inspect prints the delta" "$deltactl" inspect "$delta"
@@ -60,34 +60,41 @@ mkdir "$work/small"
 if unshare -rm true 2>"$work/err"; then
 	check_fails 1 'space' "a full disk while importing is said" full_disk "import $base_model"
 	[ -s "$work/left" ] && not_ok "import left $(cat "$work/left")" || ok "import left nothing on the full disk"
-	check_fails 1 'space' "a full disk while compressing is said" full_disk "compress --base $base_model --tuned $math_model"
+	check_fails 1 'space' "a full disk while compressing is said" full_disk "compress --base $base_model --tuned $math_model --calibration-tokens 4096"
 	[ -s "$work/left" ] && not_ok "compress left $(cat "$work/left")" || ok "compress left nothing on the full disk"
 else
 	echo "skipped: full disk (no mount namespaces here)"
 fi
 
-# SIGKILL at several moments: the old file stays as it was.
-cp "$base" "$work/keep.delta"
-for after in 0.1 0.4 0.9 1.6; do
-	setsid "$deltactl" compress --base $base_model --tuned $math_model -o "$work/keep.delta" --quiet &
+# SIGKILL at moments spread over a whole run, the writing and renaming at its end included: the file
+# is the old one or a complete new one.
+old_or_new() { # SECONDS COMPRESS-ARGUMENTS...
+	after=$1
+	shift
+	cp "$base" "$work/keep.delta"
+	setsid "$deltactl" compress "$@" -o "$work/keep.delta" --quiet &
 	victim=$!
-	sleep $after
+	sleep "$after"
 	kill -KILL $victim 2>"$work/err"
 	wait $victim 2>"$work/err"
-	sleep 0.2
+	sleep 0.1
 	# Dead but not yet reaped by process 1 counts as gone.
 	if ps -o stat= -s $victim | grep -q '^[^Z]'; then
 		not_ok "killed after $after s: its reader outlived it"
 		pkill -KILL -s $victim
-	else
-		ok "killed after $after s: its reader went with it"
-	fi
-	if cmp -s "$base" "$work/keep.delta"; then
-		ok "killed after $after s: the old file is untouched"
+	elif cmp -s "$base" "$work/keep.delta"; then
+		ok "killed after $after s: the old file is untouched, the reader gone"
 	elif "$deltactl" verify "$work/keep.delta" >"$work/out" 2>&1; then
-		ok "killed after $after s: the new file is complete"
+		ok "killed after $after s: the new file is complete, the reader gone"
 	else
 		not_ok "killed after $after s: the file is neither old nor new"
 	fi
+}
+for after in 0.1 0.5 1.2; do
+	old_or_new $after --base $base_model --tuned $math_model
+done
+tiny=tests/golden/data/tiny/llama-gqa
+for after in 0.05 0.10 0.13 0.16 0.18 0.20 0.22 0.24 0.27 0.30 0.40 0.60; do
+	old_or_new $after --base $tiny --tuned $tiny-ft --calibration-tokens 512
 done
 finish
