@@ -72,7 +72,7 @@ old_or_new() { # SECONDS COMPRESS-ARGUMENTS...
 	after=$1
 	shift
 	cp "$base" "$work/keep.delta"
-	setsid "$deltactl" compress "$@" -o "$work/keep.delta" --quiet &
+	setsid "$deltactl" compress "$@" -o "$work/keep.delta" --quiet >"$work/out" &
 	victim=$!
 	sleep "$after"
 	kill -KILL $victim 2>"$work/err"
