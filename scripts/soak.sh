@@ -21,7 +21,7 @@ mkdir "$work/store" "$work/reference" "$work/wrong"
 deltactl import models/Llama-deltad-16M -o "$work/store/base.base" --quiet
 for ratio in 8 16 32; do
 	deltactl compress --base models/Llama-deltad-16M --tuned models/Llama-deltad-16M-math --ratio $ratio \
-		-o "$work/store/math$ratio.delta" --quiet >"$work/compress.log"
+		-o "$work/store/math$ratio.delta" --calibration-tokens 4096 --quiet >"$work/compress.log"
 done
 # Room for two of the three deltas, so that asking for all of them evicts.
 largest=$(stat -c %s "$work/store/math8.delta")
@@ -43,11 +43,11 @@ for _ in $(seq 100); do
 done
 
 ask() { # variant, question number
-	sed -n "$2p" models/math.jsonl | sed 's/^{"prompt": "\([^"]*\)".*/\1/' >"$work/prompt.$$"
+	text=$(sed -n "$2p" models/math.jsonl | sed 's/^{"prompt": "\([^"]*\)".*/\1/')
 	if [ "$1" = base ]; then
-		deltactl run base --raw --max-tokens 24 "$(cat "$work/prompt.$$")"
+		deltactl run base --raw --max-tokens 24 "$text"
 	else
-		deltactl run "$1" --max-tokens 32 "$(cat "$work/prompt.$$")"
+		deltactl run "$1" --max-tokens 32 "$text"
 	fi
 }
 for variant in base math8 math16 math32; do
