@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
+#include <time.h>
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -15,6 +16,7 @@
 
 #define HUGE_PAGE (UINT64_C(2) << 20)
 #define HUGE_PAGES_FOLDER "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+#define SEAL_ATTEMPTS 100u /* each waits in the kernel as well: some 15 seconds in all */
 #define CONTENT_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 static uint64_t read_count(const char *path)
@@ -116,12 +118,31 @@ int shm_create(const char *name, uint64_t n_bytes, struct shm *ret)
 	return 0;
 }
 
+/*
+ * A page that direct input filled stays pinned until a worker of the kernel has marked it dirty,
+ * which may be after the read was reported as done. The kernel waits a tenth of a second for such
+ * pages and then says EBUSY; on a loaded machine that is too short.
+ */
+static int add_seals(int fd)
+{
+	const struct timespec pause = {.tv_nsec = 10000000};
+
+	for (unsigned int attempt = 0;; attempt++) {
+		if (fcntl(fd, F_ADD_SEALS, CONTENT_SEALS | F_SEAL_SEAL) == 0)
+			return 0;
+		if (errno != EBUSY || attempt == SEAL_ATTEMPTS)
+			return -errno;
+		(void)nanosleep(&pause, NULL);
+	}
+}
+
 int shm_seal(struct shm *shm)
 {
+	int r;
+
 	unmap(shm);
-	if (fcntl(shm->fd, F_ADD_SEALS, CONTENT_SEALS | F_SEAL_SEAL) < 0)
-		return -errno;
-	return map(shm, PROT_READ);
+	r = add_seals(shm->fd);
+	return r < 0 ? r : map(shm, PROT_READ);
 }
 
 int shm_adopt(int fd, struct shm *ret)
