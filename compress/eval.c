@@ -278,6 +278,11 @@ static int judge(struct eval *e, struct reason *reason)
 	r = measure_closeness(e, reason);
 	if (r < 0)
 		return r;
+	if (e->settings->no_score) {
+		report->score = report->tuned_score = (double)NAN;
+		report->base_score = report->score_error = (double)NAN;
+		return 0;
+	}
 	if (e->settings->tasks->metric != TASK_METRIC_PERPLEXITY)
 		return measure_usefulness(e, reason);
 	report->score = report->perplexity;

@@ -97,39 +97,49 @@ static int add_task(struct tasks *t, const char *line, size_t n, struct reason *
 	if (r < 0)
 		return r;
 	if (t->n > 1 && metric != t->metric)
-		return reason_set(reason, -EBADMSG, "metric is %s, that of line 1 is %s",
-			task_metric_name(metric), task_metric_name(t->metric));
+		return reason_set(reason, -EBADMSG,
+			"metric is %s, that of the tasks before it is %s", task_metric_name(metric),
+			task_metric_name(t->metric));
 	t->metric = metric;
 	return 0;
 }
 
-int tasks_load(const char *path, size_t limit, struct tasks *ret, struct reason *reason)
+int tasks_load_rows(
+	const char *path, size_t first, size_t end, struct tasks *ret, struct reason *reason)
 {
 	_cleanup_(tasks_done) struct tasks t = {0};
 	_cleanup_(freep) char *text = NULL;
-	size_t n = 0, line = 0;
+	size_t n = 0, line = 0, row = 0;
 	int r;
 
 	r = file_load(path, MAX_FILE_BYTES, &text, &n, reason);
 	if (r < 0)
 		return r;
-	for (size_t at = 0; at < n && (limit == 0 || t.n < limit);) {
-		const char *end = memchr(text + at, '\n', n - at);
-		size_t length = end ? (size_t)(end - text) - at : n - at;
+	for (size_t at = 0; at < n && row < end;) {
+		const char *newline = memchr(text + at, '\n', n - at);
+		size_t length = newline ? (size_t)(newline - text) - at : n - at;
 
 		line++;
-		if (length > 0) {
+		if (length > 0 && row++ >= first) {
 			r = add_task(&t, text + at, length, reason);
 			if (r < 0)
 				return reason_prefix(reason, r, "%s: line %zu", path, line);
 		}
 		at += length + 1;
 	}
+	if (t.n == 0 && row > 0)
+		return reason_set(
+			reason, -EBADMSG, "%s: has %zu tasks, none from %zu on", path, row, first);
 	if (t.n == 0)
 		return reason_set(reason, -EBADMSG, "%s: has no tasks", path);
 	*ret = t;
 	t = (struct tasks){0};
 	return 0;
+}
+
+int tasks_load(const char *path, size_t limit, struct tasks *ret, struct reason *reason)
+{
+	return tasks_load_rows(path, 0, limit ? limit : SIZE_MAX, ret, reason);
 }
 
 /* The number at the beginning, thousands separators and a currency sign apart; NaN if none. */

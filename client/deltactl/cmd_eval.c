@@ -19,7 +19,9 @@ static const char options_help[] =
 	"      --tuned DIR      the fine-tune itself\n"
 	"      --tasks FILE     one JSON object a line: prompt, reference, answer, metric\n"
 	"                       (final-number, exact, perplexity)\n"
-	"      --limit N        the first N tasks only\n"
+	"      --rows A:B       tasks A up to but not B of the file, from 0 (default: all)\n"
+	"      --limit N        the first N tasks only: --rows 0:N\n"
+	"      --no-score       generate nothing: KL, agreement and perplexity only\n"
 	"      --max-tokens N   of a generated answer (64 for final-number, 192 for exact)\n"
 	"      --threads N      default: as many as the process may use\n"
 	"      --json           the result as a JSON object\n"
@@ -31,8 +33,9 @@ static const char options_help[] =
 
 struct eval_arguments {
 	const char *base, *delta, *tuned, *tasks;
-	uint32_t limit, max_tokens, n_threads;
-	bool json, quiet;
+	uint64_t first_row, end_row;
+	uint32_t max_tokens, n_threads;
+	bool no_score, json, quiet;
 };
 
 /* What the sandboxed child gets, and the memory through which it answers. Base and delta are
@@ -49,7 +52,9 @@ enum option_value {
 	OPTION_DELTA,
 	OPTION_TUNED,
 	OPTION_TASKS,
+	OPTION_ROWS,
 	OPTION_LIMIT,
+	OPTION_NO_SCORE,
 	OPTION_MAX_TOKENS,
 	OPTION_THREADS,
 	OPTION_JSON,
@@ -61,7 +66,9 @@ static const struct option long_options[] = {
 	{"delta", required_argument, NULL, OPTION_DELTA},
 	{"tuned", required_argument, NULL, OPTION_TUNED},
 	{"tasks", required_argument, NULL, OPTION_TASKS},
+	{"rows", required_argument, NULL, OPTION_ROWS},
 	{"limit", required_argument, NULL, OPTION_LIMIT},
+	{"no-score", no_argument, NULL, OPTION_NO_SCORE},
 	{"max-tokens", required_argument, NULL, OPTION_MAX_TOKENS},
 	{"threads", required_argument, NULL, OPTION_THREADS},
 	{"json", no_argument, NULL, OPTION_JSON},
@@ -69,6 +76,17 @@ static const struct option long_options[] = {
 	{"help", no_argument, NULL, OPTION_HELP},
 	{0},
 };
+
+static bool set_limit(struct eval_arguments *a)
+{
+	uint32_t limit;
+
+	if (!number_u32(optarg, &limit))
+		return false;
+	a->first_row = 0;
+	a->end_row = limit ? limit : SIZE_MAX;
+	return true;
+}
 
 /* True if the value is understood. */
 static bool set_option(struct eval_arguments *a, int option)
@@ -86,8 +104,13 @@ static bool set_option(struct eval_arguments *a, int option)
 	case OPTION_TASKS:
 		a->tasks = optarg;
 		return true;
+	case OPTION_ROWS:
+		return number_range(optarg, &a->first_row, &a->end_row);
 	case OPTION_LIMIT:
-		return number_u32(optarg, &a->limit);
+		return set_limit(a);
+	case OPTION_NO_SCORE:
+		a->no_score = true;
+		return true;
 	case OPTION_MAX_TOKENS:
 		return number_u32(optarg, &a->max_tokens);
 	case OPTION_THREADS:
@@ -116,7 +139,8 @@ static int parse_arguments(int argc, char **argv, struct eval_arguments *ret)
 		if (option == '?')
 			return command_bad_option(&command_eval, argv);
 		if (!set_option(ret, option))
-			return command_usage(&command_eval, "'%s' is not a number", optarg);
+			return command_usage(
+				&command_eval, "'%s' is not a number or range", optarg);
 	}
 	if (optind < argc)
 		return command_usage(&command_eval, "unexpected argument '%s'", argv[optind]);
@@ -165,7 +189,12 @@ static int eval_in_sandbox(void *arg, struct reason *reason)
 	_cleanup_(tasks_done) struct tasks tasks = {0};
 	_cleanup_(poolp) struct pool *pool = NULL;
 	struct eval_settings settings = {
-		.base = &base, .tuned = &tuned, .tasks = &tasks, .max_tokens = a->max_tokens};
+		.base = &base,
+		.tuned = &tuned,
+		.tasks = &tasks,
+		.max_tokens = a->max_tokens,
+		.no_score = a->no_score,
+	};
 	struct progress_bar bar;
 	struct kernels kernels;
 	int r;
@@ -174,7 +203,7 @@ static int eval_in_sandbox(void *arg, struct reason *reason)
 	if (r == 0)
 		r = pool_new(a->n_threads, &pool, reason);
 	if (r == 0)
-		r = tasks_load(a->tasks, a->limit, &tasks, reason);
+		r = tasks_load_rows(a->tasks, a->first_row, a->end_row, &tasks, reason);
 	if (r == 0)
 		r = open_served(call, &kernels, &base, reason);
 	if (r == 0)
@@ -205,7 +234,7 @@ static void print_report(const struct eval_arguments *a, const struct eval_repor
 	printf("  agreement            %.4f\n", r->agreement);
 	printf("  perplexity           %.4f, fine-tune %.4f, base %.4f\n", r->perplexity,
 		r->tuned_perplexity, r->base_perplexity);
-	if (r->metric != TASK_METRIC_PERPLEXITY)
+	if (r->metric != TASK_METRIC_PERPLEXITY && !a->no_score)
 		printf("  %-20s %.4f +- %.4f, fine-tune %.4f, base %.4f\n",
 			task_metric_name(r->metric), r->score, r->score_error, r->tuned_score,
 			r->base_score);
@@ -260,7 +289,7 @@ static int check_answer(struct eval_report *report, struct reason *reason)
 
 static int run(int argc, char **argv)
 {
-	struct eval_arguments arguments = {0};
+	struct eval_arguments arguments = {.end_row = SIZE_MAX};
 	struct eval_call call = {.arguments = &arguments};
 	struct reason reason = {0};
 	int r;
@@ -284,7 +313,8 @@ static int run(int argc, char **argv)
 
 const struct command command_eval = {
 	.name = "eval",
-	.arguments = "--base FILE --delta FILE --tuned DIR --tasks FILE [--limit N] [--json]",
+	.arguments = "--base FILE --delta FILE --tuned DIR --tasks FILE [--rows A:B] [--no-score] "
+		     "[--json]",
 	.summary = "measure a delta on tasks beside the uncompressed fine-tune",
 	.run = run,
 };

@@ -1,6 +1,8 @@
 #include "client/deltactl/number.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 bool number_u64(const char *text, uint64_t last, uint64_t *ret)
 {
@@ -24,6 +26,26 @@ bool number_u32(const char *text, uint32_t *ret)
 	if (!number_u64(text, UINT32_MAX, &value))
 		return false;
 	*ret = (uint32_t)value;
+	return true;
+}
+
+bool number_range(const char *text, uint64_t *ret_first, uint64_t *ret_end)
+{
+	const char *colon = strchr(text, ':');
+	uint64_t first, end = UINT64_MAX;
+	char number[32];
+
+	if (!colon || (size_t)(colon - text) >= sizeof(number))
+		return false;
+	snprintf(number, sizeof(number), "%.*s", (int)(colon - text), text);
+	if (!number_u64(number, UINT64_MAX, &first))
+		return false;
+	if (colon[1] != '\0' && !number_u64(colon + 1, UINT64_MAX, &end))
+		return false;
+	if (first >= end)
+		return false;
+	*ret_first = first;
+	*ret_end = end;
 	return true;
 }
 

@@ -8,5 +8,7 @@
 /* False, with *ret untouched, for anything but a decimal number up to `last`. */
 bool number_u64(const char *text, uint64_t last, uint64_t *ret) _must_check_;
 bool number_u32(const char *text, uint32_t *ret) _must_check_;
+/* "A:B" and "A:", the numbers from A up to but not B, with A < B. */
+bool number_range(const char *text, uint64_t *ret_first, uint64_t *ret_end) _must_check_;
 /* Takes "inf" and "-inf", but not "nan". */
 bool number_f32(const char *text, float *ret) _must_check_;

@@ -5,6 +5,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,6 +96,53 @@ static void test_file(void **state)
 	tasks_done(&tasks);
 }
 
+static void test_rows(void **state)
+{
+	static const struct {
+		size_t first, end;
+		const char *prompts; /* one letter each; "": refused */
+	} cases[] = {
+		{0, 1, "a"},
+		{1, 3, "bc"},
+		{2, SIZE_MAX, "cd"},
+		{3, 9, "d"},
+		{4, 9, ""},
+		{9, 10, ""},
+	};
+	char *folder = scratch_folder();
+	char text[512], *path;
+	int n = 0;
+
+	(void)state;
+	/* An empty line is no row. */
+	for (const char *p = "ab\ncd"; *p; p++)
+		n += snprintf(text + n, sizeof(text) - (size_t)n,
+			*p == '\n' ? "%c"
+				   : "{\"prompt\": \"%c\", \"reference\": \"r\", "
+				     "\"metric\": \"perplexity\"}\n",
+			*p);
+	path = scratch_write(folder, "tasks.jsonl", text, (size_t)n);
+	for (size_t i = 0; i < array_len(cases); i++) {
+		size_t expected = strlen(cases[i].prompts);
+		struct reason reason = {0};
+		struct tasks tasks;
+		int r = tasks_load_rows(path, cases[i].first, cases[i].end, &tasks, &reason);
+
+		assert_int_equal(r, expected ? 0 : -EBADMSG);
+		if (!expected) {
+			assert_non_null(strstr(reason.text, "4 tasks"));
+			continue;
+		}
+		assert_int_equal(tasks.n, expected);
+		for (size_t t = 0; t < expected; t++)
+			assert_int_equal(tasks.tasks[t].prompt[0], cases[i].prompts[t]);
+		tasks_done(&tasks);
+	}
+	scratch_remove(folder);
+	free(path);
+	free(folder);
+}
+
 static void test_broken_files_are_refused(void **state)
 {
 	static const struct {
@@ -128,6 +176,7 @@ int main(void)
 		cmocka_unit_test(test_final_number),
 		cmocka_unit_test(test_exact),
 		cmocka_unit_test(test_file),
+		cmocka_unit_test(test_rows),
 		cmocka_unit_test(test_broken_files_are_refused),
 	};
 
