@@ -1,11 +1,11 @@
 #include "compress/block.h"
 
+#include "compress/block_math.h"
 #include "engine/model.h"
 #include "engine/variant.h"
 #include "kernels/blas.h"
 
 #include <math.h>
-#include <string.h>
 
 struct block_shape {
 	struct model_config config;
@@ -104,23 +104,18 @@ int block_scratch_new(const struct block_shape *b, struct block_scratch **ret)
 	return 0;
 }
 
+struct block_angles block_angles(const struct block_shape *b, uint32_t position)
+{
+	size_t at = (size_t)position * (b->config.head_dim / 2);
+
+	return (struct block_angles){b->cosines + at, b->sines + at};
+}
+
 size_t block_tap_width(const struct model_config *config)
 {
 	uint64_t width = max_u64(config->hidden, (uint64_t)config->n_heads * config->head_dim);
 
 	return (size_t)max_u64(width, config->ffn);
-}
-
-static void rms_norm(float *y, const float *x, const float *weight, size_t n, float eps)
-{
-	double sum = 0;
-	float scale;
-
-	for (size_t i = 0; i < n; i++)
-		sum += (double)x[i] * (double)x[i];
-	scale = (float)(1 / sqrt(sum / (double)n + (double)eps));
-	for (size_t i = 0; i < n; i++)
-		y[i] = x[i] * scale * weight[i];
 }
 
 /* y[t] = W x[t] + bias, or y[t] += ... ; W is outputs x inputs. */
@@ -168,16 +163,6 @@ void block_ffn_input(
 			w->ffn_norm, b->config.hidden, b->config.norm_eps);
 }
 
-static void rotate(float *x, const float *cosines, const float *sines, size_t n)
-{
-	for (size_t i = 0; i < n / 2; i++) {
-		float a = x[i], c = x[i + n / 2];
-
-		x[i] = a * cosines[i] - c * sines[i];
-		x[i + n / 2] = c * cosines[i] + a * sines[i];
-	}
-}
-
 /* Norm of each head where the model has one, then rotation by position. */
 static void place_heads(
 	const struct block_shape *b, const float *norm, uint32_t n, uint32_t n_heads, float *x)
@@ -197,20 +182,14 @@ static void place_heads(
 /* Softmax over the positions that row t sees; zero elsewhere. */
 static void weigh(float *scores, uint32_t n, uint32_t t, uint32_t window, float scale)
 {
-	uint32_t first = window && t + 1 > window ? t + 1 - window : 0;
-	float top = -INFINITY;
-	double sum = 0;
+	struct softmax_range range = {
+		.n = n,
+		.first = window && t + 1 > window ? t + 1 - window : 0,
+		.end = t + 1,
+		.scale = scale,
+	};
 
-	for (uint32_t p = first; p <= t; p++)
-		top = fmaxf(top, scores[p] * scale);
-	for (uint32_t p = first; p <= t; p++) {
-		scores[p] = expf(scores[p] * scale - top);
-		sum += (double)scores[p];
-	}
-	for (uint32_t p = first; p <= t; p++)
-		scores[p] = (float)((double)scores[p] / sum);
-	memset(scores, 0, first * sizeof(*scores));
-	memset(scores + t + 1, 0, (n - t - 1) * sizeof(*scores));
+	softmax(&range, scores);
 }
 
 static void attend_head(const struct block_shape *b, struct block_scratch *s,

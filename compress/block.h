@@ -35,6 +35,12 @@ struct block_shape *block_shape_free(struct block_shape *b);
 int block_scratch_new(const struct block_shape *b, struct block_scratch **ret) _must_check_;
 struct block_scratch *block_scratch_free(struct block_scratch *s);
 
+/* What the heads of a position are turned by, head_dim / 2 of each. */
+struct block_angles {
+	const float *cosines, *sines;
+};
+struct block_angles block_angles(const struct block_shape *b, uint32_t position);
+
 /* What one sequence passes through a step: rows stand x_stride and tap_stride numbers apart. */
 struct block_rows {
 	uint32_t n; /* tokens */

@@ -1,0 +1,73 @@
+/*
+ * The gradient of a model: forward over whole sequences, a loss at the judged tokens, and back
+ * through every block. Everything that compress/block.h computes is supported.
+ *
+ * Of the forward pass only the inputs of each block are kept (read tokens x hidden, once per
+ * layer); on the way back a block is computed again, BACKWARD_CHUNK tokens or one sequence at a
+ * time, whichever is more. Work is split into fixed pieces and sums have a fixed order: same input,
+ * same bytes, whatever the number of threads. BLAS must run on one thread.
+ */
+#pragma once
+
+#include "compress/loss.h"
+
+#define BACKWARD_CHUNK 2048u
+
+struct backward;
+
+/* Which sequences, in this order. */
+struct batch {
+	const struct sequences *sequences;
+	const size_t *picks; /* numbers of sequences; NULL: 0, 1, ... n - 1 */
+	size_t n;
+};
+
+size_t batch_read(const struct batch *b);   /* tokens that are read: n - 1 of each sequence */
+size_t batch_judged(const struct batch *b); /* tokens that are judged */
+
+/* Buffers, which grow with the batches. `longest` is the tokens of the longest sequence. */
+int backward_new(const struct model_config *config, struct pool *pool, uint32_t longest,
+	struct backward **ret, struct reason *reason) _must_check_;
+struct backward *backward_free(struct backward *b);
+
+static inline void backwardp(struct backward **b)
+{
+	backward_free(*b);
+}
+
+/* Hidden numbers after the final norm, one row a judged token: what the head is applied to. `ret`
+ * has room for batch_judged() x hidden. */
+int backward_states(struct backward *b, struct dense_model *model, const struct batch *batch,
+	float *ret, struct reason *reason) _must_check_;
+
+/* Loss alone. */
+int backward_loss(struct backward *b, struct dense_model *model, const struct batch *batch,
+	const struct loss *loss, struct loss_sums *ret, struct reason *reason) _must_check_;
+
+/*
+ * Loss and gradient. Adds d(weight x sum of losses) / d(tensor) to every tensor of `gradients` that
+ * is not NULL; a tied head adds to that of the embedding. Its config is the model's.
+ */
+int backward_gradient(struct backward *b, struct dense_model *model, const struct batch *batch,
+	const struct loss *loss, struct dense_model *gradients, struct loss_sums *ret,
+	struct reason *reason) _must_check_;
+
+/* What went through the projections of one block for some tokens: rows of x are the inputs, rows of
+ * g the gradient at the outputs; both are tight. q, k and v have the same x, so have gate and up.
+ */
+struct backward_taps {
+	uint32_t layer;
+	size_t n;  /* tokens; all of them in several calls */
+	bool last; /* of this layer */
+	struct {
+		const float *x, *g;
+		uint32_t rows, cols; /* of the matrix */
+	} of[DENSE_N_PROJECTIONS];
+};
+
+/* The same without sums: layers from the last to the first, tokens in order. A negative result of
+ * `visit` ends the pass and is returned. Layers below `until` are not visited. */
+typedef int backward_visit_fn(void *user, const struct backward_taps *taps, struct reason *reason);
+int backward_visit(struct backward *b, struct dense_model *model, const struct batch *batch,
+	const struct loss *loss, backward_visit_fn *visit, void *user, struct loss_sums *ret,
+	struct reason *reason) _must_check_;

@@ -1,0 +1,85 @@
+#include "compress/sequences.h"
+
+#include <string.h>
+
+static int make_room(struct sequences *s, size_t n)
+{
+	struct sequence *items = reallocarray(s->items, s->n + 1, sizeof(*items));
+	uint32_t *ids;
+
+	if (!items)
+		return -ENOMEM;
+	s->items = items;
+	ids = reallocarray(s->ids, s->n_ids + n, sizeof(*ids));
+	if (!ids)
+		return -ENOMEM;
+	s->ids = ids;
+	return 0;
+}
+
+int sequences_add(struct sequences *s, const uint32_t *ids, size_t n, size_t answer)
+{
+	int r;
+
+	if (n < 2 || n > UINT32_MAX || answer < 1 || answer >= n)
+		return -EINVAL;
+	r = make_room(s, n);
+	if (r < 0)
+		return r;
+	memcpy(s->ids + s->n_ids, ids, n * sizeof(*ids));
+	s->items[s->n++] =
+		(struct sequence){.first = s->n_ids, .n = (uint32_t)n, .answer = (uint32_t)answer};
+	s->n_ids += n;
+	return 0;
+}
+
+int sequences_add_windows(struct sequences *s, const struct calibration *c)
+{
+	for (size_t i = 0; i < c->n_windows; i++) {
+		int r = sequences_add(s, c->ids + i * c->window, c->window, 1);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+void sequences_done(struct sequences *s)
+{
+	free(s->items);
+	free(s->ids);
+	*s = (struct sequences){0};
+}
+
+size_t sequences_read(const struct sequences *s)
+{
+	return s->n_ids - s->n;
+}
+
+size_t sequences_judged(const struct sequences *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->n; i++)
+		n += s->items[i].n - s->items[i].answer;
+	return n;
+}
+
+uint32_t sequences_longest(const struct sequences *s)
+{
+	uint32_t longest = 0;
+
+	for (size_t i = 0; i < s->n; i++)
+		longest = longest > s->items[i].n ? longest : s->items[i].n;
+	return longest;
+}
+
+int sequences_check(const struct sequences *s, uint32_t vocab, struct reason *reason)
+{
+	for (size_t i = 0; i < s->n_ids; i++)
+		if (s->ids[i] >= vocab)
+			return reason_set(reason, -EBADMSG,
+				"token %u of the sequences is outside the vocabulary of %u",
+				s->ids[i], vocab);
+	return 0;
+}

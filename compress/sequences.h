@@ -1,0 +1,42 @@
+/*
+ * Token sequences that a model is calibrated, trained or judged on, and where each begins to count.
+ *
+ * Token p of a sequence is judged if answer <= p < n: a model that has read the tokens before it is
+ * asked for it. So a sequence has n - answer judged tokens, and its last token is never read.
+ */
+#pragma once
+
+#include "common/reason.h"
+#include "compress/calibration.h"
+
+struct sequence {
+	size_t first;    /* of `ids` of all */
+	uint32_t n;      /* tokens, 2 or more */
+	uint32_t answer; /* first judged token, 1 .. n - 1 */
+};
+
+struct sequences {
+	struct sequence *items;
+	size_t n;
+	uint32_t *ids;
+	size_t n_ids;
+};
+
+/* Copies the ids. A sequence that has nothing to judge (n < 2, or answer not in 1 .. n - 1) is
+ * -EINVAL. */
+int sequences_add(struct sequences *s, const uint32_t *ids, size_t n, size_t answer) _must_check_;
+/* Appends the windows of a calibration text, all of whose tokens but the first are judged. */
+int sequences_add_windows(struct sequences *s, const struct calibration *c) _must_check_;
+void sequences_done(struct sequences *s);
+
+static inline const uint32_t *sequence_ids(const struct sequences *s, size_t i)
+{
+	return s->ids + s->items[i].first;
+}
+
+/* Tokens that are read, and tokens that are judged, by all of them; tokens of the longest. */
+size_t sequences_read(const struct sequences *s);
+size_t sequences_judged(const struct sequences *s);
+uint32_t sequences_longest(const struct sequences *s);
+/* Is every id below `vocab`? -EBADMSG names the first that is not. */
+int sequences_check(const struct sequences *s, uint32_t vocab, struct reason *reason) _must_check_;
