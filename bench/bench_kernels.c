@@ -205,6 +205,9 @@ static struct qmat qmat_fresh(const struct bench *b)
 		.rows = RANKS,
 		.cols = COLS,
 		.bits = b->bits,
+		.scale_row = (uint32_t)qmat_groups(COLS),
+		.scale_group = 1,
+		.step = 1,
 	};
 }
 

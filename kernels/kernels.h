@@ -47,6 +47,11 @@ struct kernels {
 	void (*qmat_accumulate)(float *y, size_t y_stride, const struct qmat *m, const float *z,
 		size_t z_stride, size_t n, size_t group0, size_t group1);
 
+	/* y[t][r] += sum_c M[r][c] x[t][c]  over the survivors of rows r in [row0, row1), for
+	 * t < n. */
+	void (*dropmat_dot)(float *y, size_t y_stride, const struct dropmat *m, const float *x,
+		size_t x_stride, size_t n, size_t row0, size_t row1);
+
 	/* ret[c] = W[row][c]: one row of a packed matrix, for the embedding. */
 	void (*mat_row)(float *ret, const struct mat_bf16 *w, uint32_t row);
 

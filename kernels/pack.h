@@ -18,24 +18,54 @@ void mat_bf16_unpack(uint16_t *ret, const struct mat_bf16 *m);
 void mat_bf16_pack_row(uint16_t *packed, uint32_t cols, uint32_t row, const uint16_t *source);
 void mat_bf16_unpack_row(uint16_t *ret, const struct mat_bf16 *m, uint32_t row);
 
-/* Widths that files may use: 2, 3, 4 and 8. The plane scheme itself works for 1 to 8. */
+/* Widths of struct qmat: 1 to 8, 16 and 32. */
 bool qmat_bits_valid(uint32_t bits);
-/* Bytes of a matrix's codes; its scales and zeros count rows * qmat_groups(cols) each. */
+/* Bytes of a matrix's codes. */
 uint64_t qmat_codes_bytes(uint32_t rows, uint32_t cols, uint32_t bits);
+/* Scales, and zeros, of a matrix of which each group of a row has its own. */
 uint64_t qmat_n_scales(uint32_t rows, uint32_t cols);
 
-/* One group: 128 codes, one a byte, below 2^bits; ret holds qmat_group_bytes(bits). */
+/* One group: 128 codes of at most 8 bits, one a byte, below 2^bits; ret holds
+ * qmat_group_bytes(bits).
+ */
 void qmat_group_pack(uint8_t *ret, const uint8_t codes[static QMAT_GROUP], uint32_t bits);
 void qmat_group_unpack(uint8_t ret_codes[static QMAT_GROUP], const uint8_t *packed, uint32_t bits);
-/* One row: cols codes and the zero points of its groups, which fill the missing columns;
- * ret holds qmat_groups(cols) * qmat_group_bytes(bits). */
+/* One row: cols codes and the zero points of its groups, which fill the missing columns (0 where
+ * zeros is NULL); ret holds qmat_groups(cols) * qmat_group_bytes(bits). */
 void qmat_row_pack(
 	uint8_t *ret, const uint8_t *codes, const uint8_t *zeros, uint32_t cols, uint32_t bits);
+/* The same for rows x cols codes; zeros, unless NULL, is rows x groups; ret holds
+ * qmat_codes_bytes(). */
+void qmat_pack(uint8_t *ret, const uint8_t *codes, const uint8_t *zeros, uint32_t rows,
+	uint32_t cols, uint32_t bits);
+/* One row of plain numbers, 16 or 32 bits, 0 in the missing columns. */
+void qmat_row_pack_plain(void *ret, const float *values, uint32_t cols, uint32_t bits);
 /* The m->cols codes of one row. */
 void qmat_row_unpack(uint8_t *ret_codes, const struct qmat *m, uint32_t row);
-/* The m->cols values of one row, as the kernels see them. */
+
+/* The values of one group of a row, exact; past the last column they mean nothing. */
+void qmat_group_values(
+	double ret[static QMAT_GROUP], const struct qmat *m, uint32_t row, size_t group);
+/* The m->cols values of one row, rounded to f32. */
 void qmat_row_values(float *ret, const struct qmat *m, uint32_t row);
 
 /* One element; slow. */
 uint8_t qmat_code(const struct qmat *m, uint32_t row, uint32_t col);
 float qmat_value(const struct qmat *m, uint32_t row, uint32_t col);
+
+/* Bits of a place in a group of `group` columns, at least 1 column. */
+uint32_t dropmat_index_bits(uint32_t group);
+/* Bytes of a matrix's entries. */
+uint64_t dropmat_entries_bytes(const struct dropmat *m);
+/* Writes one entry; `entries` is the memory behind m->entries. */
+void dropmat_entry_put(
+	const struct dropmat *m, void *entries, size_t entry, uint32_t place, uint8_t code);
+/* Entry number `entry` of a row. */
+struct dropmat_survivor {
+	uint32_t col;
+	double value; /* exact */
+};
+
+struct dropmat_survivor dropmat_survivor(const struct dropmat *m, uint32_t row, size_t entry);
+/* The m->cols values of one row, rounded to f32. */
+void dropmat_row_values(float *ret, const struct dropmat *m, uint32_t row);

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#define QMAT_WIDTHS 33      /* one more than the widest */
 #define QMAT_DOT_MAX_ROWS 4 /* of x at once, in any set */
 #define QMAT_SUM_ROWS 3     /* of z at once */
 #define QMAT_SUM_HEIGHT 8   /* rows of the matrix that are read side by side */

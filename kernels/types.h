@@ -44,25 +44,34 @@ static inline size_t mat_bf16_index(uint32_t cols, uint32_t r, uint32_t c)
 }
 
 /*
- * A matrix of k-bit codes, k in {2, 3, 4, 8}: row-major, columns in groups of 128, each group of a
- * row with its own grid:  value = scale * (code - zero),  scale in fp16, zero in 0 .. 2^k - 1.
+ * A matrix of k-bit codes, k in 1 .. 8, or of plain numbers: row-major, columns in groups of 128.
+ *
+ *   value = step * scale(row, group) * (code - zero(row, group))
+ *
+ * The scale is fp16 and stands at  row * scale_row + group * scale_group; strides of n_groups and 1
+ * give each group its own, 1 and 0 each row. The zero is a byte of each group of a row, or one
+ * multiple of 1/2 for the whole matrix. scale * (code - zero) is exact in f32.
  *
  * Inside a group, column 16 s + i (s in 0..7, i in 0..15) is sub-position s of lane i. The bits of
  * the codes are split in planes of 1, 2, 4 or 8 bits, lowest bits first; a plane of p bits holds,
  * for lanes 0..15 in order, the p bits of sub-positions 0..7 packed from the lowest bit up, that is
- * p bytes a lane and 16 p bytes a group. Widths and their planes: 2 = {2}, 3 = {2, 1}, 4 = {4},
- * 8 = {8}. A group of a row therefore takes 16 k bytes, its planes one after the other, so that a
- * vector register of 16 lanes meets 16 neighbouring columns at every sub-position.
+ * p bytes a lane and 16 p bytes a group. Widths and their planes: 1 = {1}, 2 = {2}, 3 = {2, 1},
+ * 4 = {4}, 5 = {4, 1}, 6 = {4, 2}, 7 = {4, 2, 1}, 8 = {8}. A group of a row therefore takes 16 k
+ * bytes, its planes one after the other, so that a vector register of 16 lanes meets 16
+ * neighbouring columns at every sub-position.
  *
- * Missing columns of the last group have code = zero point (value 0). Codes are 16-byte aligned.
+ * 16 bits are fp16 and 32 bits are f32, 128 neighbours a group, and mean  step * number: they have
+ * neither scales nor zeros.
  *
- *   codes   rows x n_groups x 16 k bytes
- *   scales  rows x n_groups, fp16
- *   zeros   rows x n_groups, bytes
+ * Codes of missing columns of the last group are never used. Codes are 16-byte aligned.
+ *
+ *   codes   rows x n_groups x 16 bits bytes
+ *   scales  fp16; NULL: all are 1
+ *   zeros   rows x n_groups, bytes; NULL: `zero` for all
  */
 #define QMAT_GROUP 128
 #define QMAT_LANES 16
-#define QMAT_MAX_BITS 8
+#define QMAT_MAX_BITS 8 /* of a code; wider numbers are plain */
 
 struct qmat {
 	const uint8_t *codes;
@@ -71,6 +80,9 @@ struct qmat {
 	uint32_t rows;
 	uint32_t cols;
 	uint32_t bits;
+	uint32_t scale_row, scale_group;
+	float step;
+	float zero;
 };
 
 static inline size_t qmat_groups(uint32_t cols)
@@ -81,6 +93,44 @@ static inline size_t qmat_groups(uint32_t cols)
 static inline size_t qmat_group_bytes(uint32_t bits)
 {
 	return (size_t)QMAT_LANES * bits;
+}
+
+/*
+ * A matrix of which each row keeps `n_keep` numbers in every `group` columns, all others being 0
+ * (group-wise dropout). A survivor is one entry,  code << index_bits | column inside the group,  of
+ * a byte where index_bits + bits <= 8, else of two; those of a group ascend by column.
+ *
+ *   value = step * scale(row) * (code - zero)
+ *
+ * `group` divides `cols` and is at most 2^index_bits; index_bits + bits <= 16; bits in 1 .. 8; zero
+ * is a multiple of 1/2.
+ *
+ *   entries  rows x dropmat_row_entries(), group by group
+ *   scales   fp16, of row r at r * scale_row; NULL: all are 1
+ */
+struct dropmat {
+	const void *entries;
+	const uint16_t *scales;
+	uint32_t rows;
+	uint32_t cols;
+	uint32_t group;
+	uint32_t n_keep;
+	uint32_t index_bits;
+	uint32_t bits;
+	uint32_t scale_row;
+	float step;
+	float zero;
+};
+
+/* Bits of one entry in memory: 8 or 16. */
+static inline uint32_t dropmat_entry_bits(uint32_t index_bits, uint32_t bits)
+{
+	return index_bits + bits <= 8 ? 8 : 16;
+}
+
+static inline size_t dropmat_row_entries(uint32_t cols, uint32_t group, uint32_t n_keep)
+{
+	return (size_t)(cols / group) * n_keep;
 }
 
 /* How the numbers of a KV page are stored. */

@@ -1,7 +1,7 @@
 /*
- * Codes become numbers in registers, exactly: those of 2 and 3 bits index a table of the 8 values
- * scale * (code - zero), which repeats with the period of the width, so that the bits above a code
- * need no masking; wider ones are masked, moved by the zero point and scaled.
+ * Codes become numbers in registers: those of up to 3 bits index a table of the 8 values
+ * step * scale * (code - zero), which repeats with the period of the width, so that the bits above
+ * a code need no masking; wider ones are masked, moved by the zero point and scaled.
  */
 #include "kernels/avx2/avx2.h"
 
@@ -14,11 +14,15 @@
 #define DOT_TILE 2 /* rows of the matrix, and at most as many of x, by which dots are computed */
 #define MAX_SUM_STEPS 4
 
+#define TABLE_BITS 3 /* codes up to this width are looked up */
+
 /* A group's codes as loaded, by plane and by lanes 0 to 7 and 8 to 15, and its grid. */
 struct group {
-	__m256i planes[2][2];
-	__m256 table; /* 4 and 8 bits: every lane is the scale */
-	__m256i zero; /* 4 and 8 bits */
+	__m256i planes[3][2];
+	const uint8_t *numbers; /* 16 and 32 bits */
+	__m256 factor;
+	__m256 zero;
+	__m256 table;
 };
 
 static always_inline_ __m256i bytes_of_lanes(const uint8_t *at)
@@ -48,44 +52,69 @@ static always_inline_ void qwords_of_lanes(__m256i ret[2], const uint8_t *at)
 	ret[1] = _mm256_permute4x64_epi64(high, 0xd8);
 }
 
-static always_inline_ void planes_load(struct group *g, const uint8_t *codes, int bits)
+/* Lanes 8 half to 8 half + 7 of every plane. */
+static always_inline_ void planes_load_half(
+	struct group *g, const uint8_t *codes, int half, int bits)
 {
 	__m256i halves[2];
 
-#pragma GCC unroll 2
-	for (int i = 0; i < 2; i++) {
-		switch (bits) {
-		case 2:
-			g->planes[0][i] = words_of_lanes(codes + i * 16);
-			break;
-		case 3:
-			g->planes[0][i] = words_of_lanes(codes + i * 16);
-			g->planes[1][i] = bytes_of_lanes(codes + 2 * QMAT_LANES + i * 8);
-			break;
-		case 4:
-			g->planes[0][i] = dwords_of_lanes(codes + i * 32);
-			break;
-		case 8:
-			qwords_of_lanes(halves, codes + i * 64);
-			g->planes[0][i] = halves[0];
-			g->planes[1][i] = halves[1];
-			break;
-		}
+	switch (bits) {
+	case 1:
+		g->planes[0][half] = bytes_of_lanes(codes + half * 8);
+		break;
+	case 2:
+		g->planes[0][half] = words_of_lanes(codes + half * 16);
+		break;
+	case 3:
+		g->planes[0][half] = words_of_lanes(codes + half * 16);
+		g->planes[1][half] = bytes_of_lanes(codes + 2 * QMAT_LANES + half * 8);
+		break;
+	case 4:
+		g->planes[0][half] = dwords_of_lanes(codes + half * 32);
+		break;
+	case 5:
+		g->planes[0][half] = dwords_of_lanes(codes + half * 32);
+		g->planes[1][half] = bytes_of_lanes(codes + 4 * QMAT_LANES + half * 8);
+		break;
+	case 6:
+		g->planes[0][half] = dwords_of_lanes(codes + half * 32);
+		g->planes[1][half] = words_of_lanes(codes + 4 * QMAT_LANES + half * 16);
+		break;
+	case 7:
+		g->planes[0][half] = dwords_of_lanes(codes + half * 32);
+		g->planes[1][half] = words_of_lanes(codes + 4 * QMAT_LANES + half * 16);
+		g->planes[2][half] = bytes_of_lanes(codes + 6 * QMAT_LANES + half * 8);
+		break;
+	case 8:
+		qwords_of_lanes(halves, codes + half * 64);
+		g->planes[0][half] = halves[0];
+		g->planes[1][half] = halves[1];
+		break;
 	}
 }
 
-static always_inline_ struct group group_load(const struct qmat *m, size_t index, int bits)
+static always_inline_ struct group group_load(
+	const struct qmat *m, size_t n_groups, size_t row, size_t group, int bits)
 {
 	const __m256i code_of_entry = _mm256_and_si256(
-		_mm256_set1_epi32((1 << bits) - 1), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+		_mm256_set1_epi32((1 << bits % 32) - 1), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+	const size_t index = row * n_groups + group;
 	struct group g;
 
-	g.zero = _mm256_set1_epi32(m->zeros[index]);
-	g.table = _mm256_cvtph_ps(_mm_set1_epi16((short)m->scales[index]));
-	if (bits <= 3)
+	g.numbers = m->codes + index * (size_t)(QMAT_LANES * bits);
+	g.factor = _mm256_set1_ps(m->step);
+	if (bits > QMAT_MAX_BITS)
+		return g;
+	planes_load_half(&g, g.numbers, 0, bits);
+	planes_load_half(&g, g.numbers, 1, bits);
+	if (m->scales)
+		g.factor = _mm256_mul_ps(g.factor,
+			_mm256_cvtph_ps(_mm_set1_epi16(
+				(short)m->scales[row * m->scale_row + group * m->scale_group])));
+	g.zero = _mm256_set1_ps(m->zeros ? (float)m->zeros[index] : m->zero);
+	if (bits <= TABLE_BITS)
 		g.table = _mm256_mul_ps(
-			g.table, _mm256_cvtepi32_ps(_mm256_sub_epi32(code_of_entry, g.zero)));
-	planes_load(&g, m->codes + index * (size_t)(QMAT_LANES * bits), bits);
+			g.factor, _mm256_sub_ps(_mm256_cvtepi32_ps(code_of_entry), g.zero));
 	return g;
 }
 
@@ -94,36 +123,63 @@ static always_inline_ void group_prefetch(const struct qmat *m, size_t index, in
 {
 	const char *codes = (const char *)m->codes + index * (size_t)(QMAT_LANES * bits);
 
-#pragma GCC unroll 2
+#pragma GCC unroll 8
 	for (int byte = 0; byte < QMAT_LANES * bits; byte += 64)
 		_mm_prefetch(codes + byte, _MM_HINT_T0);
 }
 
-/* scale * (code - zero) for the codes in the lowest bits of each lane. */
-static always_inline_ __m256 scaled(const struct group *g, __m256i codes, int mask)
+/* Bits of `plane`, `width` wide, of sub-position `step`, moved to bit `to`; the others are 0. */
+static always_inline_ __m256i plane_bits(__m256i plane, int width, int step, int to)
 {
-	codes = _mm256_and_si256(codes, _mm256_set1_epi32(mask));
-	return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(codes, g->zero)), g->table);
+	int right = width * step - to;
+
+	plane = right < 0 ? _mm256_slli_epi32(plane, -right) : _mm256_srli_epi32(plane, right);
+	return _mm256_and_si256(plane, _mm256_set1_epi32(((1 << width) - 1) << to));
+}
+
+/* The codes of columns 16 step + 8 half and the seven after it. */
+static always_inline_ __m256i group_codes(const struct group *g, int step, int half, int bits)
+{
+	__m256i codes;
+
+	switch (bits) {
+	case 1:
+		return plane_bits(g->planes[0][half], 1, step, 0);
+	case 2:
+		return plane_bits(g->planes[0][half], 2, step, 0);
+	case 3:
+		codes = plane_bits(g->planes[0][half], 2, step, 0);
+		return _mm256_or_si256(codes, plane_bits(g->planes[1][half], 1, step, 2));
+	case 8:
+		return plane_bits(g->planes[step / 4][half], 8, step % 4, 0);
+	}
+	codes = plane_bits(g->planes[0][half], 4, step, 0);
+	if (bits > 4)
+		codes = _mm256_or_si256(
+			codes, plane_bits(g->planes[1][half], bits == 5 ? 1 : 2, step, 4));
+	if (bits == 7)
+		codes = _mm256_or_si256(codes, plane_bits(g->planes[2][half], 1, step, 6));
+	return codes;
 }
 
 /* The values of columns 16 step + 8 half and the seven after it. */
 static always_inline_ __m256 group_values(const struct group *g, int step, int half, int bits)
 {
-	__m256i index, upper;
+	const uint8_t *at = g->numbers + (step * QMAT_LANES + half * 8) * bits / 8;
+	__m256i codes;
 
-	if (bits == 8)
-		return scaled(
-			g, _mm256_srli_epi32(g->planes[step / 4][half], 8 * (step % 4)), 0xff);
-	if (bits == 4)
-		return scaled(g, _mm256_srli_epi32(g->planes[0][half], 4 * step), 0xf);
-	index = _mm256_srli_epi32(g->planes[0][half], 2 * step);
-	if (bits == 3) {
-		upper = step < 2 ? _mm256_slli_epi32(g->planes[1][half], 2 - step)
-				 : _mm256_srli_epi32(g->planes[1][half], step - 2);
-		index = _mm256_or_si256(_mm256_and_si256(index, _mm256_set1_epi32(3)),
-			_mm256_and_si256(upper, _mm256_set1_epi32(4)));
-	}
-	return _mm256_permutevar8x32_ps(g->table, index);
+	if (bits == 16)
+		return _mm256_mul_ps(_mm256_cvtph_ps(_mm_loadu_si128((const void *)at)), g->factor);
+	if (bits == 32)
+		return _mm256_mul_ps(_mm256_loadu_ps((const void *)at), g->factor);
+	/* Only the lowest three bits of an index count. */
+	if (bits <= 2)
+		return _mm256_permutevar8x32_ps(
+			g->table, _mm256_srli_epi32(g->planes[0][half], bits * step));
+	codes = group_codes(g, step, half, bits);
+	if (bits <= TABLE_BITS)
+		return _mm256_permutevar8x32_ps(g->table, codes);
+	return _mm256_mul_ps(_mm256_sub_ps(_mm256_cvtepi32_ps(codes), g->zero), g->factor);
 }
 
 /*
@@ -150,7 +206,7 @@ static always_inline_ void dot_tile(
 		for (int r = 0; r < height; r++) {
 			size_t index = (row + (size_t)r) * n_groups + g;
 
-			groups[r] = group_load(d->m, index, bits);
+			groups[r] = group_load(d->m, n_groups, row + (size_t)r, g, bits);
 			group_prefetch(d->m, index + DOT_TILE * n_groups, bits);
 		}
 #pragma GCC unroll 16
@@ -184,17 +240,29 @@ static always_inline_ void dot_tile(
 			dot_tile(d, row0, 1, rows, bits);                                          \
 	}
 #define DOT_OF_BITS(bits) DOT(1, bits) DOT(2, bits)
+DOT_OF_BITS(1)
 DOT_OF_BITS(2)
 DOT_OF_BITS(3)
 DOT_OF_BITS(4)
+DOT_OF_BITS(5)
+DOT_OF_BITS(6)
+DOT_OF_BITS(7)
 DOT_OF_BITS(8)
+DOT_OF_BITS(16)
+DOT_OF_BITS(32)
 
 /* By width, and by rows of x at once, less 1. */
-static qmat_dot_fn *const dots[QMAT_MAX_BITS + 1][DOT_TILE] = {
+static qmat_dot_fn *const dots[QMAT_WIDTHS][DOT_TILE] = {
+	[1] = {dot_1_1, dot_2_1},
 	[2] = {dot_1_2, dot_2_2},
 	[3] = {dot_1_3, dot_2_3},
 	[4] = {dot_1_4, dot_2_4},
+	[5] = {dot_1_5, dot_2_5},
+	[6] = {dot_1_6, dot_2_6},
+	[7] = {dot_1_7, dot_2_7},
 	[8] = {dot_1_8, dot_2_8},
+	[16] = {dot_1_16, dot_2_16},
+	[32] = {dot_1_32, dot_2_32},
 };
 
 void avx2_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float *x, size_t x_stride,
@@ -208,7 +276,7 @@ void avx2_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float 
 		.x_stride = x_stride,
 	};
 
-	assert(m->bits <= QMAT_MAX_BITS && dots[m->bits][0]);
+	assert(m->bits < QMAT_WIDTHS && dots[m->bits][0]);
 	if (row0 < row1)
 		qmat_dot_by_rows(d, n, dots[m->bits], DOT_TILE, row0, row1);
 }
@@ -231,7 +299,7 @@ static always_inline_ void accumulate_steps(const struct qmat_sum *a, size_t gro
 			sums[t][s] = _mm256_maskload_ps(y + (size_t)t * a->y_stride + s * 8,
 				lanes_of_vector((size_t)s, left));
 	for (size_t r = row; r < row + height; r++) {
-		struct group grid = group_load(a->m, r * n_groups + group, bits);
+		struct group grid = group_load(a->m, n_groups, r, group, bits);
 
 		if (step == 0)
 			group_prefetch(a->m, (r + QMAT_SUM_HEIGHT) * n_groups + group, bits);
@@ -264,17 +332,29 @@ static always_inline_ void accumulate_steps(const struct qmat_sum *a, size_t gro
 			accumulate_steps(a, group, s, row, height, rows, AT_ONCE, bits);           \
 	}
 #define ACCUMULATE_OF_BITS(bits) ACCUMULATE(1, bits) ACCUMULATE(2, bits) ACCUMULATE(3, bits)
+ACCUMULATE_OF_BITS(1)
 ACCUMULATE_OF_BITS(2)
 ACCUMULATE_OF_BITS(3)
 ACCUMULATE_OF_BITS(4)
+ACCUMULATE_OF_BITS(5)
+ACCUMULATE_OF_BITS(6)
+ACCUMULATE_OF_BITS(7)
 ACCUMULATE_OF_BITS(8)
+ACCUMULATE_OF_BITS(16)
+ACCUMULATE_OF_BITS(32)
 
 /* By width, and by rows of z at once, less 1. */
-static qmat_sum_fn *const accumulates[QMAT_MAX_BITS + 1][QMAT_SUM_ROWS] = {
+static qmat_sum_fn *const accumulates[QMAT_WIDTHS][QMAT_SUM_ROWS] = {
+	[1] = {accumulate_1_1, accumulate_2_1, accumulate_3_1},
 	[2] = {accumulate_1_2, accumulate_2_2, accumulate_3_2},
 	[3] = {accumulate_1_3, accumulate_2_3, accumulate_3_3},
 	[4] = {accumulate_1_4, accumulate_2_4, accumulate_3_4},
+	[5] = {accumulate_1_5, accumulate_2_5, accumulate_3_5},
+	[6] = {accumulate_1_6, accumulate_2_6, accumulate_3_6},
+	[7] = {accumulate_1_7, accumulate_2_7, accumulate_3_7},
 	[8] = {accumulate_1_8, accumulate_2_8, accumulate_3_8},
+	[16] = {accumulate_1_16, accumulate_2_16, accumulate_3_16},
+	[32] = {accumulate_1_32, accumulate_2_32, accumulate_3_32},
 };
 
 void avx2_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,
@@ -288,6 +368,6 @@ void avx2_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const
 		.z_stride = z_stride,
 	};
 
-	assert(m->bits <= QMAT_MAX_BITS && accumulates[m->bits][0]);
+	assert(m->bits < QMAT_WIDTHS && accumulates[m->bits][0]);
 	qmat_sum_by_rows(a, n, accumulates[m->bits], group0, group1);
 }

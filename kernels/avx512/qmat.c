@@ -1,7 +1,8 @@
 /*
  * Codes become numbers in registers: the codes of 16 neighbouring columns index a table that holds
- * scale * (code - zero) for each code, which is exact in f32. The table repeats with the period of
- * the width, so that the bits above a code need no masking.
+ * step * scale * (code - zero) for each code of up to 5 bits; wider ones are masked, moved by the
+ * zero point and scaled. The table repeats with the period of the width, so that the bits above a
+ * code need no masking.
  */
 #include "kernels/avx512/avx512.h"
 
@@ -13,11 +14,15 @@
 #define STEPS (QMAT_GROUP / QMAT_LANES) /* vectors of columns in a group */
 #define DOT_TILE 4 /* rows of the matrix, and at most as many of x, by which dots are computed */
 
+#define TABLE_BITS 5 /* codes up to this width are looked up */
+
 /* A group's codes as loaded, and its grid. */
 struct group {
-	__m512i planes[2];
-	__m512 table; /* 8 bits: every lane is the scale */
-	__m512i zero; /* 8 bits */
+	__m512i planes[3];
+	const uint8_t *numbers; /* 16 and 32 bits */
+	__m512 factor;
+	__m512 zero;
+	__m512 table[2];
 };
 
 static always_inline_ __m512 f16_broadcast(uint16_t half)
@@ -45,34 +50,74 @@ static always_inline_ __m512i half_lanes(const uint8_t *at, int first)
 		_mm512_loadu_si512(at), index, _mm512_loadu_si512(at + 64));
 }
 
-static always_inline_ struct group group_load(const struct qmat *m, size_t index, int bits)
+/* 16 bits at `first` of the table. */
+static always_inline_ __m512 table_part(const struct group *g, int first, int bits)
 {
-	const uint8_t *codes = m->codes + index * (size_t)(QMAT_LANES * bits);
-	const __m512i code_of_entry = _mm512_and_si512(_mm512_set1_epi32((1 << bits) - 1),
+	__m512i codes = _mm512_and_si512(_mm512_set1_epi32((1 << bits) - 1),
 		_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-	struct group g;
 
-	g.zero = _mm512_set1_epi32(m->zeros[index]);
-	g.table = f16_broadcast(m->scales[index]);
-	if (bits < 8)
-		g.table = _mm512_mul_ps(
-			g.table, _mm512_cvtepi32_ps(_mm512_sub_epi32(code_of_entry, g.zero)));
+	codes = _mm512_add_epi32(codes, _mm512_set1_epi32(first));
+	return _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(codes), g->zero), g->factor);
+}
+
+static always_inline_ void planes_load(struct group *g, const uint8_t *codes, int bits)
+{
 	switch (bits) {
+	case 1:
+		g->planes[0] = bytes_of_lanes(codes);
+		break;
 	case 2:
-		g.planes[0] = words_of_lanes(codes);
+		g->planes[0] = words_of_lanes(codes);
 		break;
 	case 3:
-		g.planes[0] = words_of_lanes(codes);
-		g.planes[1] = bytes_of_lanes(codes + 2 * QMAT_LANES);
+		g->planes[0] = words_of_lanes(codes);
+		g->planes[1] = bytes_of_lanes(codes + 2 * QMAT_LANES);
 		break;
 	case 4:
-		g.planes[0] = _mm512_loadu_si512(codes);
+		g->planes[0] = _mm512_loadu_si512(codes);
+		break;
+	case 5:
+		g->planes[0] = _mm512_loadu_si512(codes);
+		g->planes[1] = bytes_of_lanes(codes + 4 * QMAT_LANES);
+		break;
+	case 6:
+		g->planes[0] = _mm512_loadu_si512(codes);
+		g->planes[1] = words_of_lanes(codes + 4 * QMAT_LANES);
+		break;
+	case 7:
+		g->planes[0] = _mm512_loadu_si512(codes);
+		g->planes[1] = words_of_lanes(codes + 4 * QMAT_LANES);
+		g->planes[2] = bytes_of_lanes(codes + 6 * QMAT_LANES);
 		break;
 	case 8:
-		g.planes[0] = half_lanes(codes, 0);
-		g.planes[1] = half_lanes(codes, 1);
+		g->planes[0] = half_lanes(codes, 0);
+		g->planes[1] = half_lanes(codes, 1);
+		break;
+	case 16:
+	case 32:
+		g->numbers = codes;
 		break;
 	}
+}
+
+static always_inline_ struct group group_load(
+	const struct qmat *m, size_t n_groups, size_t row, size_t group, int bits)
+{
+	const size_t index = row * n_groups + group;
+	struct group g;
+
+	planes_load(&g, m->codes + index * (size_t)(QMAT_LANES * bits), bits);
+	g.factor = _mm512_set1_ps(m->step);
+	if (bits > QMAT_MAX_BITS)
+		return g;
+	if (m->scales)
+		g.factor = _mm512_mul_ps(g.factor,
+			f16_broadcast(m->scales[row * m->scale_row + group * m->scale_group]));
+	g.zero = _mm512_set1_ps(m->zeros ? (float)m->zeros[index] : m->zero);
+	if (bits <= TABLE_BITS)
+		g.table[0] = table_part(&g, 0, bits < 4 ? bits : 4);
+	if (bits == 5)
+		g.table[1] = table_part(&g, 16, 4);
 	return g;
 }
 
@@ -81,30 +126,69 @@ static always_inline_ void group_prefetch(const struct qmat *m, size_t index, in
 {
 	const char *codes = (const char *)m->codes + index * (size_t)(QMAT_LANES * bits);
 
-#pragma GCC unroll 2
+#pragma GCC unroll 8
 	for (int byte = 0; byte < QMAT_LANES * bits; byte += 64)
 		_mm_prefetch(codes + byte, _MM_HINT_T0);
+}
+
+/* Bits of `plane`, `width` wide, of sub-position `step`, moved to bit `to`; others are anything. */
+static always_inline_ __m512i plane_bits(__m512i plane, int width, int step, int to)
+{
+	int right = width * step - to;
+
+	return right < 0 ? _mm512_slli_epi32(plane, (unsigned int)-right)
+			 : _mm512_srli_epi32(plane, (unsigned int)right);
+}
+
+/* Bits below `n` from a, the others from b. */
+static always_inline_ __m512i join_bits(__m512i a, __m512i b, int n)
+{
+	return _mm512_ternarylogic_epi32(_mm512_set1_epi32((1 << n) - 1), a, b, 0xca);
+}
+
+/* The codes of columns 16 step to 16 step + 15, with any bits above. */
+static always_inline_ __m512i group_step_codes(const struct group *g, int step, int bits)
+{
+	__m512i codes, upper;
+
+	switch (bits) {
+	case 1:
+		return plane_bits(g->planes[0], 1, step, 0);
+	case 2:
+		return plane_bits(g->planes[0], 2, step, 0);
+	case 3:
+		codes = plane_bits(g->planes[0], 2, step, 0);
+		return join_bits(codes, plane_bits(g->planes[1], 1, step, 2), 2);
+	case 8:
+		return plane_bits(g->planes[step / 4], 8, step % 4, 0);
+	}
+	codes = plane_bits(g->planes[0], 4, step, 0);
+	if (bits == 4)
+		return codes;
+	upper = plane_bits(g->planes[1], bits == 5 ? 1 : 2, step, 4);
+	if (bits == 7)
+		upper = join_bits(upper, plane_bits(g->planes[2], 1, step, 6), 6);
+	return join_bits(codes, upper, 4);
 }
 
 /* The values of columns 16 step to 16 step + 15. */
 static always_inline_ __m512 group_values(const struct group *g, int step, int bits)
 {
-	__m512i index, upper;
+	const uint8_t *at = g->numbers + step * QMAT_LANES * bits / 8;
+	__m512i codes;
 
-	if (bits == 8) {
-		index = _mm512_srli_epi32(g->planes[step / 4], (unsigned int)(8 * (step % 4)));
-		index = _mm512_and_si512(index, _mm512_set1_epi32(0xff));
+	if (bits == 16)
 		return _mm512_mul_ps(
-			_mm512_cvtepi32_ps(_mm512_sub_epi32(index, g->zero)), g->table);
-	}
-	index = _mm512_srli_epi32(g->planes[0], (unsigned int)((bits == 4 ? 4 : 2) * step));
-	if (bits == 3) {
-		upper = step < 2 ? _mm512_slli_epi32(g->planes[1], (unsigned int)(2 - step))
-				 : _mm512_srli_epi32(g->planes[1], (unsigned int)(step - 2));
-		/* Bits 0 and 1 from the first plane, bit 2 from the second: m ? a : b. */
-		index = _mm512_ternarylogic_epi32(_mm512_set1_epi32(3), index, upper, 0xca);
-	}
-	return _mm512_permutexvar_ps(index, g->table);
+			_mm512_cvtph_ps(_mm256_loadu_si256((const void *)at)), g->factor);
+	if (bits == 32)
+		return _mm512_mul_ps(_mm512_loadu_ps(at), g->factor);
+	codes = group_step_codes(g, step, bits);
+	if (bits < TABLE_BITS)
+		return _mm512_permutexvar_ps(codes, g->table[0]);
+	if (bits == TABLE_BITS)
+		return _mm512_permutex2var_ps(g->table[0], codes, g->table[1]);
+	codes = _mm512_and_si512(codes, _mm512_set1_epi32((1 << bits) - 1));
+	return _mm512_mul_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(codes), g->zero), g->factor);
 }
 
 /*
@@ -131,7 +215,7 @@ static always_inline_ void dot_tile(
 		for (int r = 0; r < height; r++) {
 			size_t index = (row + (size_t)r) * n_groups + g;
 
-			groups[r] = group_load(d->m, index, bits);
+			groups[r] = group_load(d->m, n_groups, row + (size_t)r, g, bits);
 			group_prefetch(d->m, index + DOT_TILE * n_groups, bits);
 		}
 #pragma GCC unroll 8
@@ -168,10 +252,16 @@ static always_inline_ void dot_tile(
 			dot_tile(d, row0, 1, rows, bits);                                          \
 	}
 #define DOT_OF_BITS(bits) DOT(1, bits) DOT(2, bits) DOT(3, bits) DOT(4, bits)
+DOT_OF_BITS(1)
 DOT_OF_BITS(2)
 DOT_OF_BITS(3)
 DOT_OF_BITS(4)
+DOT_OF_BITS(5)
+DOT_OF_BITS(6)
+DOT_OF_BITS(7)
 DOT_OF_BITS(8)
+DOT_OF_BITS(16)
+DOT_OF_BITS(32)
 
 #define DOT_ROW_OF(bits)                                                                           \
 	{                                                                                          \
@@ -179,11 +269,17 @@ DOT_OF_BITS(8)
 	}
 
 /* By width, and by rows of x at once, less 1. */
-static qmat_dot_fn *const dots[QMAT_MAX_BITS + 1][DOT_TILE] = {
+static qmat_dot_fn *const dots[QMAT_WIDTHS][DOT_TILE] = {
+	[1] = DOT_ROW_OF(1),
 	[2] = DOT_ROW_OF(2),
 	[3] = DOT_ROW_OF(3),
 	[4] = DOT_ROW_OF(4),
+	[5] = DOT_ROW_OF(5),
+	[6] = DOT_ROW_OF(6),
+	[7] = DOT_ROW_OF(7),
 	[8] = DOT_ROW_OF(8),
+	[16] = DOT_ROW_OF(16),
+	[32] = DOT_ROW_OF(32),
 };
 
 void avx512_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float *x,
@@ -197,7 +293,7 @@ void avx512_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const floa
 		.x_stride = x_stride,
 	};
 
-	assert(m->bits <= QMAT_MAX_BITS && dots[m->bits][0]);
+	assert(m->bits < QMAT_WIDTHS && dots[m->bits][0]);
 	if (row0 < row1)
 		qmat_dot_by_rows(d, n, dots[m->bits], DOT_TILE, row0, row1);
 }
@@ -218,7 +314,7 @@ static always_inline_ void accumulate_group(
 			sums[t][s] = _mm512_maskz_loadu_ps(lanes_of_vector(s, left),
 				y + (size_t)t * a->y_stride + s * QMAT_LANES);
 	for (size_t r = row; r < row + height; r++) {
-		struct group grid = group_load(a->m, r * n_groups + group, bits);
+		struct group grid = group_load(a->m, n_groups, r, group, bits);
 
 		group_prefetch(a->m, (r + QMAT_SUM_HEIGHT) * n_groups + group, bits);
 #pragma GCC unroll 8
@@ -247,17 +343,29 @@ static always_inline_ void accumulate_group(
 		accumulate_group(a, group, row, height, rows, bits);                               \
 	}
 #define ACCUMULATE_OF_BITS(bits) ACCUMULATE(1, bits) ACCUMULATE(2, bits) ACCUMULATE(3, bits)
+ACCUMULATE_OF_BITS(1)
 ACCUMULATE_OF_BITS(2)
 ACCUMULATE_OF_BITS(3)
 ACCUMULATE_OF_BITS(4)
+ACCUMULATE_OF_BITS(5)
+ACCUMULATE_OF_BITS(6)
+ACCUMULATE_OF_BITS(7)
 ACCUMULATE_OF_BITS(8)
+ACCUMULATE_OF_BITS(16)
+ACCUMULATE_OF_BITS(32)
 
 /* By width, and by rows of z at once, less 1. */
-static qmat_sum_fn *const accumulates[QMAT_MAX_BITS + 1][QMAT_SUM_ROWS] = {
+static qmat_sum_fn *const accumulates[QMAT_WIDTHS][QMAT_SUM_ROWS] = {
+	[1] = {accumulate_1_1, accumulate_2_1, accumulate_3_1},
 	[2] = {accumulate_1_2, accumulate_2_2, accumulate_3_2},
 	[3] = {accumulate_1_3, accumulate_2_3, accumulate_3_3},
 	[4] = {accumulate_1_4, accumulate_2_4, accumulate_3_4},
+	[5] = {accumulate_1_5, accumulate_2_5, accumulate_3_5},
+	[6] = {accumulate_1_6, accumulate_2_6, accumulate_3_6},
+	[7] = {accumulate_1_7, accumulate_2_7, accumulate_3_7},
 	[8] = {accumulate_1_8, accumulate_2_8, accumulate_3_8},
+	[16] = {accumulate_1_16, accumulate_2_16, accumulate_3_16},
+	[32] = {accumulate_1_32, accumulate_2_32, accumulate_3_32},
 };
 
 void avx512_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,
@@ -271,6 +379,6 @@ void avx512_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, con
 		.z_stride = z_stride,
 	};
 
-	assert(m->bits <= QMAT_MAX_BITS && accumulates[m->bits][0]);
+	assert(m->bits < QMAT_WIDTHS && accumulates[m->bits][0]);
 	qmat_sum_by_rows(a, n, accumulates[m->bits], group0, group1);
 }

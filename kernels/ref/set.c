@@ -6,6 +6,7 @@ void kernels_ref(struct kernels *k)
 		.matmul = ref_matmul,
 		.qmat_dot = ref_qmat_dot,
 		.qmat_accumulate = ref_qmat_accumulate,
+		.dropmat_dot = ref_dropmat_dot,
 		.mat_row = ref_mat_row,
 		.rms_norm = ref_rms_norm,
 		.rope = ref_rope,

@@ -98,7 +98,10 @@ static void check_row_round_trip(uint32_t cols, uint32_t bits)
 		.zeros = zeros,
 		.rows = ROWS,
 		.cols = cols,
-		.bits = bits};
+		.bits = bits,
+		.scale_row = (uint32_t)n_groups,
+		.scale_group = 1,
+		.step = 1};
 
 	for (size_t i = 0; i < (size_t)ROWS * cols; i++)
 		codes[i] = (uint8_t)(random_u32() % (1u << bits));
@@ -150,8 +153,8 @@ static void test_sizes(void **unused)
 	assert_int_equal(qmat_codes_bytes(5, 129, 3), 5 * 2 * 48);
 	assert_int_equal(qmat_n_scales(5, 129), 10);
 	for (uint32_t bits = 0; bits < 20; bits++)
-		assert_int_equal(
-			qmat_bits_valid(bits), bits == 2 || bits == 3 || bits == 4 || bits == 8);
+		assert_int_equal(qmat_bits_valid(bits), (bits >= 1 && bits <= 8) || bits == 16);
+	assert_true(qmat_bits_valid(32));
 }
 
 int main(void)

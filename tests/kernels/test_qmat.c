@@ -45,7 +45,10 @@ static struct problem problem_new(uint32_t rows, uint32_t cols, uint32_t bits)
 		.zeros = p.zeros,
 		.rows = rows,
 		.cols = cols,
-		.bits = bits};
+		.bits = bits,
+		.scale_row = (uint32_t)p.n_groups,
+		.scale_group = 1,
+		.step = 1};
 	return p;
 }
 
@@ -152,7 +155,7 @@ static void check_accumulate(const struct kernels *k, const struct problem *p, s
 static void check_all(const struct kernels *k,
 	void (*check)(const struct kernels *, const struct problem *, size_t))
 {
-	static const uint32_t widths[] = {2, 3, 4, 8}, rows[] = {0, 1, 2, 3, 17};
+	static const uint32_t widths[] = {1, 2, 3, 4, 5, 6, 7, 8}, rows[] = {0, 1, 2, 3, 17};
 	static const uint32_t cols[] = {0, 1, 15, 16, 17, 127, 128, 129, 256, 401};
 	static const size_t batches[] = {0, 1, 2, 3, 4, 5, 8, 17};
 
