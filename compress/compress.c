@@ -2,11 +2,11 @@
 
 #include "compress/calibration.h"
 #include "compress/certificate.h"
-#include "compress/delta_come.h"
 #include "compress/delta_file.h"
 #include "compress/exact.h"
 #include "compress/pair.h"
 #include "compress/served.h"
+#include "compress/walk.h"
 #include "engine/selftest.h"
 #include "foreign/tokenizer_json.h"
 #include "kernels/blas.h"
@@ -42,7 +42,7 @@ struct job {
 	struct calibration *calibration;
 	struct pair_rows embedding;
 	struct delta_file *file;
-	struct delta_come_report projections;
+	struct walk_report projections;
 	struct bytes extra_tokens, chat, selftest;
 	struct certificate certificate;
 	struct compress_report *report;
@@ -63,11 +63,15 @@ static void job_done(struct job *j)
 
 int compress_settings_check(const struct compress_settings *s, struct reason *reason)
 {
-	if (strcmp(s->method, "delta-come") != 0)
-		return reason_set(
-			reason, -EINVAL, "method '%s' is unknown, expected delta-come", s->method);
-	if (!(s->ratio >= 1 && s->ratio <= 100000))
-		return reason_set(reason, -EINVAL, "ratio is %g, expected 1 to 100000", s->ratio);
+	const struct method *method = method_find(s->method);
+	int r;
+
+	if (!method)
+		return reason_set(reason, -EINVAL,
+			"method '%s' is unknown, --method list shows them", s->method);
+	r = method->check(&s->options, reason);
+	if (r < 0)
+		return reason_prefix(reason, r, "method %s", s->method);
 	if (s->window < 2 || s->window > 65536)
 		return reason_set(
 			reason, -EINVAL, "window is %u tokens, expected 2 to 65536", s->window);
@@ -182,16 +186,17 @@ static int add_outer_tensors(struct job *j, struct reason *reason)
 
 static int add_projections(struct job *j, struct reason *reason)
 {
-	const struct delta_come_settings settings = {
+	const struct walk_settings settings = {
+		.method = method_find(j->settings->method),
+		.options = &j->settings->options,
 		.pair = &j->pair,
 		.calibration = j->calibration,
 		.embedding = j->embedding.values,
-		.ratio = j->settings->ratio,
 		.pool = j->pool,
 		.progress = j->progress,
 	};
 
-	return delta_come_run(&settings, j->file, &j->projections, reason);
+	return walk_run(&settings, j->file, &j->projections, reason);
 }
 
 /* Added tokens and the chat format of the fine-tune, where its folder tells them. */
@@ -327,7 +332,7 @@ static void fill_certificate(struct job *j)
 static void fill_report(struct job *j)
 {
 	const struct certificate *c = &j->certificate;
-	const struct delta_come_report *p = &j->projections;
+	const struct walk_report *p = &j->projections;
 	struct compress_report *r = j->report;
 
 	r->original_bytes = model_16bit_bytes(&j->pair.tuned_config);
@@ -337,9 +342,12 @@ static void fill_report(struct job *j)
 	r->other_bytes = r->file_bytes - r->projection_bytes - r->embedding_bytes;
 	r->n_projections = p->n_stored;
 	r->n_unchanged = p->n_unchanged;
-	r->n_too_small = p->n_too_small;
+	r->n_left_out = p->n_left_out;
 	r->mean_weight_error = p->n_stored ? p->sum_weight_error / p->n_stored : 0;
-	r->mean_activation_error = p->n_stored ? p->sum_activation_error / p->n_stored : 0;
+	r->mean_calibration_error = p->n_stored ? p->sum_calibration_error / p->n_stored : 0;
+	r->mean_activation_error = p->n_stored ? p->sum_held_out_error / p->n_stored : 0;
+	memcpy(r->figures, p->figures, sizeof(r->figures));
+	r->n_figures = p->n_figures;
 	r->kl = c->kl;
 	r->agreement = c->agreement;
 	r->perplexity_base = c->perplexity_base;

@@ -1,10 +1,7 @@
 /*
  * Two checkpoints in, one delta file out.
  *
- * Method "delta-come": Delta-CoMe (arXiv 2406.08903). Every projection's delta is decomposed by
- * SVD; singular vectors are quantised with 8, 3 and 2 bits in three bands by GPTQ, V with the
- * Hessian of the layer's inputs, then U with that of Sigma V^T x; blocks are calibrated in order,
- * each on the outputs of the compressed blocks before it. See compress/delta_come.h.
+ * The methods are listed in compress/methods.h; compress/walk.h is the way they share.
  *
  * Whatever the method, norms, biases and the changed rows of embedding and head are exact.
  */
@@ -12,17 +9,16 @@
 
 #include "common/digest.h"
 #include "common/progress.h"
+#include "compress/method.h"
 #include "foreign/checkpoint.h"
 
 #define COMPRESS_DEFAULT_METHOD "delta-come"
-#define COMPRESS_DEFAULT_RATIO 16.0
 #define COMPRESS_DEFAULT_TOKENS 32768u
 #define COMPRESS_DEFAULT_WINDOW 512u
 
 struct compress_settings {
-	const char *method; /* "delta-come" */
-	double ratio;       /* 16-bit bytes of the projections over the bytes of their payloads,
-			       everything counted: codes, scales, zero points, sigma, padding */
+	const char *method; /* a name of compress/methods.h */
+	struct method_options options;
 	/* UTF-8, documents separated by blank lines. For a base without a tokenizer it may be NULL:
 	 * tokens are then drawn from the vocabulary, and the report says so. */
 	const char *calibration_text;
@@ -41,8 +37,12 @@ struct compress_report {
 	uint64_t embedding_bytes, other_bytes;
 	uint32_t n_projections; /* stored */
 	uint32_t n_unchanged;   /* projections equal to the base's */
-	uint32_t n_too_small;   /* projections that the ratio leaves no room for: the base's stay */
-	double mean_weight_error, mean_activation_error;
+	uint32_t n_left_out;    /* changed, but the base's weights stay: no room, or not worth it */
+	double mean_weight_error;
+	double mean_calibration_error; /* NaN where the method needs no calibration */
+	double mean_activation_error;  /* on held-out text */
+	struct method_figure figures[METHOD_MAX_FIGURES];
+	size_t n_figures;
 	double kl, agreement; /* on held-out calibration text; see struct certificate */
 	double perplexity_base, perplexity_tuned, perplexity_delta;
 	uint64_t n_calibration_tokens, n_eval_tokens;

@@ -1,19 +1,16 @@
 #include "compress/projection.h"
 
 #include "compress/gptq.h"
-#include "compress/moments.h"
 #include "kernels/blas.h"
 #include "kernels/pack.h"
 #include "store/delta.h"
 
-#include <math.h>
 #include <string.h>
 
 #define VECTORS_PER_TASK 32u
 #define ELEMENTS_PER_TASK QMAT_GROUP
-#define ROWS_PER_TASK 256u
 
-/* A projection between V and its installation. */
+/* A projection between V and U. */
 struct member {
 	struct projection *p;
 	double *values; /* n_ranks x (rows or cols): dequantised V, scaled by sigma */
@@ -38,22 +35,11 @@ struct job {
 
 void projection_done(struct projection *p)
 {
-	free(p->weights);
-	free(p->delta);
 	svd_free(p->svd);
 	qvectors_free(p->u);
 	qvectors_free(p->v);
 	free(p->sigma);
 	*p = (struct projection){0};
-}
-
-static double norm_of(const float *x, size_t n)
-{
-	double sum = 0;
-
-	for (size_t i = 0; i < n; i++)
-		sum += (double)x[i] * (double)x[i];
-	return sqrt(sum);
 }
 
 static int make_vectors(struct projection *p)
@@ -78,18 +64,13 @@ static int make_vectors(struct projection *p)
 
 int projection_decompose(struct projection *p, double ratio, struct reason *reason)
 {
-	size_t n = (size_t)p->rows * p->cols;
-	double base_norm = norm_of(p->weights, n);
 	int r;
 
-	if (!p->delta)
-		return 0;
 	r = svd_new(p->delta, p->rows, p->cols, &p->svd, reason);
 	if (r < 0)
 		return r;
 	bands_plan(p->rows, p->cols, ratio, &p->plan);
-	p->quality.delta_norm = (float)(norm_of(p->delta, n) / base_norm);
-	p->quality.energy = (float)svd_energy(p->svd, p->plan.n_ranks);
+	p->energy = (float)svd_energy(p->svd, p->plan.n_ranks);
 	svd_truncate(p->svd, p->plan.n_ranks);
 	return make_vectors(p);
 }
@@ -162,43 +143,7 @@ static void quantise_u(void *arg, size_t piece, size_t worker)
 	t->error = gptq_across(t->member->ranks, p->svd->u, t->first, t->last, p->u);
 }
 
-/* Rows [first, last): change = U^T (Sigma V); the weights gain it, the delta loses it. */
-static int install_rows(const struct member *m, uint32_t first, uint32_t last)
-{
-	struct projection *p = m->p;
-	size_t n_rows = last - first, n_ranks = p->plan.n_ranks;
-	_cleanup_(freep) double *u = malloc((p->rows + n_ranks * n_rows) * sizeof(*u));
-	_cleanup_(freep) double *change = malloc(n_rows * p->cols * sizeof(*change));
-	struct blas_gemm gemm = {
-		.m = n_rows, .n = p->cols, .k = n_ranks, .transpose_a = true, .alpha = 1};
-	size_t at = (size_t)first * p->cols;
-
-	if (!u || !change)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < n_ranks; i++) {
-		double *vector = u + n_ranks * n_rows;
-
-		qvectors_values(p->u, i, vector);
-		memcpy(u + i * n_rows, vector + first, n_rows * sizeof(*u));
-	}
-	blas_gemm_f64(&gemm, u, m->values, change);
-	for (size_t i = 0; i < n_rows * p->cols; i++) {
-		p->weights[at + i] = (float)((double)p->weights[at + i] + change[i]);
-		p->delta[at + i] = (float)((double)p->delta[at + i] - change[i]);
-	}
-	return 0;
-}
-
-static void install(void *arg, size_t piece, size_t worker)
-{
-	struct job *job = arg;
-	struct task *t = &job->tasks[piece];
-
-	(void)worker;
-	t->error = install_rows(t->member, t->first, t->last);
-}
-
-/* Runs `fn` over all members, each cut into tasks of `step` vectors, elements or rows. */
+/* Runs `fn` over all members, each cut into tasks of `step` vectors or elements. */
 static int run_tasks(struct pool *pool, struct job *job, pool_fn *fn,
 	uint32_t (*extent)(const struct projection *p), uint32_t step)
 {
@@ -258,42 +203,6 @@ static int quantise_members(struct pool *pool, struct job *job)
 		r = prepare_members(pool, job);
 	if (r == 0)
 		r = run_tasks(pool, job, quantise_u, n_rows_of, ELEMENTS_PER_TASK);
-	if (r == 0)
-		r = run_tasks(pool, job, install, n_rows_of, ROWS_PER_TASK);
-	return r;
-}
-
-static int measure(struct pool *pool, struct projection *p, const double *hessian, double *ret_norm,
-	double *ret_energy)
-{
-	*ret_norm = norm_of(p->delta, (size_t)p->rows * p->cols);
-	return moments_energy(pool, hessian, p->delta, p->rows, p->cols, ret_energy);
-}
-
-/* Both errors of each member, from the delta before and after. */
-static int quantise_and_measure(struct pool *pool, struct job *job)
-{
-	_cleanup_(freep) double *norms = calloc(2 * job->n_members + 1, sizeof(*norms));
-	double *energies = norms + job->n_members;
-	int r = 0;
-
-	if (!norms)
-		return -ENOMEM;
-	for (size_t i = 0; r == 0 && i < job->n_members; i++)
-		r = measure(pool, job->members[i].p, job->hessian, &norms[i], &energies[i]);
-	if (r == 0)
-		r = quantise_members(pool, job);
-	for (size_t i = 0; r == 0 && i < job->n_members; i++) {
-		struct projection *p = job->members[i].p;
-		double norm, energy;
-
-		r = measure(pool, p, job->hessian, &norm, &energy);
-		if (r < 0)
-			break;
-		p->quality.weight_error = (float)(norm / norms[i]);
-		p->quality.activation_error =
-			energies[i] > 0 ? (float)sqrt(energy / energies[i]) : 0;
-	}
 	return r;
 }
 
@@ -316,7 +225,7 @@ int projections_quantise(struct pool *pool, struct projection *const *members, s
 	if (r < 0)
 		return r;
 	job.inputs = inputs;
-	r = quantise_and_measure(pool, &job);
+	r = quantise_members(pool, &job);
 	for (size_t i = 0; i < job.n_members; i++) {
 		free(states[i].values);
 		gptq_free(states[i].ranks);

@@ -1,5 +1,5 @@
 /*
- * One projection of one block on its way into a delta: decomposed, quantised, installed, packed.
+ * One projection of one block on its way into a delta: decomposed, quantised, packed.
  *
  *   projection_decompose    svd and the plan of its bands; independent of any input
  *   projections_quantise    V, then U, for all projections with the same inputs
@@ -15,21 +15,20 @@
 struct projection {
 	enum tensor_role role;
 	uint32_t rows, cols;
-	float *weights; /* the base's; after quantising, base + delta as a reader will have it */
-	float *delta;   /* NULL: nothing changed. After quantising, what the codes miss */
+	const float *delta; /* borrowed */
 	struct svd *svd;
 	struct band_plan plan; /* no bands: not stored, the base's weights stay */
 	struct qvectors *u, *v;
 	float *sigma;
-	struct tensor_quality quality;
+	float energy; /* share of the delta's in the kept ranks */
 };
 
 void projection_done(struct projection *p);
 
-/* Does nothing to a projection that did not change. */
 int projection_decompose(struct projection *p, double ratio, struct reason *reason) _must_check_;
 
-/* `hessian` holds the second moments of the inputs that all of them share. */
+/* Those without bands are passed by. `hessian` holds the second moments of the inputs that all of
+ * them share. */
 int projections_quantise(struct pool *pool, struct projection *const *members, size_t n_members,
 	const double *hessian, struct reason *reason) _must_check_;
 

@@ -14,6 +14,7 @@
 #include <getopt.h>
 #include <string.h>
 
+#define METHOD_LIST "list" /* in the place of a name */
 #define MAX_CALIBRATION_BYTES (UINT64_C(256) << 20)
 
 static const char options_help[] =
@@ -21,8 +22,11 @@ static const char options_help[] =
 	"  --tuned DIR              the fine-tune\n"
 	"  -o, --output FILE        the delta file to make\n"
 	"  --ratio N                16-bit size of the projections over their size in the file,\n"
-	"                           everything counted (default 16)\n"
-	"  --method NAME            delta-come (the default)\n"
+	"                           everything counted (delta-come: 16)\n"
+	"  --bits B                 --ratio 16/B; methods of whole codes: their width\n"
+	"  --method NAME            how the change becomes bytes (default delta-come); --method "
+	"list\n"
+	"                           shows them all\n"
 	"  --calibrate FILE         text to calibrate on, documents separated by blank lines\n"
 	"                           (default: a general text that deltactl carries)\n"
 	"  --calibration-tokens N   most tokens of it to use (default 32768)\n"
@@ -46,6 +50,7 @@ enum option_value {
 	OPTION_BASE = 256,
 	OPTION_TUNED,
 	OPTION_RATIO,
+	OPTION_BITS,
 	OPTION_METHOD,
 	OPTION_CALIBRATE,
 	OPTION_TOKENS,
@@ -59,6 +64,7 @@ static const struct option long_options[] = {
 	{"tuned", required_argument, NULL, OPTION_TUNED},
 	{"output", required_argument, NULL, 'o'},
 	{"ratio", required_argument, NULL, OPTION_RATIO},
+	{"bits", required_argument, NULL, OPTION_BITS},
 	{"method", required_argument, NULL, OPTION_METHOD},
 	{"calibrate", required_argument, NULL, OPTION_CALIBRATE},
 	{"calibration-tokens", required_argument, NULL, OPTION_TOKENS},
@@ -69,13 +75,13 @@ static const struct option long_options[] = {
 	{0},
 };
 
-static bool set_ratio(double *ret)
+static bool set_double(double *ret)
 {
-	float ratio;
+	float value;
 
-	if (!number_f32(optarg, &ratio))
+	if (!number_f32(optarg, &value))
 		return false;
-	*ret = (double)ratio;
+	*ret = (double)value;
 	return true;
 }
 
@@ -93,7 +99,9 @@ static bool set_option(struct options *o, int option)
 		o->output = optarg;
 		return true;
 	case OPTION_RATIO:
-		return set_ratio(&o->settings.ratio);
+		return set_double(&o->settings.options.ratio);
+	case OPTION_BITS:
+		return set_double(&o->settings.options.bits);
 	case OPTION_METHOD:
 		o->settings.method = optarg;
 		return true;
@@ -115,6 +123,15 @@ static bool set_option(struct options *o, int option)
 	}
 }
 
+static int list_methods(void)
+{
+	const struct method *m;
+
+	for (size_t i = 0; (m = method_at(i)); i++)
+		printf("%-16s %s\n", m->name, m->summary);
+	return EXIT_OK;
+}
+
 /* 0: go on. EXIT_USAGE or, for --help, -1 otherwise. */
 static int parse_options(int argc, char **argv, struct options *o)
 {
@@ -134,6 +151,8 @@ static int parse_options(int argc, char **argv, struct options *o)
 	}
 	if (optind < argc)
 		return command_usage(self, "unexpected argument '%s'", argv[optind]);
+	if (strcmp(o->settings.method, METHOD_LIST) == 0)
+		return 0;
 	if (!o->base || !o->tuned || !o->output)
 		return command_usage(self, "--base, --tuned and -o are needed");
 	if (compress_settings_check(&o->settings, &reason) < 0)
@@ -195,11 +214,12 @@ static void print_report(const struct options *o, const struct compress_report *
 	printf("  embedding     %10s  exact\n", human_bytes(r->embedding_bytes, a));
 	printf("  the rest      %10s  norms, biases, tables, digests\n",
 		human_bytes(r->other_bytes, a));
-	if (r->n_too_small)
-		printf("  %u projections are too small for this ratio: the base's weights stay\n",
-			r->n_too_small);
-	printf("  mean error    weights %.3f, activations %.3f\n", r->mean_weight_error,
-		r->mean_activation_error);
+	if (r->n_left_out)
+		printf("  in %u projections that changed the base's weights stay\n", r->n_left_out);
+	printf("  mean error    weights %.3f, activations on held-out text %.3f\n",
+		r->mean_weight_error, r->mean_activation_error);
+	for (size_t i = 0; i < r->n_figures; i++)
+		printf("  %-13s %.6g\n", r->figures[i].name, r->figures[i].value);
 	printf("  held-out text KL to the fine-tune %.5f, agreement %.4f (%llu tokens)\n", r->kl,
 		r->agreement, (unsigned long long)r->n_eval_tokens);
 	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n", r->perplexity_base,
@@ -212,6 +232,17 @@ static void print_report(const struct options *o, const struct compress_report *
 	printf("  %.1f s, OpenBLAS for %s\n", r->seconds, r->blas_core);
 }
 
+static int add_figures(json_t *json, const struct compress_report *r)
+{
+	json_t *figures = json_object();
+
+	for (size_t i = 0; i < r->n_figures; i++)
+		if (json_object_set_new(
+			    figures, r->figures[i].name, json_real(r->figures[i].value)) < 0)
+			return -ENOMEM;
+	return json_object_set_new(json, "figures", figures) < 0 ? -ENOMEM : 0;
+}
+
 static int print_json(
 	const struct options *o, const struct compress_report *r, struct reason *reason)
 {
@@ -222,22 +253,36 @@ static int print_json(
 	json = json_pack("{ss ss ss sf sI sI sf sI sI sf sI sI si si si"
 			 " sf sf sf sf sf sf sf sI sI sb ss sf ss}",
 		"file", o->output, "method", o->settings.method, "digest", root, "requested_ratio",
-		o->settings.ratio, "file_bytes", (json_int_t)r->file_bytes, "original_bytes",
-		(json_int_t)r->original_bytes, "file_ratio",
+		o->settings.options.ratio, "file_bytes", (json_int_t)r->file_bytes,
+		"original_bytes", (json_int_t)r->original_bytes, "file_ratio",
 		ratio_of(r->original_bytes, r->file_bytes), "projection_bytes",
 		(json_int_t)r->projection_bytes, "projection_original_bytes",
 		(json_int_t)r->projection_original_bytes, "projection_ratio",
 		ratio_of(r->projection_original_bytes, r->projection_bytes), "embedding_bytes",
 		(json_int_t)r->embedding_bytes, "other_bytes", (json_int_t)r->other_bytes,
 		"projections", (int)r->n_projections, "projections_unchanged", (int)r->n_unchanged,
-		"projections_too_small", (int)r->n_too_small, "weight_error", r->mean_weight_error,
+		"projections_left_out", (int)r->n_left_out, "weight_error", r->mean_weight_error,
 		"activation_error", r->mean_activation_error, "kl", r->kl, "agreement",
 		r->agreement, "perplexity_base", r->perplexity_base, "perplexity_tuned",
 		r->perplexity_tuned, "perplexity_delta", r->perplexity_delta, "calibration_tokens",
 		(json_int_t)r->n_calibration_tokens, "eval_tokens", (json_int_t)r->n_eval_tokens,
 		"random_calibration", (int)r->random_calibration, "chat_refusal", r->chat_refusal,
 		"seconds", r->seconds, "blas_core", r->blas_core);
+	if (json && add_figures(json, r) < 0) {
+		json_decref(json);
+		return -ENOMEM;
+	}
 	return json_line_print(json, 0, reason);
+}
+
+/* What the child wrote is not trusted to be whole. */
+static void close_texts(struct compress_report *r)
+{
+	r->chat_refusal[sizeof(r->chat_refusal) - 1] = '\0';
+	r->blas_core[sizeof(r->blas_core) - 1] = '\0';
+	r->n_figures = min_u64(r->n_figures, METHOD_MAX_FIGURES);
+	for (size_t i = 0; i < r->n_figures; i++)
+		r->figures[i].name[sizeof(r->figures[i].name) - 1] = '\0';
 }
 
 /* In the parent: the file appears when the child has succeeded, or not at all. */
@@ -282,7 +327,6 @@ static int run(int argc, char **argv)
 		.settings =
 			{
 				.method = COMPRESS_DEFAULT_METHOD,
-				.ratio = COMPRESS_DEFAULT_RATIO,
 				.calibration_text = default_calibration,
 				.n_calibration_text =
 					(size_t)(default_calibration_end - default_calibration),
@@ -298,11 +342,13 @@ static int run(int argc, char **argv)
 	r = parse_options(argc, argv, &o);
 	if (r != 0)
 		return r < 0 ? command_help(&command_compress, options_help) : r;
+	if (strcmp(o.settings.method, METHOD_LIST) == 0)
+		return list_methods();
 	report = sandbox_memory_new(sizeof(*report));
 	if (!report)
 		return command_fail(argv[0], -ENOMEM, &reason);
 	r = compress(&o, report, &reason);
-	report->chat_refusal[sizeof(report->chat_refusal) - 1] = '\0';
+	close_texts(report);
 	if (r == 0 && o.json)
 		r = print_json(&o, report, &reason);
 	else if (r == 0)

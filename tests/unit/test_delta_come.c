@@ -61,7 +61,7 @@ static int try_compress(const struct folders *f, double ratio, uint32_t n_thread
 {
 	const struct compress_settings settings = {
 		.method = "delta-come",
-		.ratio = ratio,
+		.options.ratio = ratio,
 		.calibration_tokens = 1024,
 		.window = 64,
 		.n_threads = n_threads,
@@ -398,7 +398,11 @@ static void test_another_architecture_is_refused_by_name(void **state)
 static void test_impossible_settings_are_refused(void **state)
 {
 	static const struct compress_settings good = {
-		.method = "delta-come", .ratio = 16, .calibration_tokens = 512, .window = 64};
+		.method = "delta-come",
+		.options.ratio = 16,
+		.calibration_tokens = 512,
+		.window = 64,
+	};
 	struct compress_settings s;
 	struct reason reason;
 
@@ -409,7 +413,7 @@ static void test_impossible_settings_are_refused(void **state)
 	assert_int_equal(compress_settings_check(&s, &reason), -EINVAL);
 	assert_non_null(strstr(reason.text, "magic"));
 	s = good;
-	s.ratio = NAN;
+	s.options.ratio = NAN;
 	assert_int_equal(compress_settings_check(&s, &reason), -EINVAL);
 	s = good;
 	s.window = 1;

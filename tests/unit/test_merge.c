@@ -40,7 +40,7 @@ static void compress_pair(struct fixture *f)
 {
 	const struct compress_settings settings = {
 		.method = COMPRESS_DEFAULT_METHOD,
-		.ratio = 4,
+		.options.ratio = 4,
 		.calibration_tokens = 512,
 		.window = 64,
 		.n_threads = 1,

@@ -1,0 +1,57 @@
+/*
+ * What the calibration text and the held-out text look like inside the model, at the block that is
+ * being compressed: the residual stream of every window and the inputs of the next projections.
+ *
+ * Both texts travel through the blocks as they are after compression, so that each block is judged
+ * on the inputs that it will meet. This is all that the walk remembers of the blocks behind it.
+ */
+#pragma once
+
+#include "compress/block.h"
+#include "compress/calibration.h"
+#include "engine/pool.h"
+
+struct activations;
+
+enum activation_text {
+	ACTIVATION_CALIBRATION,
+	ACTIVATION_HELD_OUT,
+	N_ACTIVATION_TEXTS,
+};
+
+/* Each step ends where new weights may be put in place before the next. */
+enum activation_step {
+	STEP_TO_QKV,     /* inputs of q, k, v */
+	STEP_TO_O,       /* needs q, k, v; inputs of o */
+	STEP_TO_GATE_UP, /* needs o; inputs of gate, up */
+	STEP_TO_DOWN,    /* needs gate, up; inputs of down */
+	STEP_TO_NEXT,    /* needs down; the block's outputs */
+};
+
+struct activation_settings {
+	const struct model_config *config;
+	const struct calibration *calibration;
+	const uint16_t *embedding; /* vocab x hidden, bf16 */
+	bool held_out_only;        /* the method does not look at calibration text */
+	struct pool *pool;         /* borrowed, as is the rest */
+};
+
+int activations_new(const struct activation_settings *settings, struct activations **ret,
+	struct reason *reason) _must_check_;
+struct activations *activations_free(struct activations *a);
+
+void activations_advance(struct activations *a, const struct block_weights *weights, uint32_t layer,
+	enum activation_step step);
+
+/* Tokens of a text; 0 where it does not travel. */
+size_t activations_tokens(const struct activations *a, enum activation_text text);
+
+/* Second moments of the inputs that the last step has made; ret is width x width. The text has
+ * tokens. -ENOMEM. */
+int activations_moments(const struct activations *a, enum activation_text text, uint32_t width,
+	double *ret) _must_check_;
+
+static inline void activations_freep(struct activations **a)
+{
+	activations_free(*a);
+}

@@ -1,0 +1,97 @@
+#include "compress/judge.h"
+
+#include "compress/moments.h"
+#include "compress/part_values.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Sizes of a matrix: by itself, and by what it makes of the inputs of the two texts. */
+struct sizes {
+	double norm, calibration, held_out;
+};
+
+static double square_root(double energy)
+{
+	return energy > 0 ? sqrt(energy) : 0;
+}
+
+static int measure(
+	const struct method_group *g, const float *values, uint32_t rows, struct sizes *ret)
+{
+	size_t n = (size_t)rows * g->cols;
+	double sum = 0, calibration = 0, held_out = 0;
+	int r;
+
+	for (size_t i = 0; i < n; i++)
+		sum += (double)values[i] * (double)values[i];
+	r = moments_energy(g->pool, g->held_out, values, rows, g->cols, &held_out);
+	if (r == 0 && g->moments)
+		r = moments_energy(g->pool, g->moments, values, rows, g->cols, &calibration);
+	if (r < 0)
+		return r;
+	*ret = (struct sizes){
+		.norm = sqrt(sum),
+		.calibration = g->moments ? square_root(calibration) : (double)__builtin_nanf(""),
+		.held_out = square_root(held_out),
+	};
+	return 0;
+}
+
+/* An error where there was nothing to miss is all or nothing. */
+static double share(double error, double whole)
+{
+	if (isnan(whole))
+		return whole;
+	return whole > 0 ? error / whole : error > 0;
+}
+
+static struct judgement judge(const struct sizes *error, const struct sizes *whole)
+{
+	return (struct judgement){
+		.weight_error = share(error->norm, whole->norm),
+		.calibration_error = share(error->calibration, whole->calibration),
+		.held_out_error = share(error->held_out, whole->held_out),
+	};
+}
+
+static void find_error(const struct method_matrix *m, const float *weights, float *ret)
+{
+	for (size_t i = 0; i < (size_t)m->rows * m->cols; i++)
+		ret[i] = (float)((double)m->delta[i] - ((double)weights[i] - (double)m->base[i]));
+}
+
+int judge_matrix(const struct method_group *group, struct method_matrix *m, float *ret_weights,
+	struct judgement *ret, struct reason *reason)
+{
+	size_t n = (size_t)m->rows * m->cols;
+	_cleanup_(freep) float *error = malloc((n + 1) * sizeof(*error));
+	struct sizes whole, missed, base;
+	int r;
+
+	if (!error)
+		return -ENOMEM;
+	memcpy(ret_weights, m->base, n * sizeof(*ret_weights));
+	r = measure(group, m->delta, m->rows, &whole);
+	if (r == 0)
+		r = measure(group, m->base, m->rows, &base);
+	if (r < 0)
+		return r;
+	*ret = judge(&whole, &whole);
+	for (uint32_t i = 0; i < m->n_parts; i++) {
+		struct tensor_quality *q = &m->parts[i].quality;
+
+		r = part_apply(group->pool, &m->parts[i], ret_weights, reason);
+		if (r < 0)
+			return r;
+		find_error(m, ret_weights, error);
+		r = measure(group, error, m->rows, &missed);
+		if (r < 0)
+			return r;
+		*ret = judge(&missed, &whole);
+		q->weight_error = (float)ret->weight_error;
+		q->activation_error = (float)ret->held_out_error;
+		q->delta_norm = (float)share(whole.norm, base.norm);
+	}
+	return 0;
+}

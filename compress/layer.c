@@ -1,0 +1,76 @@
+#include "compress/layer.h"
+
+#include "compress/exact.h"
+#include "store/base.h"
+
+static const enum tensor_role roles[N_PLACES] = {
+	ROLE_Q, ROLE_K, ROLE_V, ROLE_O, ROLE_GATE, ROLE_UP, ROLE_DOWN};
+
+static const enum tensor_role vector_roles[LAYER_VECTORS] = {ROLE_ATTN_NORM, ROLE_Q_BIAS,
+	ROLE_K_BIAS, ROLE_V_BIAS, ROLE_Q_NORM, ROLE_K_NORM, ROLE_O_BIAS, ROLE_FFN_NORM,
+	ROLE_GATE_BIAS, ROLE_UP_BIAS, ROLE_DOWN_BIAS};
+
+enum tensor_role layer_role(enum layer_place place)
+{
+	return roles[place];
+}
+
+void layer_done(struct layer *l)
+{
+	for (size_t i = 0; i < N_PLACES; i++) {
+		free(l->matrices[i].base);
+		free(l->matrices[i].delta);
+	}
+	for (size_t i = 0; i < LAYER_VECTORS; i++)
+		free(l->vectors[i]);
+	*l = (struct layer){0};
+}
+
+static int load_vector(const struct pair *pair, size_t at, struct delta_file *f, struct layer *l,
+	struct reason *reason)
+{
+	enum tensor_role role = vector_roles[at];
+	uint32_t rows, cols;
+	bool changed;
+	int r;
+
+	r = pair_read_vector(pair, role, l->index, &l->vectors[at], &changed, reason);
+	if (r < 0 || !changed)
+		return r;
+	if (!model_config_shape(&pair->base_config, role, l->index, &rows, &cols))
+		return -EINVAL;
+	return exact_vector(f, role, l->index, l->vectors[at], rows);
+}
+
+int layer_load(const struct pair *pair, uint32_t index, struct delta_file *f, struct layer *ret,
+	struct reason *reason)
+{
+	int r = 0;
+
+	*ret = (struct layer){.index = index};
+	for (size_t i = 0; r == 0 && i < N_PLACES; i++)
+		r = pair_read_matrix(pair, roles[i], index, &ret->matrices[i], reason);
+	for (size_t i = 0; r == 0 && i < LAYER_VECTORS; i++)
+		r = load_vector(pair, i, f, ret, reason);
+	return r;
+}
+
+struct block_weights layer_weights(const struct layer *l)
+{
+	struct block_weights w = {
+		.q = l->matrices[PLACE_Q].base,
+		.k = l->matrices[PLACE_K].base,
+		.v = l->matrices[PLACE_V].base,
+		.o = l->matrices[PLACE_O].base,
+		.gate = l->matrices[PLACE_GATE].base,
+		.up = l->matrices[PLACE_UP].base,
+		.down = l->matrices[PLACE_DOWN].base,
+	};
+	const float **const vectors[LAYER_VECTORS] = {&w.attn_norm, &w.q_bias, &w.k_bias, &w.v_bias,
+		&w.q_norm, &w.k_norm, &w.o_bias, &w.ffn_norm, &w.gate_bias, &w.up_bias,
+		&w.down_bias};
+
+	for (size_t i = 0; i < LAYER_VECTORS; i++)
+		*vectors[i] = l->vectors[i];
+	return w;
+}

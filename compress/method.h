@@ -1,0 +1,112 @@
+/*
+ * A method: how the change of a projection becomes bytes.
+ *
+ * The walk (compress/walk.h) meets the blocks in order and gives a method one group of projections
+ * at a time, those that share their inputs: q, k, v; o; gate, up; down. The method answers with
+ * the parts of each projection. It does not touch what it is given: the walk decodes the parts as
+ * any reader would, measures them, and installs base + decoded delta before it computes the inputs
+ * of the next group. A method may therefore try another method first and throw the answer away.
+ *
+ * A method keeps nothing from group to group but what prepare() made, which depends on the whole
+ * model and the options alone: a walk that was interrupted goes on at any block.
+ */
+#pragma once
+
+#include "common/progress.h"
+#include "compress/calibration.h"
+#include "compress/pair.h"
+#include "compress/parts.h"
+#include "engine/pool.h"
+
+#define METHOD_MAX_PARTS 8u     /* levels of a tensor */
+#define METHOD_RECORD_BYTES 64u /* what a part costs beside its payload */
+#define METHOD_MAX_FIGURES 8u
+
+enum method_needs {
+	METHOD_NEEDS_CALIBRATION = 1 << 0, /* second moments of the inputs */
+	METHOD_NEEDS_GRADIENTS = 1 << 1,   /* the fine-tune's Fisher factors */
+};
+
+/* What the user asked of the method; what has no meaning for it is refused by check(). */
+struct method_options {
+	double ratio; /* 16-bit bytes of the projections over all their bytes; 0: not said */
+	double bits;  /* 0: not said. Methods of a fixed width: bits of a code, else 16 / ratio */
+};
+
+/* One projection. */
+struct method_matrix {
+	enum tensor_role role;
+	uint32_t layer;
+	uint32_t rows, cols;
+	const float *base;  /* rows x cols, as it will be served */
+	const float *delta; /* rows x cols; not all zero */
+	uint64_t budget;    /* most bytes of its parts, each with METHOD_RECORD_BYTES; UINT64_MAX
+			       where no ratio was asked for */
+	/* The answer, levels ascending. None: the base's weights stay. Owned by the walk. */
+	struct part parts[METHOD_MAX_PARTS];
+	uint32_t n_parts;
+};
+
+struct method_group {
+	const struct method_options *options;
+	const struct pair *pair;
+	struct pool *pool; /* BLAS runs on one thread in each of its workers */
+	uint32_t layer;
+	uint32_t cols;          /* of all matrices */
+	const double *moments;  /* cols x cols: H = mean of x x^T over the calibration inputs; NULL
+				   where the method does not need calibration */
+	const double *held_out; /* the same of held-out text; to judge by, not to fit to */
+	struct method_matrix *matrices;
+	size_t n_matrices;
+};
+
+/* The whole model, for prepare(). */
+struct method_model {
+	const struct method_options *options;
+	const struct pair *pair;
+	const struct calibration *calibration;
+	const uint16_t *embedding; /* the fine-tune's, vocab x hidden, bf16 */
+	struct pool *pool;
+	const struct progress *progress;
+};
+
+/* What a method tells beside sizes and errors, which the walk reports for all. */
+struct method_figure {
+	char name[32]; /* a JSON key */
+	double value;
+};
+
+struct method {
+	const char *name;
+	const char *summary;  /* one line for the help */
+	uint32_t needs;       /* enum method_needs, or-ed */
+	double default_ratio; /* where neither ratio nor bits is said; 0: sizes itself */
+	/* -EINVAL names the option and what is expected. */
+	int (*check)(const struct method_options *options, struct reason *reason);
+	/* NULL: nothing to prepare. */
+	int (*prepare)(const struct method_model *model, void **ret_state, struct reason *reason);
+	/* -ENOMEM, -EDOM for numbers that are not finite. */
+	int (*quantise)(void *state, struct method_group *group, struct reason *reason);
+	/* NULL: nothing. Fills at most METHOD_MAX_FIGURES; returns how many. */
+	size_t (*report)(const void *state, struct method_figure *ret);
+	void (*done)(void *state); /* NULL where there is no prepare() */
+};
+
+/* NULL if there is none of that name. */
+const struct method *method_find(const char *name);
+/* In the order of the help; NULL after the last. */
+const struct method *method_at(size_t i);
+
+/* check() of a method that fills any size: ratio or bits, not both, within reason. */
+int method_check_ratio(const struct method_options *options, struct reason *reason) _must_check_;
+
+/* The ratio that options ask of a method; 0: none. */
+double method_ratio(const struct method *m, const struct method_options *options);
+
+/* Gives a matrix another part, which it takes, whatever the result. -E2BIG: more than
+ * METHOD_MAX_PARTS. */
+int method_matrix_add(struct method_matrix *m, struct part *part) _must_check_;
+void method_matrix_done(struct method_matrix *m);
+
+/* Payloads and records. */
+uint64_t method_matrix_bytes(const struct method_matrix *m);

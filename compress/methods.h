@@ -1,0 +1,8 @@
+/*
+ * Every method there is. compress/method.c lists them.
+ */
+#pragma once
+
+#include "compress/method.h"
+
+extern const struct method method_delta_come; /* compress/delta_come.c */

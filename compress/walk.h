@@ -1,0 +1,42 @@
+/*
+ * The walk over the blocks: whatever the method, this is the order in which projections are met.
+ *
+ * Calibration and held-out sequences travel through the model once. In each block, the groups of
+ * projections that share their inputs (q, k, v; o; gate, up; down) are met in the order of the
+ * computation; the method makes the parts of a group; base + decoded delta is installed before the
+ * inputs of the next group are computed, and the block's outputs, made by the compressed block, are
+ * the next block's inputs. Norms, biases and the embedding are the fine-tune's.
+ *
+ * After a block, the walk's state is the activations and the parts made so far.
+ */
+#pragma once
+
+#include "compress/delta_file.h"
+#include "compress/method.h"
+
+struct walk_settings {
+	const struct method *method;
+	const struct method_options *options;
+	const struct pair *pair;
+	const struct calibration *calibration;
+	const uint16_t *embedding; /* the fine-tune's, vocab x hidden */
+	struct pool *pool;         /* BLAS runs on one thread in each of its workers */
+	const struct progress *progress;
+};
+
+/* Sums are over the projections that were stored. */
+struct walk_report {
+	uint32_t n_stored;
+	uint32_t n_unchanged;
+	uint32_t n_left_out; /* changed, but the method leaves the base's weights */
+	double sum_weight_error;
+	double sum_calibration_error; /* NaN where the method needs no calibration */
+	double sum_held_out_error;
+	uint64_t original_bytes; /* of all projections that changed, at 16 bits */
+	struct method_figure figures[METHOD_MAX_FIGURES];
+	size_t n_figures;
+};
+
+/* Adds the records of all projections, norms and biases of the blocks. */
+int walk_run(const struct walk_settings *settings, struct delta_file *f, struct walk_report *ret,
+	struct reason *reason) _must_check_;
