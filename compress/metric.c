@@ -1,0 +1,173 @@
+#include "compress/metric.h"
+
+#include "kernels/blas.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+struct metric *metric_free(struct metric *m)
+{
+	if (!m)
+		return NULL;
+	free(m->matrix);
+	free(m->feedback);
+	free(m->weights);
+	free(m->root);
+	free(m);
+	return NULL;
+}
+
+static int metric_empty(uint32_t n, struct metric **ret)
+{
+	_cleanup_(metric_freep) struct metric *m = calloc(1, sizeof(*m));
+
+	if (!m)
+		return -ENOMEM;
+	m->n = n;
+	m->weights = malloc(((size_t)n + 1) * sizeof(*m->weights));
+	if (!m->weights)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < n; i++)
+		m->weights[i] = 1;
+	*ret = take_ptr(m);
+	return 0;
+}
+
+int metric_of_diagonal(const double *weights, uint32_t n, struct metric **ret)
+{
+	int r = metric_empty(n, ret);
+
+	if (r == 0)
+		memcpy((*ret)->weights, weights, n * sizeof(*weights));
+	return r;
+}
+
+static int damp(struct metric *m, const float *moments, double damping, struct reason *reason)
+{
+	size_t n = m->n;
+	double sum = 0, mean;
+
+	for (size_t i = 0; i < n * n; i++)
+		if (!isfinite(moments[i]))
+			return reason_set(reason, -EDOM,
+				"the second moments of %zu numbers are not finite", n);
+	for (size_t i = 0; i < n; i++)
+		sum += (double)moments[i * n + i];
+	/* Moments of nothing weigh nothing; the factors still must exist. */
+	mean = sum > 0 ? sum / (double)n : (double)FLT_MIN;
+	for (size_t i = 0; i < n * n; i++)
+		m->matrix[i] = (double)moments[i] / (1 + damping);
+	for (size_t i = 0; i < n; i++)
+		m->matrix[i * n + i] += (damping * mean + (sum > 0 ? 0 : mean)) / (1 + damping);
+	return 0;
+}
+
+/* ret = the matrix with rows and columns in reversed order. */
+static void reverse(double *ret, const double *matrix, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		for (size_t j = 0; j < n; j++)
+			ret[i * n + j] = matrix[(n - 1 - i) * n + (n - 1 - j)];
+}
+
+/* With J the reversal, J M J = L L^T gives M = (J L J) (J L J)^T, and J L J is upper. */
+static int factorise(struct metric *m, struct reason *reason)
+{
+	size_t n = m->n;
+	_cleanup_(freep) double *lower = malloc((n * n + 1) * sizeof(*lower));
+	int r;
+
+	if (!lower)
+		return -ENOMEM;
+	memcpy(m->root, m->matrix, n * n * sizeof(*m->root));
+	reverse(lower, m->matrix, n);
+	r = blas_cholesky(m->root, n, BLAS_LOWER);
+	if (r == 0)
+		r = blas_cholesky(lower, n, BLAS_LOWER);
+	if (r > 0)
+		return reason_set(reason, -EDOM,
+			"the second moments of %zu numbers have no Cholesky factor", n);
+	for (size_t i = 0; i < n; i++)
+		memset(m->root + i * n + i + 1, 0, (n - i - 1) * sizeof(*m->root));
+	for (size_t j = 0; j < n; j++) {
+		double top = lower[(n - 1 - j) * n + (n - 1 - j)];
+
+		m->weights[j] = top * top;
+		for (size_t i = 0; i < n; i++)
+			m->feedback[i * n + j] =
+				i > j ? 0 : (float)(lower[(n - 1 - i) * n + (n - 1 - j)] / top);
+	}
+	return 0;
+}
+
+int metric_new(const float *moments, uint32_t n, double damping, struct metric **ret,
+	struct reason *reason)
+{
+	_cleanup_(metric_freep) struct metric *m = NULL;
+	size_t room = (size_t)n * n + 1;
+	int r;
+
+	r = metric_empty(n, &m);
+	if (r < 0)
+		return r;
+	if (moments) {
+		m->matrix = malloc(room * sizeof(*m->matrix));
+		m->feedback = malloc(room * sizeof(*m->feedback));
+		m->root = malloc(room * sizeof(*m->root));
+		if (!m->matrix || !m->feedback || !m->root)
+			return -ENOMEM;
+		r = damp(m, moments, damping, reason);
+		if (r == 0)
+			r = factorise(m, reason);
+		if (r < 0)
+			return r;
+	}
+	*ret = take_ptr(m);
+	return 0;
+}
+
+/* ret = G E, or a copy where G is the identity. */
+static void weigh_rows(const struct metric *g, const double *e, size_t cols, double *ret)
+{
+	const struct blas_gemm gemm = {.m = g->n, .n = cols, .k = g->n, .alpha = 1};
+
+	if (g->matrix) {
+		blas_gemm_f64(&gemm, g->matrix, e, ret);
+		return;
+	}
+	for (size_t r = 0; r < g->n; r++)
+		for (size_t c = 0; c < cols; c++)
+			ret[r * cols + c] = g->weights[r] * e[r * cols + c];
+}
+
+static void weigh_columns(const struct metric *h, const double *e, size_t rows, double *ret)
+{
+	const struct blas_gemm gemm = {.m = rows, .n = h->n, .k = h->n, .alpha = 1};
+
+	if (h->matrix) {
+		blas_gemm_f64(&gemm, e, h->matrix, ret);
+		return;
+	}
+	for (size_t r = 0; r < rows; r++)
+		for (size_t c = 0; c < h->n; c++)
+			ret[r * h->n + c] = h->weights[c] * e[r * h->n + c];
+}
+
+int metric_loss(const struct metric *g, const struct metric *h, const float *error, double *ret)
+{
+	size_t n = (size_t)g->n * h->n;
+	_cleanup_(freep) double *e = malloc((3 * n + 1) * sizeof(*e));
+	double *ge = e + n, *eh = e + 2 * n, sum = 0;
+
+	if (!e)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++)
+		e[i] = (double)error[i];
+	weigh_rows(g, e, h->n, ge);
+	weigh_columns(h, e, g->n, eh);
+	for (size_t i = 0; i < n; i++)
+		sum += ge[i] * eh[i];
+	*ret = sum;
+	return 0;
+}
