@@ -79,6 +79,12 @@ $(BUILD)/obj/all.a: $(call objects,$(ALL_LIBRARY) $(DAEMON_LIBRARY))
 	rm -f $@
 	$(AR) rcs $@ $^
 
+# Likewise of deltactl, for its tests.
+$(BUILD)/obj/deltactl.a: $(call objects,$(filter-out client/deltactl/deltactl.c,$(DELTACTL)))
+	@mkdir -p $(@D)
+	rm -f $@
+	$(AR) rcs $@ $^
+
 $(BUILD)/bin/deltactl: $(call objects,$(DELTACTL)) $(BUILD)/obj/all.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ $(TOOL_LIBS) -o $@
@@ -110,7 +116,8 @@ TEST_SUPPORT := $(call sources,tests)
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(TEST_SOURCES))
 SCRIPTED_TESTS := $(wildcard tests/*/test_*.sh)
 
-$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(TEST_SUPPORT)) $(BUILD)/obj/all.a
+$(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(TEST_SUPPORT)) $(BUILD)/obj/deltactl.a \
+		$(BUILD)/obj/all.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ $(TOOL_LIBS) -lsystemd -lyaml -lcmocka -o $@
 
