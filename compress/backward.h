@@ -65,8 +65,8 @@ struct backward_taps {
 	} of[DENSE_N_PROJECTIONS];
 };
 
-/* The same without sums: layers from the last to the first, tokens in order. A negative result of
- * `visit` ends the pass and is returned. Layers below `until` are not visited. */
+/* The same without sums: layers from the last to the first, tokens in order. A negative result
+ * of `visit` ends the pass and is returned. */
 typedef int backward_visit_fn(void *user, const struct backward_taps *taps, struct reason *reason);
 int backward_visit(struct backward *b, struct dense_model *model, const struct batch *batch,
 	const struct loss *loss, backward_visit_fn *visit, void *user, struct loss_sums *ret,
