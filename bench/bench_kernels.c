@@ -34,6 +34,8 @@ struct bench {
 	size_t turn;        /* counts calls */
 	float *x, *y, *aux; /* MAX_N x COLS numbers each */
 	uint32_t bits, n;
+	bool row_grid;          /* of the codes; else a grid for each group */
+	struct dropmat dropmat; /* less its entries */
 	enum kv_type type;
 	double read_rate; /* bytes a second */
 	double fma_rate;  /* floating-point operations a second, of the set's registers */
@@ -166,6 +168,7 @@ struct work {
 	const char *name;
 	double bytes;
 	double operations;
+	double codes;
 };
 
 static void measure(struct bench *b, struct work w, void (*run)(struct bench *b))
@@ -181,6 +184,8 @@ static void measure(struct bench *b, struct work w, void (*run)(struct bench *b)
 		printf(" %8.1f GFLOP/s", 1e-9 * w.operations / seconds);
 		share_print(w.operations / seconds, b->fma_rate);
 	}
+	if (w.codes > 0)
+		printf(" %7.2f Gcodes/s", 1e-9 * w.codes / seconds);
 	putchar('\n');
 	fflush(stdout);
 }
@@ -194,35 +199,57 @@ static void run_matmul(struct bench *b)
 }
 
 /* Scales and zero points are not part of the rate: they are an eighth of the codes at most. */
-static struct qmat qmat_fresh(const struct bench *b)
+static struct qmat qmat_fresh(const struct bench *b, uint32_t rows)
 {
-	size_t n_scales = qmat_n_scales(RANKS, COLS);
-
-	return (struct qmat){
-		.codes = fresh(b, qmat_codes_bytes(RANKS, COLS, 8)),
+	const size_t n_scales = qmat_n_scales(rows, COLS);
+	struct qmat m = {
+		.codes = fresh(b, qmat_codes_bytes(rows, COLS, b->bits)),
 		.scales = (const void *)b->memory,
-		.zeros = b->memory + n_scales * sizeof(uint16_t),
-		.rows = RANKS,
+		.rows = rows,
 		.cols = COLS,
 		.bits = b->bits,
-		.scale_row = (uint32_t)qmat_groups(COLS),
-		.scale_group = 1,
+		.scale_row = 1,
 		.step = 1,
+		.zero = 0.5f,
 	};
+
+	if (b->bits > QMAT_MAX_BITS) {
+		m.scales = NULL;
+	} else if (!b->row_grid) {
+		m.zeros = b->memory + n_scales * sizeof(uint16_t);
+		m.scale_row = (uint32_t)qmat_groups(COLS);
+		m.scale_group = 1;
+	}
+	return m;
 }
 
 static void run_dot(struct bench *b)
 {
-	struct qmat m = qmat_fresh(b);
+	struct qmat m = qmat_fresh(b, RANKS);
 
 	b->k->qmat_dot(b->y, RANKS, &m, b->x, COLS, b->n, 0, RANKS);
 }
 
+static void run_dot_rows(struct bench *b)
+{
+	struct qmat m = qmat_fresh(b, ROWS);
+
+	b->k->qmat_dot(b->y, ROWS, &m, b->x, COLS, b->n, 0, ROWS);
+}
+
 static void run_accumulate(struct bench *b)
 {
-	struct qmat m = qmat_fresh(b);
+	struct qmat m = qmat_fresh(b, RANKS);
 
 	b->k->qmat_accumulate(b->y, COLS, &m, b->x, RANKS, b->n, 0, qmat_groups(COLS));
+}
+
+static void run_dropmat(struct bench *b)
+{
+	struct dropmat m = b->dropmat;
+
+	m.entries = fresh(b, dropmat_entries_bytes(&m));
+	b->k->dropmat_dot(b->y, ROWS, &m, b->x, COLS, b->n, 0, ROWS);
 }
 
 static void run_attend(struct bench *b)
@@ -271,29 +298,70 @@ static void bench_matmul(struct bench *b)
 			break;
 		b->n = batches[i];
 		snprintf(name, sizeof(name), "matmul 4096^2 n=%u", b->n);
-		measure(b, (struct work){name, 2 * numbers, 2 * numbers * b->n}, run_matmul);
+		measure(b, (struct work){name, 2 * numbers, 2 * numbers * b->n, 0}, run_matmul);
 	}
 }
 
+static void measure_codes(
+	struct bench *b, const char *kind, uint32_t rows, void (*run)(struct bench *b))
+{
+	double numbers = (double)rows * COLS;
+	char name[64];
+
+	snprintf(name, sizeof(name), "%s %u x %u bits=%u n=%u", kind, rows, COLS, b->bits, b->n);
+	measure(b, (struct work){name, numbers * b->bits / 8, 2 * numbers * b->n, numbers}, run);
+}
+
+/* Factors, and codes of a whole matrix with a scale a row. */
 static void bench_qmat(struct bench *b)
 {
-	static const uint32_t widths[] = {2, 3, 4, 8}, batches[] = {1, 8};
-	double numbers = (double)RANKS * COLS;
+	static const uint32_t widths[] = {1, 2, 3, 4, 5, 6, 7, 8, 16, 32}, batches[] = {1, 8};
+	const bool is_slow = strcmp(b->k->name, "ref") == 0;
 
 	for (size_t i = 0; i < array_len(widths) * array_len(batches); i++) {
-		struct work work = {.bytes = numbers * widths[i / 2] / 8};
-		char name[64];
-
 		b->bits = widths[i / 2];
 		b->n = batches[i % 2];
-		work.operations = 2 * numbers * b->n;
-		work.name = name;
-		snprintf(
-			name, sizeof(name), "dot %u x %u bits=%u n=%u", RANKS, COLS, b->bits, b->n);
-		measure(b, work, run_dot);
-		snprintf(
-			name, sizeof(name), "add %u x %u bits=%u n=%u", RANKS, COLS, b->bits, b->n);
-		measure(b, work, run_accumulate);
+		b->row_grid = false;
+		measure_codes(b, "dot", RANKS, run_dot);
+		measure_codes(b, "add", RANKS, run_accumulate);
+		b->row_grid = true;
+		if (b->bits <= QMAT_MAX_BITS && !is_slow)
+			measure_codes(b, "dot", ROWS, run_dot_rows);
+	}
+}
+
+/* One in eight kept: in bytes, in words, and in groups that no register holds; one in sixteen. */
+static void bench_dropmat(struct bench *b)
+{
+	static const struct {
+		uint32_t group, n_keep, bits;
+	} shapes[] = {{8, 1, 5}, {16, 1, 4}, {32, 4, 4}, {128, 16, 4}};
+	static const uint32_t batches[] = {1, 8};
+
+	for (size_t i = 0; i < array_len(shapes) * array_len(batches); i++) {
+		double entries;
+		char name[64];
+
+		b->n = batches[i % 2];
+		b->dropmat = (struct dropmat){
+			.scales = (const void *)b->memory,
+			.rows = ROWS,
+			.cols = COLS,
+			.group = shapes[i / 2].group,
+			.n_keep = shapes[i / 2].n_keep,
+			.index_bits = dropmat_index_bits(shapes[i / 2].group),
+			.bits = shapes[i / 2].bits,
+			.scale_row = 1,
+			.step = 1,
+		};
+		snprintf(name, sizeof(name), "drop %u/%u bits=%u n=%u", b->dropmat.n_keep,
+			b->dropmat.group, b->dropmat.bits, b->n);
+		entries = (double)ROWS *
+			  (double)dropmat_row_entries(COLS, b->dropmat.group, b->dropmat.n_keep);
+		measure(b,
+			(struct work){name, (double)dropmat_entries_bytes(&b->dropmat),
+				2 * entries * b->n, entries},
+			run_dropmat);
 	}
 }
 
@@ -310,8 +378,8 @@ static void bench_attend(struct bench *b)
 		snprintf(name, sizeof(name), "attend %u %s queries=%u", POSITIONS,
 			i % 2 ? "bf16" : "f32", b->n);
 		measure(b,
-			(struct work){
-				name, numbers * (double)kv_type_size(b->type), 2 * numbers * b->n},
+			(struct work){name, numbers * (double)kv_type_size(b->type),
+				2 * numbers * b->n, 0},
 			run_attend);
 	}
 }
@@ -320,9 +388,9 @@ static void bench_vectors(struct bench *b)
 {
 	double bytes = COLS * sizeof(float);
 
-	measure(b, (struct work){"rms_norm 4096", 3 * bytes, 0}, run_rms_norm);
-	measure(b, (struct work){"silu_mul 4096", 3 * bytes, 0}, run_silu_mul);
-	measure(b, (struct work){"kv_store bf16 4096", 1.5 * bytes, 0}, run_kv_store);
+	measure(b, (struct work){"rms_norm 4096", 3 * bytes, 0, 0}, run_rms_norm);
+	measure(b, (struct work){"silu_mul 4096", 3 * bytes, 0, 0}, run_silu_mul);
+	measure(b, (struct work){"kv_store bf16 4096", 1.5 * bytes, 0, 0}, run_kv_store);
 }
 
 static void bench_set(struct bench *b)
@@ -332,6 +400,7 @@ static void bench_set(struct bench *b)
 		b->k->name, 1e-9 * b->read_rate, 1e-9 * b->fma_rate);
 	bench_matmul(b);
 	bench_qmat(b);
+	bench_dropmat(b);
 	bench_attend(b);
 	bench_vectors(b);
 }

@@ -38,17 +38,20 @@ struct kernels {
 	void (*matmul)(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
 		size_t x_stride, size_t n, size_t block0, size_t block1);
 
-	/* z[t][r] = sum_c M[r][c] x[t][c]  for t < n and rows r in [row0, row1). */
+	/* z[t][r] = sum_c M[r][c] x[t][c]  for t < n and rows r in [row0, row1): codes of a whole
+	 * matrix, or the way from inputs to ranks. Every width and grid of struct qmat. */
 	void (*qmat_dot)(float *z, size_t z_stride, const struct qmat *m, const float *x,
 		size_t x_stride, size_t n, size_t row0, size_t row1);
 
 	/* y[t][c] += sum_r z[t][r] M[r][c]  for t < n and columns c in groups [group0, group1) of
-	 * 128. Columns at or past M->cols are not touched. */
+	 * 128: the way from ranks to outputs. Columns at or past M->cols are not touched. Every
+	 * width and grid of struct qmat. */
 	void (*qmat_accumulate)(float *y, size_t y_stride, const struct qmat *m, const float *z,
 		size_t z_stride, size_t n, size_t group0, size_t group1);
 
 	/* y[t][r] += sum_c M[r][c] x[t][c]  over the survivors of rows r in [row0, row1), for
-	 * t < n. */
+	 * t < n. The inner sum has as many terms as a row has entries, and y. Entries are read, not
+	 * checked: each must name a column of its group. */
 	void (*dropmat_dot)(float *y, size_t y_stride, const struct dropmat *m, const float *x,
 		size_t x_stride, size_t n, size_t row0, size_t row1);
 

@@ -111,7 +111,8 @@ static always_inline_ struct group group_load(
 		g.factor = _mm256_mul_ps(g.factor,
 			_mm256_cvtph_ps(_mm_set1_epi16(
 				(short)m->scales[row * m->scale_row + group * m->scale_group])));
-	g.zero = _mm256_set1_ps(m->zeros ? (float)m->zeros[index] : m->zero);
+	g.zero = m->zeros ? _mm256_cvtepi32_ps(_mm256_set1_epi32(m->zeros[index]))
+			  : _mm256_set1_ps(m->zero);
 	if (bits <= TABLE_BITS)
 		g.table = _mm256_mul_ps(
 			g.factor, _mm256_sub_ps(_mm256_cvtepi32_ps(code_of_entry), g.zero));

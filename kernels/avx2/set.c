@@ -5,6 +5,7 @@ void kernels_avx2(struct kernels *k)
 	k->matmul = avx2_matmul;
 	k->qmat_dot = avx2_qmat_dot;
 	k->qmat_accumulate = avx2_qmat_accumulate;
+	k->dropmat_dot = avx2_dropmat_dot;
 	k->rms_norm = avx2_rms_norm;
 	k->rope = avx2_rope;
 	k->silu_mul = avx2_silu_mul;

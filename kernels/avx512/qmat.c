@@ -113,7 +113,8 @@ static always_inline_ struct group group_load(
 	if (m->scales)
 		g.factor = _mm512_mul_ps(g.factor,
 			f16_broadcast(m->scales[row * m->scale_row + group * m->scale_group]));
-	g.zero = _mm512_set1_ps(m->zeros ? (float)m->zeros[index] : m->zero);
+	g.zero = m->zeros ? _mm512_cvtepi32_ps(_mm512_set1_epi32(m->zeros[index]))
+			  : _mm512_set1_ps(m->zero);
 	if (bits <= TABLE_BITS)
 		g.table[0] = table_part(&g, 0, bits < 4 ? bits : 4);
 	if (bits == 5)

@@ -5,6 +5,7 @@ void kernels_avx512(struct kernels *k)
 	k->matmul = avx512_matmul;
 	k->qmat_dot = avx512_qmat_dot;
 	k->qmat_accumulate = avx512_qmat_accumulate;
+	k->dropmat_dot = avx512_dropmat_dot;
 	k->rms_norm = avx512_rms_norm;
 	k->rope = avx512_rope;
 	k->silu_mul = avx512_silu_mul;
