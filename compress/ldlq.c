@@ -189,6 +189,20 @@ static void round_plainly(const struct ldlq_problem *p, int8_t *codes)
 		codes[i] = (int8_t)nearest_code(p->target[i] * inverse);
 }
 
+static double mean_weight(const struct metric *m)
+{
+	double sum = 0;
+
+	for (uint32_t i = 0; i < m->n; i++)
+		sum += m->weights[i];
+	return sum / m->n;
+}
+
+double ldlq_step(const struct metric *g, const struct metric *h, double lambda)
+{
+	return sqrt(6 * lambda / (M_LN2 * mean_weight(g) * mean_weight(h)));
+}
+
 int ldlq_run(const struct ldlq_problem *problem, struct ldlq *ret)
 {
 	size_t n = (size_t)problem->rows * problem->cols;

@@ -39,6 +39,10 @@ struct ldlq {
 	double bits;   /* estimated length of the codes */
 };
 
+/* The step at which, by the theory of fine grids, lambda buys as many bits as it should: with noise
+ * step^2 / 12 of weight w a code, 6 lambda / ln 2 = w step^2. Coarse grids want a little more. */
+double ldlq_step(const struct metric *g, const struct metric *h, double lambda);
+
 /* Fills codes and error and sets the sums. BLAS must run on one thread; calls may run side by side.
  * -ENOMEM. */
 int ldlq_run(const struct ldlq_problem *problem, struct ldlq *ret) _must_check_;
