@@ -108,17 +108,18 @@ int pair_read_vector(const struct pair *p, enum tensor_role role, uint32_t layer
 void pair_rows_done(struct pair_rows *r)
 {
 	free(r->values);
+	free(r->base);
 	free(r->changed);
 	*r = (struct pair_rows){0};
 }
 
-static void find_changed(struct pair_rows *r, const uint16_t *base, uint32_t base_rows)
+static void find_changed(struct pair_rows *r)
 {
 	for (uint32_t row = 0; row < r->rows; row++) {
 		size_t at = (size_t)row * r->cols;
 
-		if (row >= base_rows ||
-			memcmp(base + at, r->values + at, r->cols * sizeof(*base)) != 0)
+		if (row >= r->base_rows ||
+			memcmp(r->base + at, r->values + at, r->cols * sizeof(*r->base)) != 0)
 			r->changed[r->n_changed++] = row;
 	}
 }
@@ -126,16 +127,15 @@ static void find_changed(struct pair_rows *r, const uint16_t *base, uint32_t bas
 int pair_read_rows(
 	const struct pair *p, enum tensor_role role, struct pair_rows *ret, struct reason *reason)
 {
-	_cleanup_(freep) uint16_t *base = NULL;
 	_cleanup_(pair_rows_done) struct pair_rows rows = {0};
 	uint32_t layer = role == ROLE_HEAD ? p->base_config.n_layers - 1 : 0;
-	uint32_t base_rows, cols;
+	uint32_t cols;
 	int r;
 
-	if (!model_config_shape(&p->base_config, role, layer, &base_rows, &cols) ||
+	if (!model_config_shape(&p->base_config, role, layer, &rows.base_rows, &cols) ||
 		!model_config_shape(&p->tuned_config, role, layer, &rows.rows, &rows.cols))
 		return reason_set(reason, -EINVAL, "no %s in the model", tensor_role_name(role));
-	r = read_bf16(p->base, role, layer, (size_t)base_rows * cols, &base, reason);
+	r = read_bf16(p->base, role, layer, (size_t)rows.base_rows * cols, &rows.base, reason);
 	if (r == 0)
 		r = read_bf16(
 			p->tuned, role, layer, (size_t)rows.rows * rows.cols, &rows.values, reason);
@@ -144,7 +144,7 @@ int pair_read_rows(
 	rows.changed = malloc(((size_t)rows.rows + 1) * sizeof(*rows.changed));
 	if (!rows.changed)
 		return -ENOMEM;
-	find_changed(&rows, base, base_rows);
+	find_changed(&rows);
 	*ret = rows;
 	rows = (struct pair_rows){0};
 	return 0;

@@ -30,11 +30,13 @@ int pair_read_matrix(const struct pair *p, enum tensor_role role, uint32_t layer
 int pair_read_vector(const struct pair *p, enum tensor_role role, uint32_t layer, float **ret,
 	bool *ret_changed, struct reason *reason) _must_check_;
 
-/* Embedding or head of the fine-tune as bf16 and the rows that differ from the base's, added ones
- * included, ascending. Both malloc'ed. */
+/* Embedding or head of the fine-tune and of the base as bf16 and the rows that differ, added ones
+ * included, ascending. All malloc'ed. */
 struct pair_rows {
 	uint32_t rows, cols; /* of the fine-tune's matrix */
-	uint16_t *values;
+	uint32_t base_rows;  /* rows from this one on were added */
+	uint16_t *values;    /* rows x cols */
+	uint16_t *base;      /* base_rows x cols */
 	uint32_t *changed;
 	uint32_t n_changed;
 };
