@@ -302,6 +302,7 @@ static int back_through_chunk(struct backward *b, const struct sink *sink, uint3
 		struct backward_taps taps;
 
 		block_pass_taps(&b->pass, &taps);
+		taps.first = i == 0;
 		taps.last = i + 1 == b->n_chunks;
 		r = sink->visit(sink->user, &taps, reason);
 	}

@@ -11,7 +11,7 @@
 
 #include "compress/loss.h"
 
-#define BACKWARD_CHUNK 2048u
+#define BACKWARD_CHUNK 4096u
 
 struct backward;
 
@@ -57,8 +57,8 @@ int backward_gradient(struct backward *b, struct dense_model *model, const struc
  */
 struct backward_taps {
 	uint32_t layer;
-	size_t n;  /* tokens; all of them in several calls */
-	bool last; /* of this layer */
+	size_t n;         /* tokens; all of them in several calls */
+	bool first, last; /* call of this layer */
 	struct {
 		const float *x, *g;
 		uint32_t rows, cols; /* of the matrix */

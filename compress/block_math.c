@@ -66,17 +66,18 @@ static void clear_outside(const struct softmax_range *r, float *row)
 
 void softmax(const struct softmax_range *r, float *scores)
 {
-	float top = -INFINITY;
+	float top = -INFINITY, share;
 	double sum = 0;
 
 	for (size_t i = r->first; i < r->end; i++)
-		top = fmaxf(top, scores[i] * r->scale);
+		top = scores[i] * r->scale > top ? scores[i] * r->scale : top;
 	for (size_t i = r->first; i < r->end; i++) {
 		scores[i] = expf(scores[i] * r->scale - top);
 		sum += (double)scores[i];
 	}
+	share = (float)(1 / sum);
 	for (size_t i = r->first; i < r->end; i++)
-		scores[i] = (float)((double)scores[i] / sum);
+		scores[i] *= share;
 	clear_outside(r, scores);
 }
 

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#define TILE 128u /* rows of one piece */
+#define TILE 256u /* rows of one piece */
 
 static size_t q_width(const struct block_pass *p)
 {

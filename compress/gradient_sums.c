@@ -2,7 +2,7 @@
 
 #include "kernels/blas.h"
 
-#define STRIP 128u   /* rows of a matrix in one piece */
+#define STRIP 256u   /* rows of a matrix in one piece */
 #define COLUMNS 256u /* of the embedding in one piece */
 
 void block_pass_taps(const struct block_pass *p, struct backward_taps *ret)

@@ -115,7 +115,7 @@ static void soften(const float *z, size_t n, float scale, struct softened *ret)
 
 	ret->sum = 0;
 	for (size_t i = 0; i < n; i++)
-		top = fmaxf(top, z[i] * scale);
+		top = z[i] * scale > top ? z[i] * scale : top;
 	for (size_t i = 0; i < n; i++) {
 		ret->powers[i] = expf(z[i] * scale - top);
 		ret->sum += (double)ret->powers[i];
