@@ -1,7 +1,7 @@
 #include "compress/bands.h"
 
 #include "kernels/types.h"
-#include "store/delta.h"
+#include "store/part.h"
 
 #include <math.h>
 
@@ -26,14 +26,22 @@ struct search {
 
 uint64_t bands_bytes(uint32_t rows, uint32_t cols, const uint32_t n_ranks[static BANDS_KINDS])
 {
-	struct mixed_svd_band bands[BANDS_KINDS] = {0};
-	uint32_t n_bands = 0;
+	uint64_t sum = 0;
 
-	for (uint32_t i = 0; i < BANDS_KINDS; i++)
+	for (uint32_t i = 0; i < BANDS_KINDS; i++) {
+		const struct tensor_record record = {
+			.codec = CODEC_FACTORS,
+			.n = n_ranks[i],
+			.rows = rows,
+			.cols = cols,
+			.bits = (uint8_t)kind_bits[i],
+			.grid = GRID_GROUP,
+		};
+
 		if (n_ranks[i] > 0)
-			bands[n_bands++] = (struct mixed_svd_band){
-				.bits = kind_bits[i], .n_ranks = n_ranks[i]};
-	return n_bands ? mixed_svd_layout(bands, n_bands, rows, cols) : 0;
+			sum += part_layout(&record).end + sizeof(record);
+	}
+	return sum;
 }
 
 static bool fits(const struct search *s)

@@ -3,7 +3,7 @@
  * as in Delta-CoMe (arXiv 2406.08903, section 4.1 and its "8+3+2").
  *
  * The budget is the matrix's own: 16-bit bytes / ratio for its whole payload (codes, scales, zero
- * points, sigma, band headers, padding), so grouped-query k and v get fewer ranks than q, by their
+ * points, sigma, records, padding), so grouped-query k and v get fewer ranks than q, by their
  * shape. The 2-bit band takes what the other two leave; where all ranks fit at 2 bits, what is left
  * widens the 3-bit band and then the 8-bit band.
  *
@@ -33,12 +33,12 @@ struct band_plan {
 	uint32_t n_bands; /* 0: the budget does not hold a single rank */
 	struct band bands[BANDS_KINDS];
 	uint32_t n_ranks;     /* of all bands */
-	uint64_t bytes;       /* of the payload */
+	uint64_t bytes;       /* of payloads and records */
 	uint64_t limit_bytes; /* the budget */
 };
 
 /* The largest plan that is not above the budget. ratio > 0. */
 void bands_plan(uint32_t rows, uint32_t cols, double ratio, struct band_plan *ret);
 
-/* Bytes of the payload with these ranks at 8, 3 and 2 bits. */
+/* Bytes of payloads and records with these ranks at 8, 3 and 2 bits. */
 uint64_t bands_bytes(uint32_t rows, uint32_t cols, const uint32_t n_ranks[static BANDS_KINDS]);

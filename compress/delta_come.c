@@ -37,9 +37,9 @@ static void decompose_one(void *arg, size_t piece, size_t worker)
 
 	(void)worker;
 	j->errors[piece] = 0;
-	if (m->budget > METHOD_RECORD_BYTES)
-		j->errors[piece] = projection_decompose(&j->projections[piece],
-			whole / (double)(m->budget - METHOD_RECORD_BYTES), &j->reasons[piece]);
+	if (m->budget > 0)
+		j->errors[piece] = projection_decompose(
+			&j->projections[piece], whole / (double)m->budget, &j->reasons[piece]);
 }
 
 static int decompose(struct job *j, struct reason *reason)
@@ -59,29 +59,24 @@ static int decompose(struct job *j, struct reason *reason)
 	return 0;
 }
 
+/* The widest band first: it says most for its bytes. */
 static int add_parts(struct method_matrix *m, const struct projection *p)
 {
-	struct part part = {
-		.record =
-			{
-				.role = m->role,
-				.layer = m->layer,
-				.codec = CODEC_MIXED_SVD,
-				.n_parts = p->plan.n_bands,
-				.rows = m->rows,
-				.cols = m->cols,
-			},
-		.quality = {.energy = p->energy},
-		.n_payload = p->plan.bytes,
-	};
-	int r;
+	struct part_place place = {
+		.role = m->role, .layer = m->layer, .rows = m->rows, .cols = m->cols};
+	int r = 0;
 
-	if (p->plan.n_bands == 0)
-		return 0;
-	r = projection_payload(p, &part.payload);
-	if (r < 0)
-		return r;
-	return method_matrix_add(m, &part);
+	for (uint32_t i = 0; r == 0 && i < p->plan.n_bands; i++) {
+		struct part part;
+
+		place.level = (uint8_t)i;
+		r = projection_part(p, i, &place, &part);
+		if (r < 0)
+			return r;
+		part.quality.energy = p->energy;
+		r = method_matrix_add(m, &part);
+	}
+	return r;
 }
 
 static int quantise(void *state, struct method_group *group, struct reason *reason)

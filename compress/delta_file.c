@@ -4,16 +4,8 @@
 
 #include <string.h>
 
-#define PAYLOAD_ALIGNMENT 64u
-
-struct entry {
-	struct tensor_record record;
-	struct tensor_quality quality;
-	uint8_t *payload;
-};
-
 struct delta_file {
-	struct entry *entries;
+	struct part *parts; /* sorted when written */
 	size_t n, room;
 };
 
@@ -28,30 +20,27 @@ struct delta_file *delta_file_free(struct delta_file *f)
 	if (!f)
 		return NULL;
 	for (size_t i = 0; i < f->n; i++)
-		free(f->entries[i].payload);
-	free(f->entries);
+		part_done(&f->parts[i]);
+	free(f->parts);
 	free(f);
 	return NULL;
 }
 
-int delta_file_add(struct delta_file *f, const struct tensor_record *record,
-	const struct tensor_quality *quality, uint8_t *payload, uint64_t n_payload)
+int delta_file_add(struct delta_file *f, struct part *part)
 {
 	if (f->n == f->room) {
 		size_t room = 2 * f->room + 16;
-		struct entry *grown = realloc(f->entries, room * sizeof(*grown));
+		struct part *grown = realloc(f->parts, room * sizeof(*grown));
 
 		if (!grown) {
-			free(payload);
+			part_done(part);
 			return -ENOMEM;
 		}
-		f->entries = grown;
+		f->parts = grown;
 		f->room = room;
 	}
-	f->entries[f->n] =
-		(struct entry){.record = *record, .quality = *quality, .payload = payload};
-	f->entries[f->n].record.bytes = n_payload;
-	f->n++;
+	f->parts[f->n++] = *part;
+	part->payload = NULL;
 	return 0;
 }
 
@@ -60,19 +49,36 @@ uint64_t delta_file_bytes(const struct delta_file *f, bool (*of)(enum tensor_rol
 	uint64_t sum = 0;
 
 	for (size_t i = 0; i < f->n; i++)
-		if (of((enum tensor_role)f->entries[i].record.role))
-			sum += f->entries[i].record.bytes;
+		if (of((enum tensor_role)f->parts[i].record.role))
+			sum += part_file_bytes(&f->parts[i]);
 	return sum;
 }
 
-static int compare_entries(const void *left, const void *right)
+static int compare_parts(const void *left, const void *right)
 {
-	const struct tensor_record *a = &((const struct entry *)left)->record;
-	const struct tensor_record *b = &((const struct entry *)right)->record;
+	const struct tensor_record *a = &((const struct part *)left)->record;
+	const struct tensor_record *b = &((const struct part *)right)->record;
 
+	if (a->level != b->level)
+		return a->level < b->level ? -1 : 1;
 	if (a->layer != b->layer)
 		return a->layer < b->layer ? -1 : 1;
 	return a->role < b->role ? -1 : a->role > b->role;
+}
+
+/* Levels are numbered without gaps: a level that no part has left is not in the file. */
+static void number_levels(struct delta_file *f)
+{
+	uint8_t level = 0, last = 0;
+
+	for (size_t i = 0; i < f->n; i++) {
+		struct tensor_record *record = &f->parts[i].record;
+
+		if (i > 0 && record->level != last)
+			level++;
+		last = record->level;
+		record->level = level;
+	}
 }
 
 static uint64_t pages(uint64_t n_bytes)
@@ -82,7 +88,10 @@ static uint64_t pages(uint64_t n_bytes)
 
 static uint64_t certificate_bytes(const struct delta_file *f, const struct delta_file_parts *p)
 {
-	return p->certificate ? sizeof(*p->certificate) + f->n * sizeof(struct tensor_quality) : 0;
+	if (!p->certificate)
+		return 0;
+	return sizeof(*p->certificate) + f->n * sizeof(struct tensor_quality) +
+	       p->certificate->n_points * sizeof(*p->points);
 }
 
 /* Where the payloads begin, counted from the body's beginning. */
@@ -93,18 +102,33 @@ static uint64_t weights_offset(const struct delta_file *f, const struct delta_fi
 	       pages(p->n_selftest);
 }
 
+static bool begins_level(const struct delta_file *f, size_t i)
+{
+	return i > 0 && f->parts[i].record.level != f->parts[i - 1].record.level;
+}
+
 /* Sets each record's offset, given where the payloads begin; returns where they end. */
 static uint64_t place_payloads(struct delta_file *f, uint64_t begin)
 {
 	uint64_t at = begin;
 
 	for (size_t i = 0; i < f->n; i++) {
-		struct tensor_record *record = &f->entries[i].record;
+		struct tensor_record *record = &f->parts[i].record;
 
+		at = align_up(at, begins_level(f, i) ? FORMAT_PAGE : PART_ALIGNMENT);
 		record->offset = at;
-		at = align_up(at + record->bytes, PAYLOAD_ALIGNMENT);
+		at += record->bytes;
 	}
 	return at;
+}
+
+static uint64_t expanded_bytes(const struct delta_file *f)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < f->n; i++)
+		sum += part_layout(&f->parts[i].record).expanded_bytes;
+	return sum;
 }
 
 static int write_records(struct writer *w, const struct delta_file *f)
@@ -113,15 +137,16 @@ static int write_records(struct writer *w, const struct delta_file *f)
 
 	r = writer_section_begin(w, SECTION_TENSORS, FORMAT_PAGE);
 	for (size_t i = 0; r == 0 && i < f->n; i++)
-		r = writer_append(w, &f->entries[i].record, sizeof(struct tensor_record));
+		r = writer_append(w, &f->parts[i].record, sizeof(struct tensor_record));
 	if (r == 0)
 		r = writer_section_end(w);
 	return r;
 }
 
 static int write_certificate(
-	struct writer *w, const struct delta_file *f, const struct certificate *certificate)
+	struct writer *w, const struct delta_file *f, const struct delta_file_parts *p)
 {
+	const struct certificate *certificate = p->certificate;
 	int r;
 
 	if (!certificate)
@@ -130,7 +155,9 @@ static int write_certificate(
 	if (r == 0)
 		r = writer_append(w, certificate, sizeof(*certificate));
 	for (size_t i = 0; r == 0 && i < f->n; i++)
-		r = writer_append(w, &f->entries[i].quality, sizeof(struct tensor_quality));
+		r = writer_append(w, &f->parts[i].quality, sizeof(struct tensor_quality));
+	if (r == 0)
+		r = writer_append(w, p->points, certificate->n_points * sizeof(*p->points));
 	if (r == 0)
 		r = writer_section_end(w);
 	return r;
@@ -142,9 +169,9 @@ static int write_payloads(struct writer *w, const struct delta_file *f)
 
 	r = writer_section_begin(w, SECTION_WEIGHTS, FORMAT_PAGE);
 	for (size_t i = 0; r == 0 && i < f->n; i++) {
-		r = writer_align(w, PAYLOAD_ALIGNMENT);
+		r = begins_level(f, i) ? writer_level_end(w) : writer_align(w, PART_ALIGNMENT);
 		if (r == 0)
-			r = writer_append(w, f->entries[i].payload, f->entries[i].record.bytes);
+			r = writer_append(w, f->parts[i].payload, f->parts[i].record.bytes);
 	}
 	if (r == 0)
 		r = writer_section_end(w);
@@ -164,7 +191,7 @@ static int write_sections(
 	if (r == 0)
 		r = writer_section(w, SECTION_CHAT, p->chat, p->n_chat);
 	if (r == 0)
-		r = write_certificate(w, f, p->certificate);
+		r = write_certificate(w, f, p);
 	if (r == 0)
 		r = writer_section(w, SECTION_SELFTEST, p->selftest, p->n_selftest);
 	if (r == 0)
@@ -181,10 +208,12 @@ int delta_file_write(struct delta_file *f, const struct delta_file_parts *parts,
 	int r;
 
 	if (f->n > 0)
-		qsort(f->entries, f->n, sizeof(*f->entries), compare_entries);
+		qsort(f->parts, f->n, sizeof(*f->parts), compare_parts);
+	number_levels(f);
 	r = writer_begin(fd, IMAGE_KIND_DELTA, pages(place_payloads(f, weights)), &w, reason);
 	if (r < 0)
 		return r;
+	writer_expands(w, expanded_bytes(f));
 	body = align_up(writer_offset(w), FORMAT_PAGE);
 	place_payloads(f, body + weights);
 	r = write_sections(w, f, parts);

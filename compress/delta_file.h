@@ -6,6 +6,7 @@
 
 #include "common/digest.h"
 #include "common/reason.h"
+#include "compress/parts.h"
 #include "store/format.h"
 
 struct delta_file;
@@ -13,12 +14,10 @@ struct delta_file;
 int delta_file_new(struct delta_file **ret) _must_check_;
 struct delta_file *delta_file_free(struct delta_file *f);
 
-/* `record` without offset and bytes. Takes the payload, which came from malloc, whatever the
- * result. Order is free; no (layer, role) twice. */
-int delta_file_add(struct delta_file *f, const struct tensor_record *record,
-	const struct tensor_quality *quality, uint8_t *payload, uint64_t n_payload) _must_check_;
+/* Takes the part's payload, whatever the result. Order is free; no (level, layer, role) twice. */
+int delta_file_add(struct delta_file *f, struct part *part) _must_check_;
 
-/* Payload bytes of all records for which the function is true. */
+/* Bytes of payloads and records of all parts for which the function is true. */
 uint64_t delta_file_bytes(const struct delta_file *f, bool (*of)(enum tensor_role role));
 
 /* What else is in the file; parts that are NULL (or of no bytes) are left out. */
@@ -26,6 +25,7 @@ struct delta_file_parts {
 	const struct model_config *config;
 	const struct digest *base, *tuned;
 	const struct certificate *certificate;
+	const struct rate_point *points; /* certificate->n_points of them */
 	const uint8_t *tokenizer, *chat, *selftest;
 	size_t n_tokenizer, n_chat, n_selftest;
 };

@@ -125,7 +125,6 @@ static int write_part(
 	const struct merge_tensor tensor = {
 		.base = m->job->base,
 		.delta = m->delta,
-		.kernels = m->job->kernels,
 		.role = p->role,
 		.layer = p->layer,
 	};

@@ -6,14 +6,12 @@
 
 #include "common/progress.h"
 #include "foreign/checkpoint.h"
-#include "kernels/kernels.h"
 #include "store/image.h"
 
 struct merge_job {
 	struct checkpoint *base;
 	struct image *delta; /* the caller's, not taken */
-	const struct kernels *kernels;
-	const char *folder; /* exists and is empty */
+	const char *folder;  /* exists and is empty */
 };
 
 struct merge_report {
@@ -25,6 +23,7 @@ struct merge_report {
 	bool has_own_tokenizer;
 };
 
-/* -EMEDIUMTYPE if the delta was made for another base. One tensor in memory at a time. */
+/* -EMEDIUMTYPE if the delta was made for another base. One tensor in memory at a time.
+ * The caller has called blas_load(). */
 int merge_folder(const struct merge_job *job, const struct progress *progress,
 	struct merge_report *ret, struct reason *reason) _must_check_;

@@ -4,13 +4,11 @@
 #pragma once
 
 #include "foreign/checkpoint.h"
-#include "kernels/kernels.h"
 #include "store/delta.h"
 
 struct merge_tensor {
 	struct checkpoint *base;
 	const struct delta *delta;
-	const struct kernels *kernels;
 	enum tensor_role role;
 	uint32_t layer;
 };

@@ -65,6 +65,6 @@ uint64_t method_matrix_bytes(const struct method_matrix *m)
 	uint64_t sum = 0;
 
 	for (uint32_t i = 0; i < m->n_parts; i++)
-		sum += m->parts[i].n_payload + METHOD_RECORD_BYTES;
+		sum += part_file_bytes(&m->parts[i]);
 	return sum;
 }

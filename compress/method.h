@@ -18,8 +18,7 @@
 #include "compress/parts.h"
 #include "engine/pool.h"
 
-#define METHOD_MAX_PARTS 8u     /* levels of a tensor */
-#define METHOD_RECORD_BYTES 64u /* what a part costs beside its payload */
+#define METHOD_MAX_PARTS FORMAT_MAX_LEVELS
 #define METHOD_MAX_FIGURES 8u
 
 enum method_needs {
@@ -40,8 +39,8 @@ struct method_matrix {
 	uint32_t rows, cols;
 	const float *base;  /* rows x cols, as it will be served */
 	const float *delta; /* rows x cols; not all zero */
-	uint64_t budget;    /* most bytes of its parts, each with METHOD_RECORD_BYTES; UINT64_MAX
-			       where no ratio was asked for */
+	uint64_t budget;    /* most bytes of its parts, records included; UINT64_MAX where no ratio
+			       was asked for */
 	/* The answer, levels ascending. None: the base's weights stay. Owned by the walk. */
 	struct part parts[METHOD_MAX_PARTS];
 	uint32_t n_parts;

@@ -233,46 +233,34 @@ int projections_quantise(struct pool *pool, struct projection *const *members, s
 	return r;
 }
 
-/* Ranks [first, first + n) of one factor. */
-static void pack_vectors(const struct qvectors *q, uint32_t first, uint32_t n, uint8_t *codes,
-	uint16_t *scales, uint8_t *zeros)
+/* Ranks [first, first + n) of one factor, all of the same width. */
+static int band_of(const struct qvectors *q, uint32_t first, uint32_t n, struct code_matrix **ret)
 {
-	for (uint32_t i = 0; i < n; i++) {
-		uint32_t vector = first + i;
-		uint32_t bits = q->bits[vector];
-		const uint8_t *zero = q->zeros + vector * q->n_groups;
+	int r = code_matrix_new(n, q->length, q->bits[first], GRID_GROUP, ret);
 
-		qmat_row_pack(codes + i * q->n_groups * qmat_group_bytes(bits),
-			q->codes + (size_t)vector * q->length, zero, q->length, bits);
-		memcpy(scales + i * q->n_groups, q->scales + vector * q->n_groups,
-			q->n_groups * sizeof(*scales));
-		memcpy(zeros + i * q->n_groups, zero, q->n_groups);
-	}
+	if (r < 0)
+		return r;
+	memcpy((*ret)->codes, q->codes + (size_t)first * q->length, (size_t)n * q->length);
+	memcpy((*ret)->scales, q->scales + first * q->n_groups,
+		n * q->n_groups * sizeof(*q->scales));
+	memcpy((*ret)->zeros, q->zeros + first * q->n_groups, n * q->n_groups);
+	return 0;
 }
 
-int projection_payload(const struct projection *p, uint8_t **ret)
+int projection_part(
+	const struct projection *p, uint32_t band, const struct part_place *place, struct part *ret)
 {
-	struct mixed_svd_band bands[BANDS_KINDS] = {0};
-	_cleanup_(freep) uint8_t *payload = calloc(1, p->plan.bytes);
-	uint32_t first = 0;
+	_cleanup_(code_matrix_freep) struct code_matrix *v = NULL;
+	_cleanup_(code_matrix_freep) struct code_matrix *u = NULL;
+	uint32_t first = 0, n = p->plan.bands[band].n_ranks;
+	int r;
 
-	if (!payload)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < p->plan.n_bands; i++)
-		bands[i] = (struct mixed_svd_band){
-			.bits = p->plan.bands[i].bits, .n_ranks = p->plan.bands[i].n_ranks};
-	mixed_svd_layout(bands, p->plan.n_bands, p->rows, p->cols);
-	memcpy(payload, bands, p->plan.n_bands * sizeof(*bands));
-	for (uint32_t i = 0; i < p->plan.n_bands; i++) {
-		const struct mixed_svd_band *b = &bands[i];
-
-		memcpy(payload + b->sigma, p->sigma + first, b->n_ranks * sizeof(float));
-		pack_vectors(p->v, first, b->n_ranks, payload + b->v_codes,
-			(uint16_t *)(void *)(payload + b->v_scales), payload + b->v_zeros);
-		pack_vectors(p->u, first, b->n_ranks, payload + b->u_codes,
-			(uint16_t *)(void *)(payload + b->u_scales), payload + b->u_zeros);
-		first += b->n_ranks;
-	}
-	*ret = take_ptr(payload);
-	return 0;
+	for (uint32_t i = 0; i < band; i++)
+		first += p->plan.bands[i].n_ranks;
+	r = band_of(p->v, first, n, &v);
+	if (r == 0)
+		r = band_of(p->u, first, n, &u);
+	if (r == 0)
+		r = part_factors(place, v, u, p->sigma + first, false, ret);
+	return r;
 }

@@ -3,11 +3,12 @@
  *
  *   projection_decompose    svd and the plan of its bands; independent of any input
  *   projections_quantise    V, then U, for all projections with the same inputs
- *   projection_payload      the bytes that store/format.h describes
+ *   projection_part         the bytes that store/part.h describes
  */
 #pragma once
 
 #include "compress/bands.h"
+#include "compress/parts.h"
 #include "compress/qvectors.h"
 #include "compress/svd.h"
 #include "engine/pool.h"
@@ -32,5 +33,6 @@ int projection_decompose(struct projection *p, double ratio, struct reason *reas
 int projections_quantise(struct pool *pool, struct projection *const *members, size_t n_members,
 	const double *hessian, struct reason *reason) _must_check_;
 
-/* *ret is malloc'ed, p->plan.bytes long. */
-int projection_payload(const struct projection *p, uint8_t **ret) _must_check_;
+/* One band as a part of the delta. */
+int projection_part(const struct projection *p, uint32_t band, const struct part_place *place,
+	struct part *ret) _must_check_;

@@ -115,10 +115,7 @@ static int store_parts(struct walk *w, struct method_matrix *m, const struct jud
 	w->report.sum_calibration_error += j->calibration_error;
 	w->report.sum_held_out_error += j->held_out_error;
 	for (uint32_t i = 0; r == 0 && i < m->n_parts; i++) {
-		struct part *p = &m->parts[i];
-
-		r = delta_file_add(
-			w->file, &p->record, &p->quality, take_ptr(p->payload), p->n_payload);
+		r = delta_file_add(w->file, &m->parts[i]);
 	}
 	return r;
 }

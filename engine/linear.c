@@ -1,10 +1,10 @@
 /*
  * Two parallel regions. In the first, pieces are blocks of base outputs for all rows, and beside
- * them each codec's `prepare` for each run of rows, which may only write scratch. In the second,
- * each codec's `apply` finishes the outputs. Every output is written by one piece, in an order of
- * sums that the kernels fix, so that neither threads nor company change a result.
+ * them `prepare` of each part that has one for each run of rows, which may only write scratch. In
+ * the second, `apply` of each part finishes the outputs. Every output is written by one piece, in
+ * an order of sums that the kernels fix, so that neither threads nor company change a result.
  *
- * A codec is a pair of functions, prepare and apply; each does one slice of its work.
+ * Slices of one map share no output, and each takes the parts in their order.
  */
 #include "engine/linear.h"
 
@@ -19,11 +19,13 @@
 /* Rows and blocks that one call of a scattered product computes on the stack. */
 #define SCATTER_ROWS 16
 #define SCATTER_BLOCKS 4
+/* Rows of codes, likewise. */
+#define CODES_ROWS 64
 
 /* One codec's work for one part and one run of rows. */
 struct delta_work {
 	const struct kernels *kernels;
-	const struct projection_delta *delta;
+	const struct linear_delta *delta;
 	const float *x;
 	size_t x_stride;
 	size_t n;
@@ -51,42 +53,87 @@ static struct slice slice_of(size_t n, size_t index, size_t n_slices)
 	return (struct slice){n * index / n_slices, n * (index + 1) / n_slices};
 }
 
-/* Delta-CoMe (arXiv 2406.08903): y += U diag(sigma) V x, band by band. */
-static void svd_prepare(const struct delta_work *w, size_t index, size_t n_slices)
+/* z = diag(sigma) V^T x. */
+static void factors_prepare(const struct delta_work *w, const struct factors *f, float *z,
+	size_t index, size_t n_slices)
 {
-	float *z = w->z;
+	struct slice ranks = slice_of(f->v.rows, index, n_slices);
 
-	for (uint32_t b = 0; b < w->delta->svd->n_bands; b++) {
-		const struct mixed_svd_view *band = &w->delta->svd->bands[b];
-		struct slice ranks = slice_of(band->v.rows, index, n_slices);
-
-		w->kernels->qmat_dot(
-			z, w->z_stride, &band->v, w->x, w->x_stride, w->n, ranks.begin, ranks.end);
-		for (size_t t = 0; t < w->n; t++)
-			for (size_t r = ranks.begin; r < ranks.end; r++)
-				z[t * w->z_stride + r] *= band->sigma[r];
-		z += band->v.rows;
-	}
+	w->kernels->qmat_dot(
+		z, w->z_stride, &f->v, w->x, w->x_stride, w->n, ranks.begin, ranks.end);
+	for (size_t t = 0; t < w->n; t++)
+		for (size_t r = ranks.begin; r < ranks.end; r++)
+			z[t * w->z_stride + r] *= f->sigma[r];
 }
 
-static void svd_apply(const struct delta_work *w, size_t index, size_t n_slices)
+/* y += U z. */
+static void factors_apply(
+	const struct delta_work *w, const struct factors *f, const float *z, struct slice groups)
 {
-	struct slice groups = slice_of(qmat_groups(w->n_outputs), index, n_slices);
-	const float *z = w->z;
+	w->kernels->qmat_accumulate(
+		w->y, w->y_stride, &f->u, z, w->z_stride, w->n, groups.begin, groups.end);
+}
 
-	for (uint32_t b = 0; b < w->delta->svd->n_bands; b++) {
-		const struct mixed_svd_view *band = &w->delta->svd->bands[b];
+/* First index of the ascending list that is at or past a row; without a list row i is number i. */
+static size_t first_at(const uint32_t *rows, size_t n_rows, size_t row)
+{
+	size_t low = 0, high = n_rows;
 
-		w->kernels->qmat_accumulate(w->y, w->y_stride, &band->u, z, w->z_stride, w->n,
-			groups.begin, groups.end);
-		z += band->v.rows;
+	if (!rows)
+		return min_u64(row, n_rows);
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (rows[middle] < row)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* Rows [first, first + n) of a matrix. */
+static struct qmat some_rows(const struct qmat *m, size_t first, size_t n)
+{
+	struct qmat part = *m;
+
+	part.codes += first * qmat_groups(m->cols) * qmat_group_bytes(m->bits);
+	part.scales = m->scales ? m->scales + first * m->scale_row : NULL;
+	part.zeros = m->zeros ? m->zeros + first * qmat_groups(m->cols) : NULL;
+	part.rows = (uint32_t)n;
+	return part;
+}
+
+/* y[t][rows[i]] += codes_i x[t], for the rows among outputs [begin, end), a few at a time. */
+static void codes_apply(
+	const struct delta_work *w, const struct row_codes *codes, struct slice outputs)
+{
+	size_t end = first_at(codes->rows, codes->q.rows, outputs.end);
+	float out[SCATTER_ROWS * CODES_ROWS];
+
+	for (size_t i = first_at(codes->rows, codes->q.rows, outputs.begin); i < end;
+		i += CODES_ROWS) {
+		size_t n_rows = min_u64(CODES_ROWS, end - i);
+		struct qmat part = some_rows(&codes->q, i, n_rows);
+
+		for (size_t t = 0; t < w->n; t += SCATTER_ROWS) {
+			size_t n = min_u64(SCATTER_ROWS, w->n - t);
+
+			w->kernels->qmat_dot(out, CODES_ROWS, &part, w->x + t * w->x_stride,
+				w->x_stride, n, 0, n_rows);
+			for (size_t k = 0; k < n; k++)
+				for (size_t o = 0; o < n_rows; o++)
+					w->y[(t + k) * w->y_stride +
+						(codes->rows ? codes->rows[i + o] : i + o)] +=
+						out[k * CODES_ROWS + o];
+		}
 	}
 }
 
 /* Replaced rows: y[t][rows[i]] = values[i] x[t], a few blocks at a time. */
-static void rows_scatter(const struct delta_work *w, size_t block, size_t n_blocks)
+static void rows_scatter(
+	const struct delta_work *w, const struct replaced_rows *from, size_t block, size_t n_blocks)
 {
-	const struct dense_rows *from = w->delta->rows;
 	uint32_t first = (uint32_t)(block * MAT_BLOCK);
 	uint32_t n_outputs = (uint32_t)min_u64(n_blocks * MAT_BLOCK, from->n_rows - first);
 	struct mat_bf16 part = {
@@ -109,43 +156,66 @@ static void rows_scatter(const struct delta_work *w, size_t block, size_t n_bloc
 	}
 }
 
-static void rows_apply(const struct delta_work *w, size_t index, size_t n_slices)
+static void rows_apply(
+	const struct delta_work *w, const struct replaced_rows *rows, size_t index, size_t n_slices)
 {
-	struct slice blocks = slice_of(mat_bf16_blocks(w->delta->rows->n_rows), index, n_slices);
+	struct slice blocks = slice_of(mat_bf16_blocks(rows->n_rows), index, n_slices);
 
+	/* All of them: nothing to scatter. */
+	if (!rows->rows) {
+		w->kernels->matmul(w->y, w->y_stride, &rows->values, w->x, w->x_stride, w->n,
+			blocks.begin, blocks.end);
+		return;
+	}
 	for (size_t b = blocks.begin; b < blocks.end; b += SCATTER_BLOCKS)
-		rows_scatter(w, b, min_u64(SCATTER_BLOCKS, blocks.end - b));
+		rows_scatter(w, rows, b, min_u64(SCATTER_BLOCKS, blocks.end - b));
 }
 
 static void delta_prepare(const struct delta_work *w, size_t index, size_t n_slices)
 {
-	switch ((enum tensor_codec)w->delta->codec) {
-	case CODEC_MIXED_SVD:
-		svd_prepare(w, index, n_slices);
-		return;
-	case CODEC_DENSE_ROWS:
-		return;
-	case CODEC_VECTOR_F32:
-	case CODEC_MAT_BF16:
-		break;
+	float *z = w->z;
+
+	for (uint32_t i = 0; i < w->delta->n_parts; i++) {
+		const struct delta_part *part = &w->delta->parts[i];
+
+		if (part->codec != CODEC_FACTORS)
+			continue;
+		factors_prepare(w, &part->factors, z, index, n_slices);
+		z += part->factors.v.rows;
 	}
-	assert(!"variant_new() lets no other codec pass");
 }
 
+/* Slices share no output. */
 static void delta_apply(const struct delta_work *w, size_t index, size_t n_slices)
 {
-	switch ((enum tensor_codec)w->delta->codec) {
-	case CODEC_MIXED_SVD:
-		svd_apply(w, index, n_slices);
-		return;
-	case CODEC_DENSE_ROWS:
-		rows_apply(w, index, n_slices);
-		return;
-	case CODEC_VECTOR_F32:
-	case CODEC_MAT_BF16:
-		break;
+	struct slice groups = slice_of(qmat_groups(w->n_outputs), index, n_slices);
+	struct slice outputs = {
+		groups.begin * QMAT_GROUP, min_u64(groups.end * QMAT_GROUP, w->n_outputs)};
+	const float *z = w->z;
+
+	for (uint32_t i = 0; i < w->delta->n_parts; i++) {
+		const struct delta_part *part = &w->delta->parts[i];
+
+		switch ((enum tensor_codec)part->codec) {
+		case CODEC_ROWS:
+			rows_apply(w, &part->rows, index, n_slices);
+			break;
+		case CODEC_FACTORS:
+			factors_apply(w, &part->factors, z, groups);
+			z += part->factors.v.rows;
+			break;
+		case CODEC_CODES:
+			codes_apply(w, &part->codes, outputs);
+			break;
+		case CODEC_DROPOUT:
+			w->kernels->dropmat_dot(w->y, w->y_stride, &part->dropout, w->x,
+				w->x_stride, w->n, outputs.begin, outputs.end);
+			break;
+		case CODEC_VECTOR_F32:
+		case CODEC_MAT_BF16:
+			assert(!"delta_bind() lets no other codec pass");
+		}
 	}
-	assert(!"variant_new() lets no other codec pass");
 }
 
 static void base_rows(const struct linear_call *c, const struct linear_part *p, size_t first,
@@ -181,7 +251,7 @@ static void base_piece(
 		const struct projection_delta *d =
 			variant_delta(run->variant, c->layer, p->projection);
 
-		if (d->codec != CODEC_DENSE_ROWS)
+		if (!d->block_replaced)
 			continue;
 		base_rows(c, p, pending, run->first - pending, blocks);
 		base_kept(c, p, run, d->block_replaced, blocks);
@@ -213,9 +283,10 @@ static bool delta_work_of(
 	const struct linear_run *run = &c->runs[i / plan->slices / c->n_parts];
 	size_t part = i / plan->slices % c->n_parts, z_offset = 0;
 	const struct linear_part *p = &c->parts[part];
-	const struct projection_delta *delta = variant_delta(run->variant, c->layer, p->projection);
+	const struct linear_delta *delta =
+		variant_delta(run->variant, c->layer, p->projection)->parts;
 
-	if (!delta->codec)
+	if (!delta)
 		return false;
 	for (size_t before = 0; before < part; before++)
 		z_offset += part_scratch(c->parts[before].base);
@@ -275,7 +346,7 @@ static bool any_delta(const struct linear_call *c)
 	for (size_t i = 0; i < c->n_runs; i++)
 		for (size_t p = 0; p < c->n_parts; p++)
 			if (variant_delta(c->runs[i].variant, c->layer, c->parts[p].projection)
-					->codec)
+					->parts)
 				return true;
 	return false;
 }

@@ -1,5 +1,7 @@
 #include "engine/variant.h"
 
+#include "kernels/pack.h"
+
 #include <string.h>
 
 static const enum tensor_role projection_roles[N_LAYER_PROJECTIONS] = {
@@ -22,32 +24,35 @@ static void replace_vectors(struct layer_vectors *vectors, struct layer_vectors 
 	}
 }
 
-/* More ranks than the matrix has would overrun the scratch of a step, and mean nothing. */
-static int bind_svd(const struct linear_delta *from, uint32_t rows, uint32_t cols,
+/* Which blocks of the base's matrix are replaced whole. */
+static int find_replaced(const struct replaced_rows *rows, uint32_t n_rows,
 	struct projection_delta *to, struct reason *reason)
 {
-	if (from->svd.total_ranks > min_u64(rows, cols))
-		return reason_set(reason, -EBADMSG, "%u ranks, more than a matrix of %u by %u has",
-			from->svd.total_ranks, rows, cols);
-	*to = (struct projection_delta){.codec = CODEC_MIXED_SVD, .svd = &from->svd};
+	size_t n_blocks = mat_bf16_blocks(n_rows), at = 0;
+
+	to->block_replaced = calloc(n_blocks, sizeof(*to->block_replaced));
+	if (!to->block_replaced)
+		return reason_set(reason, -ENOMEM, "no memory for a variant");
+	for (size_t b = 0; b < n_blocks; b++) {
+		uint32_t end = (uint32_t)min_u64((b + 1) * MAT_BLOCK, n_rows);
+		size_t first = at;
+
+		while (rows->rows && at < rows->n_rows && rows->rows[at] < end)
+			at++;
+		to->block_replaced[b] = !rows->rows || at - first == end - b * MAT_BLOCK;
+	}
 	return 0;
 }
 
-static int bind_delta(const struct linear_delta *from, uint32_t rows, uint32_t cols,
-	struct projection_delta *to, struct reason *reason)
+static int bind_delta(const struct linear_delta *from, uint32_t n_rows, struct projection_delta *to,
+	struct reason *reason)
 {
-	if (from->codec == 0)
+	if (from->n_parts == 0)
 		return 0;
-	switch ((enum tensor_codec)from->codec) {
-	case CODEC_MIXED_SVD:
-		return bind_svd(from, rows, cols, to, reason);
-	case CODEC_VECTOR_F32:
-	case CODEC_MAT_BF16:
-	case CODEC_DENSE_ROWS:
-		break;
-	}
-	return reason_set(
-		reason, -EOPNOTSUPP, "codec %u cannot stand in a projection", from->codec);
+	to->parts = from;
+	if (from->parts[0].codec != CODEC_ROWS)
+		return 0;
+	return find_replaced(&from->parts[0].rows, n_rows, to, reason);
 }
 
 static int bind_projections(struct variant *v, uint32_t layer, struct reason *reason)
@@ -68,7 +73,7 @@ static int bind_projections(struct variant *v, uint32_t layer, struct reason *re
 		int r;
 
 		(void)model_config_shape(&v->config, projection_roles[p], layer, &rows, &cols);
-		r = bind_delta(deltas[p], rows, cols, &v->layers[layer].deltas[p], reason);
+		r = bind_delta(deltas[p], rows, &v->layers[layer].deltas[p], reason);
 		if (r < 0)
 			return reason_prefix(reason, r, "layer %u %s", layer,
 				tensor_role_name(projection_roles[p]));
@@ -94,46 +99,13 @@ static int bind_layers(struct variant *v, struct reason *reason)
 	return 0;
 }
 
-/* Tokens that the base does not have must come with the delta, each of them. */
-static int check_added_rows(const struct variant *v, const struct dense_rows *rows,
-	const char *what, struct reason *reason)
+/* A single row is made of rows alone. */
+static int check_embedding(const struct linear_delta *embed, struct reason *reason)
 {
-	uint32_t base_vocab = v->model->base->config.vocab, n_added = 0;
-
-	for (uint32_t i = 0; i < rows->n_rows; i++) {
-		if (rows->rows[i] >= v->config.vocab)
-			return reason_set(reason, -EBADMSG, "%s row %u, but the vocabulary has %u",
-				what, rows->rows[i], v->config.vocab);
-		n_added += rows->rows[i] >= base_vocab;
-	}
-	if (v->config.vocab > base_vocab && n_added != v->config.vocab - base_vocab)
-		return reason_set(reason, -EBADMSG, "%s has %u rows of added tokens, expected %u",
-			what, n_added, v->config.vocab - base_vocab);
-	return 0;
-}
-
-static int bind_head(struct variant *v, struct reason *reason)
-{
-	const struct dense_rows *rows = &v->delta->head;
-	uint32_t vocab = v->model->base->config.vocab;
-	size_t n_blocks = mat_bf16_blocks(vocab), at = 0;
-
-	v->block_replaced = calloc(n_blocks, sizeof(*v->block_replaced));
-	if (!v->block_replaced)
-		return reason_set(reason, -ENOMEM, "no memory for a variant");
-	for (size_t b = 0; b < n_blocks; b++) {
-		uint32_t end = (uint32_t)min_u64((b + 1) * MAT_BLOCK, vocab);
-		size_t first = at;
-
-		while (at < rows->n_rows && rows->rows[at] < end)
-			at++;
-		v->block_replaced[b] = at - first == end - b * MAT_BLOCK;
-	}
-	v->head = (struct projection_delta){
-		.codec = CODEC_DENSE_ROWS,
-		.rows = rows,
-		.block_replaced = v->block_replaced,
-	};
+	for (uint32_t i = 0; i < embed->n_parts; i++)
+		if (embed->parts[i].codec != CODEC_ROWS && embed->parts[i].codec != CODEC_CODES)
+			return reason_set(reason, -EOPNOTSUPP,
+				"codec %u cannot stand in an embedding", embed->parts[i].codec);
 	return 0;
 }
 
@@ -146,14 +118,11 @@ static int bind_vocabulary(struct variant *v, struct reason *reason)
 	if (v->config.vocab > base_vocab && v->config.vocab - base_vocab > VARIANT_MAX_ADDED_TOKENS)
 		return reason_set(reason, -EOPNOTSUPP, "%u added tokens, at most %u are supported",
 			v->config.vocab - base_vocab, VARIANT_MAX_ADDED_TOKENS);
-	r = check_added_rows(v, &d->embed, "embedding", reason);
+	r = check_embedding(&d->embed, reason);
 	if (r < 0)
 		return r;
-	r = check_added_rows(v, &d->head, "head", reason);
-	if (r < 0)
-		return r;
-	v->embed = d->embed.n_rows ? &d->embed : NULL;
-	return d->head.n_rows ? bind_head(v, reason) : 0;
+	v->embed = d->embed.n_parts ? &d->embed : NULL;
+	return bind_delta(&d->head, base_vocab, &v->head, reason);
 }
 
 int variant_new(const struct model *model, const struct delta *delta, struct variant **ret,
@@ -186,7 +155,10 @@ struct variant *variant_free(struct variant *variant)
 {
 	if (!variant)
 		return NULL;
-	free(variant->block_replaced);
+	for (uint32_t i = 0; variant->layers && i < variant->config.n_layers; i++)
+		for (size_t p = 0; p < N_LAYER_PROJECTIONS; p++)
+			free(variant->layers[i].deltas[p].block_replaced);
+	free(variant->head.block_replaced);
 	free(variant->layers);
 	free(variant);
 	return NULL;
@@ -197,29 +169,55 @@ const struct model_config *variant_config(const struct variant *variant)
 	return &variant->config;
 }
 
-/* Index of `row` in the ascending list, or -1. */
-static int64_t find_row(const struct dense_rows *rows, uint32_t row)
+/* Index of `row` in the ascending list, or -1; without a list row i is number i. */
+static int64_t find_row(const uint32_t *rows, uint32_t n_rows, uint32_t row)
 {
-	uint32_t low = 0, high = rows->n_rows;
+	uint32_t low = 0, high = n_rows;
 
+	if (!rows)
+		return row < n_rows ? (int64_t)row : -1;
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
 
-		if (rows->rows[middle] < row)
+		if (rows[middle] < row)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	return low < rows->n_rows && rows->rows[low] == row ? (int64_t)low : -1;
+	return low < n_rows && rows[low] == row ? (int64_t)low : -1;
+}
+
+/* A chunk of a row at a time: nothing is allocated on the way of a token. */
+static void add_codes(const struct row_codes *codes, uint32_t token, float *ret)
+{
+	int64_t row = find_row(codes->rows, codes->q.rows, token);
+	double values[QMAT_GROUP];
+
+	for (uint32_t c = 0; row >= 0 && c < codes->q.cols; c += QMAT_GROUP) {
+		size_t n = min_u64(QMAT_GROUP, codes->q.cols - c);
+
+		qmat_group_values(values, &codes->q, (uint32_t)row, c / QMAT_GROUP);
+		for (size_t i = 0; i < n; i++)
+			ret[c + i] += (float)values[i];
+	}
 }
 
 void variant_embed(const struct variant *variant, uint32_t token, float *ret)
 {
+	const struct linear_delta *d = variant->embed;
 	const struct kernels *k = variant->model->kernels;
-	int64_t replaced = variant->embed ? find_row(variant->embed, token) : -1;
 
-	if (replaced >= 0)
-		k->mat_row(ret, &variant->embed->values, (uint32_t)replaced);
-	else
-		k->mat_row(ret, &variant->model->base->embed, token);
+	if (d && d->parts[0].codec == CODEC_ROWS) {
+		const struct replaced_rows *rows = &d->parts[0].rows;
+		int64_t replaced = find_row(rows->rows, rows->n_rows, token);
+
+		if (replaced >= 0) {
+			k->mat_row(ret, &rows->values, (uint32_t)replaced);
+			return;
+		}
+	}
+	k->mat_row(ret, &variant->model->base->embed, token);
+	for (uint32_t i = 0; d && i < d->n_parts; i++)
+		if (d->parts[i].codec == CODEC_CODES)
+			add_codes(&d->parts[i].codes, token, ret);
 }

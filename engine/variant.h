@@ -30,16 +30,10 @@ struct model {
 
 /* What a variant does to one linear map. */
 struct projection_delta {
-	uint32_t codec; /* enum tensor_codec; 0: nothing */
-	union {
-		const struct mixed_svd *svd;
-		struct {
-			const struct dense_rows *rows;
-			/* One flag for each block of the base's matrix: every output of it is
-			 * replaced, so its product with the base would be thrown away. */
-			const bool *block_replaced;
-		};
-	};
+	const struct linear_delta *parts; /* NULL: nothing */
+	/* One flag for each block of the base's matrix: every output of it is replaced, so its
+	 * product with the base would be thrown away. NULL: none is. */
+	bool *block_replaced; /* owned */
 };
 
 struct variant_layer {
@@ -53,9 +47,8 @@ struct variant {
 	struct model_config config;
 	struct variant_layer *layers;
 	const float *final_norm;
-	const struct dense_rows *embed; /* or NULL */
+	const struct linear_delta *embed; /* or NULL */
 	struct projection_delta head;
-	bool *block_replaced; /* of the head; owned */
 };
 
 /* What a variant does to a map of a layer; the layer of the head is ignored. */

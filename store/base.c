@@ -46,6 +46,13 @@ static struct mat_bf16 *matrix_of(struct base *b, enum tensor_role role, uint32_
 	return NULL;
 }
 
+const struct mat_bf16 *base_matrix(const struct base *base, enum tensor_role role, uint32_t layer)
+{
+	if (layer >= base->config.n_layers)
+		return NULL;
+	return matrix_of((struct base *)(uintptr_t)base, role, layer);
+}
+
 const float **layer_vector(struct layer_vectors *v, enum tensor_role role)
 {
 	switch (role) {

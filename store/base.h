@@ -52,6 +52,9 @@ uint64_t mat_bf16_bytes(uint32_t rows, uint32_t cols);
 int model_config_fits(const struct model_config *tuned, const struct model_config *base,
 	struct reason *reason) _must_check_;
 
+/* The matrix of a role; NULL if it is none, or the model has no such layer. */
+const struct mat_bf16 *base_matrix(const struct base *base, enum tensor_role role, uint32_t layer);
+
 /* Takes the image on success. -EBADMSG if a record is missing, doubled, of the wrong shape or out
  * of its section. */
 int base_bind(struct image *image, struct base **ret, struct reason *reason) _must_check_;

@@ -9,31 +9,12 @@ uint64_t mat_bf16_bytes(uint32_t rows, uint32_t cols)
 	       sizeof(uint16_t);
 }
 
-uint64_t dense_rows_layout(uint32_t n_rows, uint32_t cols, uint64_t *ret_values)
+int codec_expect(const struct payload *p, enum tensor_codec codec, struct reason *reason)
 {
-	*ret_values = align_up((uint64_t)n_rows * sizeof(uint32_t), 64);
-	return *ret_values + mat_bf16_bytes(n_rows, cols);
-}
-
-int codec_expect(
-	const struct payload *p, enum tensor_codec codec, uint64_t n_bytes, struct reason *reason)
-{
-	if (p->record->codec != codec)
-		return reason_set(reason, -EBADMSG, "has codec %" PRIu32 ", expected %d",
-			p->record->codec, (int)codec);
-	if (p->record->bytes != n_bytes)
-		return reason_set(reason, -EBADMSG,
-			"payload has %" PRIu64 " bytes, expected %" PRIu64, p->record->bytes,
-			n_bytes);
-	return 0;
-}
-
-static int expect_no_parts(const struct payload *p, struct reason *reason)
-{
-	if (p->record->n_parts == 0)
+	if (p->record->codec == codec)
 		return 0;
-	return reason_set(
-		reason, -EBADMSG, "has %" PRIu32 " parts, expected none", p->record->n_parts);
+	return reason_set(reason, -EBADMSG, "has codec %" PRIu32 ", expected %d", p->record->codec,
+		(int)codec);
 }
 
 int codec_expect_finite(const float *values, uint64_t n, const char *what, struct reason *reason)
@@ -46,14 +27,21 @@ int codec_expect_finite(const float *values, uint64_t n, const char *what, struc
 	return 0;
 }
 
+int codec_expect_finite_f16(
+	const uint16_t *values, uint64_t n, const char *what, struct reason *reason)
+{
+	for (uint64_t i = 0; i < n; i++)
+		if ((values[i] & 0x7c00) == 0x7c00)
+			return reason_set(
+				reason, -EBADMSG, "%s %" PRIu64 " is not a finite number", what, i);
+	return 0;
+}
+
 int codec_vector_f32(const struct payload *p, const float **ret, struct reason *reason)
 {
 	const float *values = (const void *)p->bytes;
-	int r = codec_expect(
-		p, CODEC_VECTOR_F32, (uint64_t)p->record->rows * sizeof(float), reason);
+	int r = codec_expect(p, CODEC_VECTOR_F32, reason);
 
-	if (r == 0)
-		r = expect_no_parts(p, reason);
 	if (r == 0)
 		r = codec_expect_finite(values, p->record->rows, "value", reason);
 	if (r < 0)
@@ -62,9 +50,7 @@ int codec_vector_f32(const struct payload *p, const float **ret, struct reason *
 	return 0;
 }
 
-/* Kernels compute whole blocks and pairs; what they find beyond the matrix must count as nothing.
- */
-static int expect_zero_padding(const struct mat_bf16 *m, struct reason *reason)
+int codec_expect_zero_padding(const struct mat_bf16 *m, struct reason *reason)
 {
 	size_t n_pairs = mat_bf16_pairs(m->cols), n_blocks = mat_bf16_blocks(m->rows);
 	uint32_t last_rows = m->rows % MAT_BLOCK;
@@ -96,57 +82,32 @@ int codec_mat_bf16(const struct payload *p, struct mat_bf16 *ret, struct reason 
 		.rows = p->record->rows,
 		.cols = p->record->cols,
 	};
-	int r = codec_expect(p, CODEC_MAT_BF16, mat_bf16_bytes(m.rows, m.cols), reason);
+	int r = codec_expect(p, CODEC_MAT_BF16, reason);
 
 	if (r == 0)
-		r = expect_no_parts(p, reason);
-	if (r == 0)
-		r = expect_zero_padding(&m, reason);
+		r = codec_expect_zero_padding(&m, reason);
 	if (r < 0)
 		return r;
 	*ret = m;
 	return 0;
 }
 
-static int check_rows(const uint32_t *rows, uint32_t n, uint32_t n_all, struct reason *reason)
+int codec_part(const struct payload *p, struct delta_part *ret, struct reason *reason)
 {
-	for (uint32_t i = 0; i < n; i++) {
-		if (rows[i] >= n_all)
-			return reason_set(reason, -EBADMSG, "replaces row %" PRIu32 " of %" PRIu32,
-				rows[i], n_all);
-		if (i > 0 && rows[i] <= rows[i - 1])
-			return reason_set(reason, -EBADMSG,
-				"replaces row %" PRIu32 " after row %" PRIu32
-				", expected ascending rows",
-				rows[i], rows[i - 1]);
+	ret->codec = p->record->codec;
+	switch ((enum tensor_codec)p->record->codec) {
+	case CODEC_ROWS:
+		return codec_rows(p, &ret->rows, reason);
+	case CODEC_FACTORS:
+		return codec_factors(p, &ret->factors, reason);
+	case CODEC_CODES:
+		return codec_codes(p, &ret->codes, reason);
+	case CODEC_DROPOUT:
+		return codec_dropout(p, &ret->dropout, reason);
+	case CODEC_VECTOR_F32:
+	case CODEC_MAT_BF16:
+		break;
 	}
-	return 0;
-}
-
-int codec_dense_rows(const struct payload *p, struct dense_rows *ret, struct reason *reason)
-{
-	uint32_t n = p->record->n_parts, cols = p->record->cols;
-	const uint32_t *rows = (const void *)p->bytes;
-	struct dense_rows d = {.n_rows = n, .rows = rows};
-	uint64_t values;
-	int r;
-
-	if (n == 0 || n > p->record->rows)
-		return reason_set(reason, -EBADMSG,
-			"replaces %" PRIu32 " rows, expected 1 to %" PRIu32, n, p->record->rows);
-	r = codec_expect(p, CODEC_DENSE_ROWS, dense_rows_layout(n, cols, &values), reason);
-	if (r == 0)
-		r = check_rows(rows, n, p->record->rows, reason);
-	if (r < 0)
-		return r;
-	d.values = (struct mat_bf16){
-		.data = (const void *)(p->bytes + values),
-		.rows = n,
-		.cols = cols,
-	};
-	r = expect_zero_padding(&d.values, reason);
-	if (r < 0)
-		return r;
-	*ret = d;
-	return 0;
+	return reason_set(reason, -EOPNOTSUPP, "codec %" PRIu32 " cannot stand in a matrix",
+		p->record->codec);
 }

@@ -1,8 +1,8 @@
 /*
- * One check for each way to store a tensor. A record's place and shape are already checked
- * (store/tensor_table.h); a codec's function checks the payload, every byte that could lead a
- * kernel astray, and makes the view. The reason does not name the tensor, the caller puts that
- * before it.
+ * One check for each way to store a part of a tensor. A record is already checked
+ * (store/tensor_table.h, store/part.h); a codec's function checks the payload, every byte that
+ * could lead a kernel astray, and makes the view. The reason does not name the tensor, the caller
+ * puts that before it.
  *
  * Numbers: vectors, sigmas and the scales of codes must be finite, because one bad value there
  * spoils every token. bf16 values of matrices are not looked at one by one; codes of k bits have no
@@ -11,10 +11,16 @@
 #pragma once
 
 #include "store/delta.h"
+#include "store/part.h"
 
 struct payload {
-	const struct tensor_record *record;
-	const uint8_t *bytes; /* record->bytes of them */
+	const struct tensor_record *record; /* part_check() accepts it */
+	const uint8_t *bytes;               /* record->bytes of them */
+	/* For what has to be expanded: part_layout().expanded_bytes of memory, aligned to 64, and
+	 * the base's matrix, which coded ROWS differ from. room NULL: nothing is expanded, and
+	 * views of such parts have no numbers. */
+	uint8_t *room;
+	const struct mat_bf16 *base;
 };
 
 /* One for each enum tensor_codec: sets *ret on success; -EBADMSG with the reason. */
@@ -22,13 +28,24 @@ int codec_vector_f32(const struct payload *p, const float **ret, struct reason *
 	_must_check_;
 int codec_mat_bf16(const struct payload *p, struct mat_bf16 *ret, struct reason *reason)
 	_must_check_;
-int codec_dense_rows(const struct payload *p, struct dense_rows *ret, struct reason *reason)
+int codec_rows(const struct payload *p, struct replaced_rows *ret, struct reason *reason)
 	_must_check_;
-int codec_mixed_svd(const struct payload *p, struct mixed_svd *ret, struct reason *reason)
-	_must_check_;
+int codec_factors(const struct payload *p, struct factors *ret, struct reason *reason) _must_check_;
+int codec_codes(const struct payload *p, struct row_codes *ret, struct reason *reason) _must_check_;
+int codec_dropout(const struct payload *p, struct dropmat *ret, struct reason *reason) _must_check_;
 
-/* Shared by the codecs: the record says codec and n_parts, and the payload has that size. */
-int codec_expect(const struct payload *p, enum tensor_codec codec, uint64_t n_bytes,
-	struct reason *reason) _must_check_;
+/* Whichever of those of a matrix the record names. */
+int codec_part(const struct payload *p, struct delta_part *ret, struct reason *reason) _must_check_;
+
+/* Shared by the codecs. */
+int codec_expect(const struct payload *p, enum tensor_codec codec, struct reason *reason)
+	_must_check_;
 int codec_expect_finite(const float *values, uint64_t n, const char *what, struct reason *reason)
 	_must_check_;
+int codec_expect_finite_f16(
+	const uint16_t *values, uint64_t n, const char *what, struct reason *reason) _must_check_;
+/* Scales and zeros of a matrix on grids of groups. */
+int codec_expect_grids(const struct qmat *m, const char *name, struct reason *reason) _must_check_;
+/* Kernels compute whole blocks and pairs; what they find beyond the matrix must count as nothing.
+ */
+int codec_expect_zero_padding(const struct mat_bf16 *m, struct reason *reason) _must_check_;

@@ -6,20 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-static int bind_mixed_svd(const struct payload *p, struct linear_delta *ret, struct reason *reason)
-{
-	return codec_mixed_svd(p, &ret->svd, reason);
-}
-
-/* The codecs that a projection may have. */
-static const struct projection_codec {
-	enum tensor_codec codec;
-	int (*bind)(const struct payload *p, struct linear_delta *ret, struct reason *reason);
-} projection_codecs[] = {
-	{CODEC_MIXED_SVD, bind_mixed_svd},
-};
-
-static struct linear_delta *projection_of(struct delta *d, enum tensor_role role, uint32_t layer)
+static struct linear_delta *matrix_of(struct delta *d, enum tensor_role role, uint32_t layer)
 {
 	struct delta_layer *l = &d->layers[layer];
 
@@ -39,6 +26,9 @@ static struct linear_delta *projection_of(struct delta *d, enum tensor_role role
 	case ROLE_DOWN:
 		return &l->down;
 	case ROLE_EMBED:
+		return &d->embed;
+	case ROLE_HEAD:
+		return &d->head;
 	case ROLE_ATTN_NORM:
 	case ROLE_Q_BIAS:
 	case ROLE_K_BIAS:
@@ -51,7 +41,6 @@ static struct linear_delta *projection_of(struct delta *d, enum tensor_role role
 	case ROLE_UP_BIAS:
 	case ROLE_DOWN_BIAS:
 	case ROLE_FINAL_NORM:
-	case ROLE_HEAD:
 	case N_ROLES:
 		break;
 	}
@@ -64,20 +53,65 @@ static const float **vector_of(struct delta *d, enum tensor_role role, uint32_t 
 				       : layer_vector(&d->layers[layer].vectors, role);
 }
 
-static int bind_projection(const struct payload *p, struct linear_delta *ret, struct reason *reason)
+static bool lists_meet(const uint32_t *a, uint32_t n_a, const uint32_t *b, uint32_t n_b)
 {
-	for (size_t i = 0; i < array_len(projection_codecs); i++) {
-		int r;
-
-		if (p->record->codec != projection_codecs[i].codec)
-			continue;
-		r = projection_codecs[i].bind(p, ret, reason);
-		if (r == 0)
-			ret->codec = p->record->codec;
-		return r;
+	while (n_a > 0 && n_b > 0) {
+		if (*a == *b)
+			return true;
+		if (*a < *b) {
+			a++;
+			n_a--;
+		} else {
+			b++;
+			n_b--;
+		}
 	}
-	return reason_set(reason, -EOPNOTSUPP, "codec %" PRIu32 " is unknown for a projection",
-		p->record->codec);
+	return false;
+}
+
+/* Parts add up, but a row that is replaced is replaced: nothing may be added to it. */
+static int check_company(
+	const struct linear_delta *m, const struct tensor_record *record, struct reason *reason)
+{
+	const struct delta_part *first = &m->parts[0], *last = &m->parts[m->n_parts - 1];
+	const struct replaced_rows *replaced = &first->rows;
+
+	if (m->n_parts < 2 || (first->codec != CODEC_ROWS && last->codec != CODEC_ROWS))
+		return 0;
+	if (last->codec == CODEC_ROWS)
+		return reason_set(reason, -EBADMSG, "replaces rows after other parts");
+	if (last->codec != CODEC_CODES || record->n == record->rows || !replaced->rows)
+		return reason_set(reason, -EBADMSG, "adds to a matrix whose rows are replaced");
+	if (last->codes.rows &&
+		lists_meet(last->codes.rows, last->codes.q.rows, replaced->rows, replaced->n_rows))
+		return reason_set(reason, -EBADMSG, "adds to a row that is replaced");
+	return 0;
+}
+
+static uint32_t sum_of_ranks(const struct linear_delta *m)
+{
+	uint32_t sum = 0;
+
+	for (uint32_t i = 0; i < m->n_parts; i++)
+		if (m->parts[i].codec == CODEC_FACTORS)
+			sum += m->parts[i].factors.v.rows;
+	return sum;
+}
+
+static int bind_matrix(const struct payload *p, struct linear_delta *m, struct reason *reason)
+{
+	uint64_t most = min_u64(p->record->rows, p->record->cols);
+	int r = codec_part(p, &m->parts[m->n_parts], reason);
+
+	if (r < 0)
+		return r;
+	m->n_parts++;
+	if (sum_of_ranks(m) > most)
+		return reason_set(reason, -EBADMSG,
+			"has %" PRIu32 " components in all, a matrix of %" PRIu32 " by %" PRIu32
+			" has %" PRIu64,
+			sum_of_ranks(m), p->record->rows, p->record->cols, most);
+	return check_company(m, p->record, reason);
 }
 
 static int bind_tensor(struct delta *d, const struct payload *p, struct reason *reason)
@@ -85,24 +119,53 @@ static int bind_tensor(struct delta *d, const struct payload *p, struct reason *
 	enum tensor_role role = (enum tensor_role)p->record->role;
 	uint32_t layer = p->record->layer;
 
-	if (tensor_role_is_projection(role))
-		return bind_projection(p, projection_of(d, role, layer), reason);
 	if (tensor_role_is_vector(role))
 		return codec_vector_f32(p, vector_of(d, role, layer), reason);
-	return codec_dense_rows(p, role == ROLE_EMBED ? &d->embed : &d->head, reason);
+	return bind_matrix(p, matrix_of(d, role, layer), reason);
 }
 
-static int bind_tensors(struct delta *d, const struct tensor_table *t, struct reason *reason)
+/* Memory for what is not in the file as the kernels want it. */
+static int make_room(struct delta *d, const struct image *image, const struct tensor_table *t,
+	struct reason *reason)
 {
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < t->n; i++)
+		n += part_layout(&t->records[i]).expanded_bytes;
+	if (image->n_levels == image->header.n_levels && n != image->header.expanded_bytes)
+		return reason_set(reason, -EBADMSG,
+			"header: %" PRIu64 " bytes when expanded, the records make it %" PRIu64,
+			image->header.expanded_bytes, n);
+	if (n == 0)
+		return 0;
+	d->expanded = aligned_alloc(FORMAT_PAGE, align_up(n, FORMAT_PAGE));
+	if (!d->expanded)
+		return reason_set(reason, -ENOMEM, "no memory to expand %" PRIu64 " bytes", n);
+	d->expanded_bytes = n;
+	return 0;
+}
+
+static int bind_tensors(struct delta *d, const struct tensor_table *t, const struct base *base,
+	struct reason *reason)
+{
+	uint8_t *room = d->expanded;
+
 	for (size_t i = 0; i < t->n; i++) {
+		const struct tensor_record *record = &t->records[i];
 		const struct payload p = {
-			.record = &t->records[i],
-			.bytes = t->bytes + t->records[i].offset,
+			.record = record,
+			.bytes = t->bytes + record->offset,
+			.room = room,
+			.base = base ? base_matrix(
+					       base, (enum tensor_role)record->role, record->layer)
+				     : NULL,
 		};
 		int r = bind_tensor(d, &p, reason);
 
 		if (r < 0)
-			return tensor_reason(p.record, r, reason);
+			return tensor_reason(record, r, reason);
+		if (room)
+			room += part_layout(record).expanded_bytes;
 	}
 	if (d->config.flags & MODEL_TIED_HEAD)
 		d->head = d->embed;
@@ -111,7 +174,8 @@ static int bind_tensors(struct delta *d, const struct tensor_table *t, struct re
 	return 0;
 }
 
-static int bind_certificate(struct delta *d, const struct image *image, struct reason *reason)
+static int bind_certificate(
+	struct delta *d, const struct image *image, size_t n_all, struct reason *reason)
 {
 	uint64_t n_bytes, expected;
 	const uint8_t *bytes = image_section(image, SECTION_CERTIFICATE, &n_bytes);
@@ -119,29 +183,38 @@ static int bind_certificate(struct delta *d, const struct image *image, struct r
 
 	if (!bytes)
 		return 0;
-	expected = sizeof(*c) + d->n_records * sizeof(struct tensor_quality);
+	if (n_bytes < sizeof(*c) || c->n_points > FORMAT_MAX_POINTS)
+		return reason_set(reason, -EBADMSG,
+			"certificate: has %" PRIu64 " bytes, or more than %u points", n_bytes,
+			FORMAT_MAX_POINTS);
+	expected = sizeof(*c) + n_all * sizeof(*d->qualities) + c->n_points * sizeof(*d->points);
 	if (n_bytes != expected)
 		return reason_set(reason, -EBADMSG,
-			"certificate: has %" PRIu64 " bytes, %zu records make it %" PRIu64, n_bytes,
-			d->n_records, expected);
+			"certificate: has %" PRIu64 " bytes, %zu records and %" PRIu64
+			" points make it %" PRIu64,
+			n_bytes, n_all, c->n_points, expected);
 	if (!is_printable_name(c->method, sizeof(c->method)))
 		return reason_set(
 			reason, -EBADMSG, "certificate: method has no end, or is not ASCII");
 	d->certificate = c;
 	d->qualities = (const void *)(bytes + sizeof(*c));
+	if (c->n_points)
+		d->points = (const void *)(d->qualities + n_all);
 	return 0;
 }
 
 /* Rows ascend and are below the vocabulary, so the added ones are all there if they are the last.
- */
-static int check_added_rows(const struct dense_rows *rows, const char *name, uint32_t vocab,
+ * Only these may be past the base's. */
+static int check_added_rows(const struct linear_delta *m, const char *name, uint32_t vocab,
 	uint32_t base_vocab, struct reason *reason)
 {
+	const struct replaced_rows *rows = m->n_parts ? &m->parts[0].rows : NULL;
 	uint32_t n_added = vocab - base_vocab;
 
 	if (n_added == 0)
 		return 0;
-	if (rows->n_rows < n_added || rows->rows[rows->n_rows - n_added] != base_vocab)
+	if (!rows || m->parts[0].codec != CODEC_ROWS || rows->n_rows < n_added ||
+		(rows->rows && rows->rows[rows->n_rows - n_added] != base_vocab))
 		return reason_set(reason, -EBADMSG,
 			"%s: rows %" PRIu32 " to %" PRIu32 " of added tokens are not all there",
 			name, base_vocab, vocab - 1);
@@ -170,7 +243,8 @@ static int check_vocabulary(
 	return check_added_rows(&d->head, "head", d->config.vocab, base->vocab, reason);
 }
 
-static int bind_contents(struct delta *d, const struct image *image, struct reason *reason)
+static int bind_contents(
+	struct delta *d, const struct image *image, const struct base *base, struct reason *reason)
 {
 	struct tensor_table table;
 	int r = tensor_table_open(image, &d->config, &table, reason);
@@ -180,9 +254,12 @@ static int bind_contents(struct delta *d, const struct image *image, struct reas
 	d->layers = calloc(d->config.n_layers, sizeof(*d->layers));
 	if (!d->layers)
 		return reason_set(reason, -ENOMEM, "out of memory");
-	r = bind_tensors(d, &table, reason);
+	if (base)
+		r = make_room(d, image, &table, reason);
 	if (r == 0)
-		r = bind_certificate(d, image, reason);
+		r = bind_tensors(d, &table, base, reason);
+	if (r == 0)
+		r = bind_certificate(d, image, table.n_all, reason);
 	return r;
 }
 
@@ -203,7 +280,7 @@ int delta_bind(
 	if (r == 0 && base)
 		r = model_config_fits(&d->config, &base->config, reason);
 	if (r == 0)
-		r = bind_contents(d, image, reason);
+		r = bind_contents(d, image, base, reason);
 	if (r == 0 && base)
 		r = check_vocabulary(d, &base->config, reason);
 	if (r < 0)
@@ -233,6 +310,7 @@ struct delta *delta_free(struct delta *delta)
 	if (!delta)
 		return NULL;
 	image_free(delta->image);
+	free(delta->expanded);
 	free(delta->layers);
 	free(delta);
 	return NULL;

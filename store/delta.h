@@ -7,27 +7,41 @@
 #include "store/base.h"
 #include "store/image.h"
 
-struct mixed_svd {
-	uint32_t n_bands;
-	struct mixed_svd_view {
-		struct qmat v; /* n_ranks x in */
-		struct qmat u; /* n_ranks x out (U transposed) */
-		const float *sigma;
-	} bands[FORMAT_MAX_BANDS];
-	uint32_t total_ranks;
+/* U diag(sigma) V^T. */
+struct factors {
+	struct qmat v;      /* components x in */
+	struct qmat u;      /* components x out */
+	const float *sigma; /* of each component */
+};
+
+/* Codes that are added to rows of a matrix. */
+struct row_codes {
+	struct qmat q;        /* rows with codes x in */
+	const uint32_t *rows; /* which they are, ascending; NULL: all */
 };
 
 /* Rows that replace those of the base's matrix. */
-struct dense_rows {
-	uint32_t n_rows;        /* 0: none */
-	const uint32_t *rows;   /* ascending */
+struct replaced_rows {
+	uint32_t n_rows;
+	const uint32_t *rows;   /* ascending; NULL: all */
 	struct mat_bf16 values; /* n_rows x cols */
 };
 
-/* What a delta does to one linear projection: nothing (CODEC 0), or one codec's view. */
+struct delta_part {
+	uint32_t codec; /* enum tensor_codec */
+	union {
+		struct replaced_rows rows;
+		struct factors factors;
+		struct row_codes codes;
+		struct dropmat dropout;
+	};
+};
+
+/* What a delta does to one matrix: the sum of its parts, the lowest level first. ROWS stand alone,
+ * but for CODES of other rows; no parts where nothing changed. */
 struct linear_delta {
-	uint32_t codec; /* enum tensor_codec, or 0 where the projection did not change */
-	struct mixed_svd svd;
+	uint32_t n_parts;
+	struct delta_part parts[FORMAT_MAX_LEVELS];
 };
 
 struct delta_layer {
@@ -38,21 +52,25 @@ struct delta_layer {
 struct delta {
 	struct image *image;        /* owned */
 	struct model_config config; /* of the fine-tune: its vocabulary, eos, bos */
-	struct dense_rows embed;
-	struct dense_rows head; /* where tied: the same views as embed */
+	struct linear_delta embed;
+	struct linear_delta head; /* where tied: the same views as embed */
 	const float *final_norm;
-	struct delta_layer *layers; /* owned */
-	const struct tensor_record *records;
+	struct delta_layer *layers;          /* owned */
+	const struct tensor_record *records; /* of the levels that are there */
 	size_t n_records;
+	uint8_t *expanded; /* owned; NULL if nothing had to be expanded, or there was no base */
+	uint64_t expanded_bytes;
 	const struct certificate *certificate;  /* or NULL */
 	const struct tensor_quality *qualities; /* n_records of them, or NULL */
+	const struct rate_point *points;        /* certificate->n_points of them, or NULL */
 };
 
 /*
  * Takes the image on success. Checks every record and every offset inside payloads. `base` may be
- * NULL to look at a delta without one; with it, -EMEDIUMTYPE if the delta was made for another base
- * (the reason gives both digests), or if its config differs from the base's in more than
- * max_positions, bos, eos, pad and a larger vocabulary. Rows of added tokens must all be there.
+ * NULL to look at a delta without one, whose coded parts are then not expanded; with it,
+ * -EMEDIUMTYPE if the delta was made for another base (the reason gives both digests), or if its
+ * config differs from the base's in more than max_positions, bos, eos, pad and a larger vocabulary.
+ * Rows of added tokens must all be there.
  */
 int delta_bind(struct image *image, const struct base *base, struct delta **ret,
 	struct reason *reason) _must_check_;
@@ -64,13 +82,3 @@ static inline void deltap(struct delta **d)
 {
 	delta_free(*d);
 }
-
-/* Layout of a DENSE_ROWS payload: where the rows' values begin and, returned, the payload's size.
- */
-uint64_t dense_rows_layout(uint32_t n_rows, uint32_t cols, uint64_t *ret_values);
-
-/* Layout of a MIXED_SVD payload: fills the offsets of each band from bits, n_ranks and the shape,
- * and returns the payload's size. Writers and the checker share these layouts, so there is one
- * truth: a file whose offsets differ is refused. */
-uint64_t mixed_svd_layout(
-	struct mixed_svd_band *bands, uint32_t n_bands, uint32_t rows, uint32_t cols);

@@ -4,9 +4,12 @@
  *
  *   0       struct format_header                        one page
  *   4096    chunk digests, 32 bytes each                 up to body_offset
- *   body    sections, each at a multiple of 4 KiB        chunk i of the body is bytes
- *           (weights of a base: 2 MiB)                   [body + i * 1 MiB, body + (i + 1) * 1 MiB)
+ *   body    sections, each at a multiple of 4 KiB        chunks of 1 MiB; the last of a level
+ *           (weights of a base: 2 MiB)                   is shorter, so that none is in two levels
  *   end     the file's size is a multiple of 4 KiB
+ *
+ * A delta may be cut where a level ends: the levels before are a valid, coarser delta of the same
+ * identity. Everything but payloads of higher levels is in level 0.
  *
  * root = SHA-256(header page with `root` zeroed, then the bytes from 4096 to body_offset). It is
  * the identity of the file: whoever knows the root can check every byte, chunk by chunk as it
@@ -25,7 +28,8 @@
 #define FORMAT_MAX_FILE (UINT64_C(1) << 46)
 #define FORMAT_MAX_LAYERS 1024u
 #define FORMAT_MAX_EOS 8u
-#define FORMAT_MAX_BANDS 4u
+#define FORMAT_MAX_LEVELS 8u
+#define FORMAT_MAX_POINTS 64u
 
 #define FORMAT_MAGIC_BASE "DELTBASE"
 #define FORMAT_MAGIC_DELTA "DELTDIFF"
@@ -45,6 +49,11 @@ struct format_header {
 	uint64_t file_bytes;
 	uint64_t body_offset;
 	uint64_t n_chunks;
+	uint64_t expanded_bytes; /* memory beside the file that a delta takes when bound; base: 0 */
+	/* Where each level's bytes end; the last is file_bytes. Level 0 begins with the body. */
+	uint32_t n_levels;
+	uint32_t reserved;
+	uint64_t level_end[FORMAT_MAX_LEVELS];
 	struct digest root;
 	/* What the weights are, whatever their packing: in a base its own model digest, in a delta
 	 * that of the base it fits. See store/model_digest.h. */
@@ -144,46 +153,59 @@ enum tensor_role {
 	N_ROLES = 21,
 };
 
-/* How a payload is stored. Base images use the first two; deltas use DENSE_* to replace values and
- * the others to add to the base's product. Tensors that did not change have no record (`zero`). */
+/*
+ * How a payload is stored. Base images use the first two. What a delta does to a matrix is a sum of
+ * parts, one record each, at different levels: ROWS replace rows of the base, the others add to its
+ * product. Tensors that did not change have no record. Layouts: store/part.h; deltad-format(5).
+ */
 enum tensor_codec {
 	CODEC_VECTOR_F32 = 1, /* rows floats: replaces a norm or a bias */
 	CODEC_MAT_BF16 = 2,   /* struct mat_bf16 in kernel order: a base matrix */
-	/* Rows of a matrix that are replaced: u32 row[n_parts], ascending, padded to 64 bytes, then
-	 * the rows as a mat_bf16 of n_parts x cols. Used for embedding and head; a row at or past
-	 * the base's vocabulary is an added token. */
-	CODEC_DENSE_ROWS = 3,
-	/* Delta-CoMe: struct mixed_svd_band[n_parts], then what they point to. */
-	CODEC_MIXED_SVD = 4,
+	/* n rows of bf16 in place of the base's; a row at or past the base's vocabulary is an added
+	 * token. */
+	CODEC_ROWS = 3,
+	/* n components U diag(sigma) V^T: singular vectors at any width (Delta-CoMe, arXiv
+	 * 2406.08903, section 3), or the two factors of a low-rank adapter. */
+	CODEC_FACTORS = 4,
+	CODEC_CODES = 5, /* codes of k bits for n rows */
+	/* DeltaDQ (arXiv 2410.08666): n survivors among each `group` neighbours of a row, their
+	 * places from a generator (store/dropout.h), their values as codes. */
+	CODEC_DROPOUT = 6,
 };
 
+enum part_coding {
+	CODING_PLAIN = 0, /* as in memory, but for what a seed or a bitmap tells */
+	/* Codes through store/code_stream.h; values of ROWS through store/bf16_stream.h, against
+	 * the base's at the same places. Expanded when the delta is bound. */
+	CODING_STREAM = 1,
+};
+
+/* value = step * scale * (code - zero) */
+enum grid_kind {
+	GRID_NONE = 0,   /* plain numbers: of 16 bits fp16, of 32 bits f32 */
+	GRID_GROUP = 1,  /* fp16 scale and u8 zero for each 128 neighbours of a row */
+	GRID_ROW = 2,    /* fp16 scale for each row; the record's zero */
+	GRID_MATRIX = 3, /* the record's step and zero; no scale */
+};
+
+/* A part of a tensor. Records ascend by (level, layer, role); base images have level 0 only. */
 struct tensor_record {
 	uint32_t role;
 	uint32_t layer;
 	uint32_t codec;
-	uint32_t n_parts; /* rows of DENSE_ROWS, bands of MIXED_SVD, else 0 */
-	uint32_t rows;    /* of the tensor itself; vectors have cols = 1 */
+	uint32_t n; /* replaced rows, components, rows with codes, survivors of a group; else 0 */
+	uint32_t rows; /* of the tensor itself; vectors have cols = 1 */
 	uint32_t cols;
+	uint8_t bits;   /* of a code or number; of FACTORS, CODES, DROPOUT; else 0 */
+	uint8_t grid;   /* enum grid_kind, likewise */
+	uint8_t coding; /* enum part_coding */
+	uint8_t level;
+	uint32_t group;  /* DROPOUT: columns that one group spans; else 0 */
+	float step;      /* 0 where there is no grid or the grid is GROUP */
+	float zero;      /* in half steps below 2^bits; likewise */
 	uint64_t offset; /* of the payload, from the file's beginning; a multiple of 64 */
 	uint64_t bytes;
-};
-
-/*
- * One band of singular triplets: the delta gains  U S V^T  with V^T a qmat of n_ranks x cols and
- * U^T a qmat of n_ranks x rows (both with groups along the singular vector), S in f32.
- * Offsets are from the payload's beginning and multiples of 64. Source: Delta-CoMe
- * (arXiv 2406.08903) section 3; grids as in deltad-format(5).
- */
-struct mixed_svd_band {
-	uint32_t bits;
-	uint32_t n_ranks;
-	uint64_t sigma; /* n_ranks f32 */
-	uint64_t v_codes;
-	uint64_t v_scales;
-	uint64_t v_zeros;
-	uint64_t u_codes;
-	uint64_t u_scales;
-	uint64_t u_zeros;
+	uint64_t seed; /* DROPOUT; else 0 */
 };
 
 /* What the compressor measured. Numbers that were not measured are NaN. */
@@ -199,14 +221,40 @@ struct certificate {
 	double perplexity_delta;
 	uint64_t projection_bytes;          /* payloads of the projections, everything counted */
 	uint64_t projection_original_bytes; /* the same tensors at 16 bits */
+	uint64_t n_points;                  /* struct rate_point; at most FORMAT_MAX_POINTS */
 };
 
-/* One for each tensor record, in the same order. */
+/* Why a tensor is stored as it is. */
+enum quality_why {
+	WHY_NONE = 0,
+	WHY_METHOD = 1,      /* the method stores every tensor so */
+	WHY_LOWEST_COST = 2, /* the least error + lambda * bytes of all that were tried */
+	WHY_EXACT = 3,       /* small, and sensitive: norms, biases, added tokens */
+};
+
+#define FORMAT_SPECTRUM 16u
+
+/*
+ * One for each tensor record, in the same order: the tensor as this part and those of lower levels
+ * make it. D is the change of the fine-tune, D' what the parts say of it, X inputs of the matrix on
+ * text that was held out from calibration.
+ */
 struct tensor_quality {
 	float weight_error;     /* ||D - D'||_F / ||D||_F */
-	float activation_error; /* ||(D - D') X||_F / ||D X||_F on calibration inputs */
-	float energy;           /* share of ||D||_F^2 in the kept ranks, before quantisation */
-	float delta_norm;       /* ||D||_F / ||W||_F */
+	float activation_error; /* ||(D - D') X||_F / ||D X||_F */
+	float energy;     /* share of ||D||_F^2 in the kept components; NaN for other codecs */
+	float delta_norm; /* ||D||_F / ||W||_F */
+	float loss;   /* what the error costs, as KL in nats, by the Fisher information; or NaN */
+	uint32_t why; /* enum quality_why */
+	/* [i]: share of ||D||_F^2 in its first (i + 1) / 16 singular values, of 255; or zeros */
+	uint8_t spectrum[FORMAT_SPECTRUM];
+};
+
+/* A point of the curve of size against quality; n_points of them follow the qualities. */
+struct rate_point {
+	double bits;         /* of a projection weight */
+	uint64_t file_bytes; /* 0 where there is no such file */
+	double kl;
 };
 
 /* A prompt and some of the logits that the writer saw after it. */
@@ -221,7 +269,8 @@ struct selftest {
 _Static_assert(sizeof(struct format_header) <= FORMAT_PAGE, "the header fits its page");
 _Static_assert(sizeof(struct format_section) == 24, "no padding");
 _Static_assert(sizeof(struct model_config) == 136, "no padding");
-_Static_assert(sizeof(struct tensor_record) == 40, "no padding");
-_Static_assert(sizeof(struct mixed_svd_band) == 64, "no padding");
-_Static_assert(sizeof(struct tensor_quality) == 16, "no padding");
+_Static_assert(sizeof(struct tensor_record) == 64, "no padding");
+_Static_assert(sizeof(struct certificate) == 144, "no padding");
+_Static_assert(sizeof(struct tensor_quality) == 40, "no padding");
+_Static_assert(sizeof(struct rate_point) == 24, "no padding");
 _Static_assert(sizeof(struct selftest) == 16, "no padding");

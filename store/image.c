@@ -16,6 +16,8 @@
 struct load {
 	struct shm shm;
 	struct format_header header;
+	uint64_t file_bytes;  /* less than the header's if the file was cut */
+	uint64_t first_chunk; /* of the level that is being read */
 	uint64_t n_done;
 	const struct progress *progress;
 };
@@ -32,29 +34,24 @@ const uint8_t *image_section(const struct image *image, enum section_kind kind, 
 
 		if (s->kind != kind)
 			continue;
-		*ret_bytes = s->bytes;
+		*ret_bytes = min_u64(s->bytes, image->n_bytes - s->offset);
 		return image->bytes + s->offset;
 	}
 	return NULL;
 }
 
-static uint64_t chunk_bytes(const struct format_header *h, uint64_t index)
-{
-	return min_u64(FORMAT_CHUNK, h->file_bytes - h->body_offset - index * FORMAT_CHUNK);
-}
-
 static int check_chunk(
 	const uint8_t *bytes, const struct format_header *h, uint64_t index, struct reason *reason)
 {
-	uint64_t offset = h->body_offset + index * FORMAT_CHUNK;
-	struct digest found = digest_of(bytes + offset, chunk_bytes(h, index));
+	uint64_t n_bytes, offset = image_chunk(h, index, &n_bytes);
+	struct digest found = digest_of(bytes + offset, n_bytes);
 
 	if (memcmp(&found, bytes + FORMAT_PAGE + index * sizeof(found), sizeof(found)) == 0)
 		return 0;
 	return reason_set(reason, -EBADMSG,
 		"chunk %" PRIu64 " (bytes %" PRIu64 " to %" PRIu64
 		") does not match its digest: the file is damaged",
-		index, offset, offset + chunk_bytes(h, index) - 1);
+		index, offset, offset + n_bytes - 1);
 }
 
 static int check_root(const uint8_t *bytes, const struct format_header *h, struct reason *reason)
@@ -76,7 +73,8 @@ static int check_root(const uint8_t *bytes, const struct format_header *h, struc
 }
 
 /* Takes the memory on success. */
-static int wrap(struct shm *shm, const struct format_header *h, struct image **ret)
+static int wrap(
+	struct shm *shm, const struct format_header *h, uint64_t n_bytes, struct image **ret)
 {
 	struct image *image = calloc(1, sizeof(*image));
 
@@ -88,7 +86,8 @@ static int wrap(struct shm *shm, const struct format_header *h, struct image **r
 				: IMAGE_KIND_DELTA,
 		.fd = shm->fd,
 		.bytes = shm->bytes,
-		.n_bytes = h->file_bytes,
+		.n_bytes = n_bytes,
+		.n_levels = image_levels(h, n_bytes),
 		.mapped_bytes = shm->mapped_bytes,
 		.header = *h,
 	};
@@ -99,7 +98,7 @@ static int wrap(struct shm *shm, const struct format_header *h, struct image **r
 
 /* The header page of an open file, checked against the file's size. */
 static int read_header(
-	int fd, uint8_t page[static FORMAT_PAGE], struct format_header *ret, struct reason *reason)
+	int fd, uint8_t page[static FORMAT_PAGE], struct load *l, struct reason *reason)
 {
 	struct stat st;
 	int r;
@@ -115,21 +114,22 @@ static int read_header(
 	r = file_read_at(fd, page, FORMAT_PAGE, 0);
 	if (r < 0)
 		return reason_set(reason, r, "cannot read the header: %s", strerror(-r));
-	return image_parse_header(page, (uint64_t)st.st_size, ret, reason);
+	l->file_bytes = (uint64_t)st.st_size;
+	return image_parse_header(page, l->file_bytes, &l->header, reason);
 }
 
 /* Everything before the body, into memory that is made now that its size is believed. */
 static int load_head(struct load *l, int fd, struct reason *reason)
 {
 	uint8_t page[FORMAT_PAGE];
-	int r = read_header(fd, page, &l->header, reason);
+	int r = read_header(fd, page, l, reason);
 
 	if (r < 0)
 		return r;
-	r = shm_create("deltad-image", l->header.file_bytes, &l->shm);
+	r = shm_create("deltad-image", l->file_bytes, &l->shm);
 	if (r < 0)
 		return reason_set(reason, r, "cannot get %" PRIu64 " bytes of shared memory: %s",
-			l->header.file_bytes, strerror(-r));
+			l->file_bytes, strerror(-r));
 	memcpy(l->shm.bytes, page, FORMAT_PAGE);
 	r = file_read_at(
 		fd, l->shm.bytes + FORMAT_PAGE, l->header.body_offset - FORMAT_PAGE, FORMAT_PAGE);
@@ -141,13 +141,14 @@ static int load_head(struct load *l, int fd, struct reason *reason)
 static int chunk_arrived(void *user, uint64_t index, struct reason *reason)
 {
 	struct load *l = user;
-	int r = check_chunk(l->shm.bytes, &l->header, index, reason);
+	uint64_t n_bytes;
+	int r = check_chunk(l->shm.bytes, &l->header, l->first_chunk + index, reason);
 
 	if (r < 0)
 		return r;
-	l->n_done += chunk_bytes(&l->header, index);
-	progress_update(
-		l->progress, "reading", l->n_done, l->header.file_bytes - l->header.body_offset);
+	(void)image_chunk(&l->header, l->first_chunk + index, &n_bytes);
+	l->n_done += n_bytes;
+	progress_update(l->progress, "reading", l->n_done, l->file_bytes - l->header.body_offset);
 	return 0;
 }
 
@@ -163,18 +164,26 @@ static int open_direct(int fd)
 static int load_body(struct load *l, const struct reader_ops *ops, int fd, struct reason *reason)
 {
 	_cleanup_(closep) int direct_fd = open_direct(fd);
-	const struct read_plan plan = {
-		.fd = fd,
-		.direct_fd = direct_fd,
-		.to = l->shm.bytes + l->header.body_offset,
-		.begin = l->header.body_offset,
-		.end = l->header.file_bytes,
-		.chunk = FORMAT_CHUNK,
-		.arrived = chunk_arrived,
-		.user = l,
-	};
+	uint64_t begin = l->header.body_offset;
+	int r = 0;
 
-	return reader_run(ops, &plan, reason);
+	for (uint32_t i = 0; r == 0 && i < image_levels(&l->header, l->file_bytes); i++) {
+		const struct read_plan plan = {
+			.fd = fd,
+			.direct_fd = direct_fd,
+			.to = l->shm.bytes + begin,
+			.begin = begin,
+			.end = l->header.level_end[i],
+			.chunk = FORMAT_CHUNK,
+			.arrived = chunk_arrived,
+			.user = l,
+		};
+
+		r = reader_run(ops, &plan, reason);
+		l->first_chunk += div_up(plan.end - plan.begin, FORMAT_CHUNK);
+		begin = plan.end;
+	}
+	return r;
 }
 
 int image_load_through(const struct reader_ops *ops, int fd, struct image **ret,
@@ -189,7 +198,7 @@ int image_load_through(const struct reader_ops *ops, int fd, struct image **ret,
 		return r;
 	r = shm_seal(&l.shm);
 	if (r == 0)
-		r = wrap(&l.shm, &l.header, ret);
+		r = wrap(&l.shm, &l.header, l.file_bytes, ret);
 	if (r < 0)
 		return reason_set(reason, r, "cannot seal the memory: %s", strerror(-r));
 	return 0;
@@ -246,25 +255,36 @@ static bool size_fits(uint64_t memfd_bytes, uint64_t file_bytes, int fd)
 	       memfd_bytes % (uint64_t)st.st_blksize == 0;
 }
 
-static int check_adopted(
-	const struct shm *shm, bool verify_chunks, struct format_header *ret, struct reason *reason)
+/* The size of the file that the memory holds: that of one of its levels, if it may be believed. */
+static uint64_t adopted_bytes(const struct shm *shm)
 {
 	struct format_header claimed;
+
+	memcpy(&claimed, shm->bytes, sizeof(claimed));
+	for (uint32_t i = 0; i < min_u64(claimed.n_levels, FORMAT_MAX_LEVELS); i++)
+		if (size_fits(shm->n_bytes, claimed.level_end[i], shm->fd))
+			return claimed.level_end[i];
+	return shm->n_bytes;
+}
+
+static int check_adopted(struct load *l, bool verify_chunks, struct reason *reason)
+{
+	uint64_t end;
 	int r;
 
-	if (shm->n_bytes < FORMAT_PAGE)
+	if (l->shm.n_bytes < FORMAT_PAGE)
 		return reason_set(reason, -EBADMSG,
-			"memory has %" PRIu64 " bytes, a header alone takes %u", shm->n_bytes,
+			"memory has %" PRIu64 " bytes, a header alone takes %u", l->shm.n_bytes,
 			FORMAT_PAGE);
-	memcpy(&claimed, shm->bytes, sizeof(claimed));
-	r = image_parse_header(shm->bytes,
-		size_fits(shm->n_bytes, claimed.file_bytes, shm->fd) ? claimed.file_bytes
-								     : shm->n_bytes,
-		ret, reason);
+	l->file_bytes = adopted_bytes(&l->shm);
+	r = image_parse_header(l->shm.bytes, l->file_bytes, &l->header, reason);
 	if (r == 0)
-		r = check_root(shm->bytes, ret, reason);
-	for (uint64_t i = 0; r == 0 && verify_chunks && i < ret->n_chunks; i++)
-		r = check_chunk(shm->bytes, ret, i, reason);
+		r = check_root(l->shm.bytes, &l->header, reason);
+	for (uint64_t i = 0; r == 0 && verify_chunks && i < l->header.n_chunks; i++) {
+		if (image_chunk(&l->header, i, &end) >= l->file_bytes)
+			break;
+		r = check_chunk(l->shm.bytes, &l->header, i, reason);
+	}
 	return r;
 }
 
@@ -276,9 +296,9 @@ int image_from_memfd(int fd, bool verify_chunks, struct image **ret, struct reas
 	if (r < 0)
 		return reason_set(
 			reason, r, "is not a memfd sealed against change: %s", strerror(-r));
-	r = check_adopted(&l.shm, verify_chunks, &l.header, reason);
+	r = check_adopted(&l, verify_chunks, reason);
 	if (r == 0)
-		r = wrap(&l.shm, &l.header, ret);
+		r = wrap(&l.shm, &l.header, l.file_bytes, ret);
 	if (r < 0) {
 		l.shm.fd = -1; /* stays the caller's */
 		return r;

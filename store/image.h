@@ -22,7 +22,8 @@ struct image {
 	enum image_kind kind;
 	int fd; /* sealed memfd; owned */
 	const uint8_t *bytes;
-	uint64_t n_bytes;
+	uint64_t n_bytes;      /* of the levels that are there */
+	uint32_t n_levels;     /* that are there; header.n_levels in a file that was not cut */
 	uint64_t mapped_bytes; /* n_bytes, rounded up to a huge page where those hold it */
 	/* The errno with which the kernel refused io_uring, so that plain reads were used; else 0.
 	 * Worth one line in a log. */
@@ -30,11 +31,18 @@ struct image {
 	struct format_header header; /* checked copy */
 };
 
-/* Checks a header page against the size of its file: every field, the rest of the page, and that
- * the sections ascend by kind and place without touching each other. Pure: a fuzz target. It leaves
+/* Checks a header page against the size of its file, which may be cut where a level ends: every
+ * field, the rest of the page, and that the sections ascend by kind and place without touching each
+ * other. Pure: a fuzz target. It leaves
  * the root to image_root(). An unknown version or section is -EOPNOTSUPP. */
 int image_parse_header(const uint8_t page[static FORMAT_PAGE], uint64_t file_bytes,
 	struct format_header *ret, struct reason *reason) _must_check_;
+
+/* How many levels a file of that many bytes has; 0 if it ends at none of them. */
+uint32_t image_levels(const struct format_header *h, uint64_t file_bytes);
+
+/* Where a chunk lies: its bytes and, returned, its offset from the file's beginning. */
+uint64_t image_chunk(const struct format_header *h, uint64_t index, uint64_t *ret_bytes);
 
 /* The root that a header (its own `root` is ignored) and the bytes between it and the body have. */
 int image_root(const struct format_header *header, const void *digests, uint64_t n_bytes,

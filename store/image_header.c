@@ -18,25 +18,103 @@ static int check_magic(const struct format_header *h, struct reason *reason)
 	return 0;
 }
 
-static int check_sizes(const struct format_header *h, uint64_t file_bytes, struct reason *reason)
+static uint64_t level_begin(const struct format_header *h, uint32_t level)
 {
-	uint64_t digest_bytes;
+	return level == 0 ? h->body_offset : h->level_end[level - 1];
+}
 
-	if (h->file_bytes != file_bytes)
+static uint64_t level_chunks(const struct format_header *h, uint32_t level)
+{
+	return div_up(h->level_end[level] - level_begin(h, level), FORMAT_CHUNK);
+}
+
+uint32_t image_levels(const struct format_header *h, uint64_t file_bytes)
+{
+	for (uint32_t i = 0; i < h->n_levels; i++)
+		if (h->level_end[i] == file_bytes)
+			return i + 1;
+	return 0;
+}
+
+uint64_t image_chunk(const struct format_header *h, uint64_t index, uint64_t *ret_bytes)
+{
+	uint32_t level = 0;
+	uint64_t offset;
+
+	while (level + 1 < h->n_levels && index >= level_chunks(h, level)) {
+		index -= level_chunks(h, level);
+		level++;
+	}
+	offset = level_begin(h, level) + index * FORMAT_CHUNK;
+	*ret_bytes = min_u64(FORMAT_CHUNK, h->level_end[level] - offset);
+	return offset;
+}
+
+static int check_levels(const struct format_header *h, struct reason *reason)
+{
+	bool is_base = memcmp(h->magic, FORMAT_MAGIC_BASE, sizeof(h->magic)) == 0;
+
+	if (h->n_levels == 0 || h->n_levels > (is_base ? 1 : FORMAT_MAX_LEVELS))
+		return reason_set(reason, -EBADMSG, "header: %" PRIu32 " levels, expected 1 to %u",
+			h->n_levels, is_base ? 1 : FORMAT_MAX_LEVELS);
+	for (uint32_t i = 0; i < h->n_levels; i++)
+		if (h->level_end[i] % FORMAT_PAGE != 0 || h->level_end[i] <= level_begin(h, i))
+			return reason_set(reason, -EBADMSG,
+				"header: level %" PRIu32 " ends at %" PRIu64
+				", expected a multiple of %u after %" PRIu64,
+				i, h->level_end[i], FORMAT_PAGE, level_begin(h, i));
+	if (h->level_end[h->n_levels - 1] != h->file_bytes)
 		return reason_set(reason, -EBADMSG,
-			"header: made for a file of %" PRIu64 " bytes, this one has %" PRIu64,
-			h->file_bytes, file_bytes);
+			"header: the last level ends at %" PRIu64 ", the file at %" PRIu64,
+			h->level_end[h->n_levels - 1], h->file_bytes);
+	return 0;
+}
+
+/* A file may be cut, but only where a level ends: elsewhere it is damaged. */
+static int check_length(const struct format_header *h, uint64_t found, struct reason *reason)
+{
+	uint64_t shorter = 0;
+
+	if (image_levels(h, found) > 0)
+		return 0;
+	for (uint32_t i = 0; i + 1 < h->n_levels && h->level_end[i] < found; i++)
+		shorter = h->level_end[i];
+	if (shorter)
+		return reason_set(reason, -EBADMSG,
+			"header: made for a file of %" PRIu64 " bytes, this one has %" PRIu64
+			"; the nearest level that is whole ends at %" PRIu64,
+			h->file_bytes, found, shorter);
+	return reason_set(reason, -EBADMSG,
+		"header: made for a file of %" PRIu64 " bytes, this one has %" PRIu64,
+		h->file_bytes, found);
+}
+
+static int check_body(const struct format_header *h, struct reason *reason)
+{
+	if (h->file_bytes % FORMAT_PAGE != 0 || h->file_bytes > FORMAT_MAX_FILE)
+		return reason_set(reason, -EBADMSG,
+			"header: file of %" PRIu64 " bytes, expected a multiple of %u and at most "
+			"%" PRIu64,
+			h->file_bytes, FORMAT_PAGE, FORMAT_MAX_FILE);
 	if (h->body_offset % FORMAT_PAGE != 0 || h->body_offset <= FORMAT_PAGE ||
-		h->body_offset >= file_bytes)
+		h->body_offset >= h->file_bytes)
 		return reason_set(reason, -EBADMSG,
 			"header: body at %" PRIu64 ", expected a multiple of %u between %u and the "
 			"file's %" PRIu64 " bytes",
-			h->body_offset, FORMAT_PAGE, FORMAT_PAGE, file_bytes);
-	if (h->n_chunks != div_up(file_bytes - h->body_offset, FORMAT_CHUNK))
+			h->body_offset, FORMAT_PAGE, FORMAT_PAGE, h->file_bytes);
+	return 0;
+}
+
+static int check_chunks(const struct format_header *h, struct reason *reason)
+{
+	uint64_t expected = 0, digest_bytes;
+
+	for (uint32_t i = 0; i < h->n_levels; i++)
+		expected += level_chunks(h, i);
+	if (h->n_chunks != expected)
 		return reason_set(reason, -EBADMSG,
 			"header: %" PRIu64 " chunks, a body of %" PRIu64 " bytes has %" PRIu64,
-			h->n_chunks, file_bytes - h->body_offset,
-			div_up(file_bytes - h->body_offset, FORMAT_CHUNK));
+			h->n_chunks, h->file_bytes - h->body_offset, expected);
 	if (!mul_u64(h->n_chunks, sizeof(struct digest), &digest_bytes) ||
 		digest_bytes > h->body_offset - FORMAT_PAGE)
 		return reason_set(reason, -EBADMSG,
@@ -44,6 +122,20 @@ static int check_sizes(const struct format_header *h, uint64_t file_bytes, struc
 			" chunks do not fit before the body at %" PRIu64,
 			h->n_chunks, h->body_offset);
 	return 0;
+}
+
+static int check_sizes(const struct format_header *h, uint64_t file_bytes, struct reason *reason)
+{
+	int r;
+
+	r = check_body(h, reason);
+	if (r == 0)
+		r = check_levels(h, reason);
+	if (r == 0)
+		r = check_length(h, file_bytes, reason);
+	if (r == 0)
+		r = check_chunks(h, reason);
+	return r;
 }
 
 static bool section_kind_known(uint32_t kind)
@@ -79,6 +171,11 @@ static int check_section(const struct format_header *h, const struct format_sect
 			"header: section %" PRIu32 " at %" PRIu64
 			", expected a multiple of %" PRIu64,
 			s->kind, s->offset, alignment);
+	if (!range_inside(s->offset, s->kind == SECTION_WEIGHTS ? 0 : s->bytes, h->level_end[0]))
+		return reason_set(reason, -EBADMSG,
+			"header: section %" PRIu32 " takes %" PRIu64 " bytes at %" PRIu64
+			", level 0 ends at %" PRIu64,
+			s->kind, s->bytes, s->offset, h->level_end[0]);
 	if (s->offset < free_from || !range_inside(s->offset, s->bytes, h->file_bytes))
 		return reason_set(reason, -EBADMSG,
 			"header: section %" PRIu32 " takes %" PRIu64 " bytes at %" PRIu64
@@ -121,9 +218,13 @@ static int check_unused(const uint8_t *page, const struct format_header *h, stru
 		return reason_set(reason, -EBADMSG,
 			"header: bytes after its %" PRIu32 " sections are not zero", h->n_sections);
 	if (memcmp(h->magic, FORMAT_MAGIC_BASE, sizeof(h->magic)) == 0 &&
-		!all_zero(&h->tuned, sizeof(h->tuned)))
-		return reason_set(
-			reason, -EBADMSG, "header: a base image names a fine-tune, expected zeros");
+		(!all_zero(&h->tuned, sizeof(h->tuned)) || h->expanded_bytes))
+		return reason_set(reason, -EBADMSG,
+			"header: a base image names a fine-tune or expands, expected zeros");
+	if (h->reserved || !all_zero(h->level_end + h->n_levels,
+				   (FORMAT_MAX_LEVELS - h->n_levels) * sizeof(*h->level_end)))
+		return reason_set(reason, -EBADMSG,
+			"header: bytes after its %" PRIu32 " levels are not zero", h->n_levels);
 	return 0;
 }
 

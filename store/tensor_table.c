@@ -1,9 +1,9 @@
 #include "store/tensor_table.h"
 
+#include "store/part.h"
+
 #include <inttypes.h>
 #include <string.h>
-
-#define PAYLOAD_ALIGNMENT 64
 
 int tensor_reason(const struct tensor_record *record, int error, struct reason *reason)
 {
@@ -34,6 +34,8 @@ int tensor_table_config(const struct image *image, struct model_config *ret, str
 
 static bool comes_after(const struct tensor_record *r, const struct tensor_record *previous)
 {
+	if (r->level != previous->level)
+		return r->level > previous->level;
 	if (r->layer != previous->layer)
 		return r->layer > previous->layer;
 	return r->role > previous->role;
@@ -51,9 +53,10 @@ static int check_identity(const struct tensor_record *record, const struct tenso
 		return reason_set(reason, -EBADMSG, "the model has no such tensor");
 	if (previous && !comes_after(record, previous))
 		return reason_set(reason, -EBADMSG,
-			"stands after layer %" PRIu32 " %s, expected ascending (layer, role), each "
-			"once",
-			previous->layer, tensor_role_name((enum tensor_role)previous->role));
+			"stands after level %u layer %" PRIu32
+			" %s, expected ascending (level, layer, role), each once",
+			previous->level, previous->layer,
+			tensor_role_name((enum tensor_role)previous->role));
 	if (record->rows != rows || record->cols != cols)
 		return reason_set(reason, -EBADMSG,
 			"is %" PRIu32 " x %" PRIu32 ", the config makes it %" PRIu32 " x %" PRIu32,
@@ -64,10 +67,10 @@ static int check_identity(const struct tensor_record *record, const struct tenso
 static int check_place(
 	const struct tensor_record *record, uint64_t free_from, uint64_t end, struct reason *reason)
 {
-	if (record->offset % PAYLOAD_ALIGNMENT != 0)
+	if (record->offset % PART_ALIGNMENT != 0)
 		return reason_set(reason, -EBADMSG,
-			"payload at %" PRIu64 ", expected a multiple of %d", record->offset,
-			PAYLOAD_ALIGNMENT);
+			"payload at %" PRIu64 ", expected a multiple of %u", record->offset,
+			PART_ALIGNMENT);
 	if (record->offset < free_from || !range_inside(record->offset, record->bytes, end))
 		return reason_set(reason, -EBADMSG,
 			"payload takes %" PRIu64 " bytes at %" PRIu64 ", free are %" PRIu64
@@ -76,22 +79,50 @@ static int check_place(
 	return 0;
 }
 
-static int check_records(
-	const struct tensor_table *t, const struct model_config *config, struct reason *reason)
+static int check_level(
+	const struct tensor_record *record, const struct format_header *h, struct reason *reason)
+{
+	if (record->level >= h->n_levels)
+		return reason_set(reason, -EBADMSG, "has level %u, the file has %" PRIu32 " levels",
+			record->level, h->n_levels);
+	if (record->level > 0 && tensor_role_is_vector((enum tensor_role)record->role))
+		return reason_set(
+			reason, -EBADMSG, "is a vector of level %u, expected 0", record->level);
+	return 0;
+}
+
+static int check_records(const struct tensor_table *t, const struct model_config *config,
+	const struct format_header *h, struct reason *reason)
 {
 	uint64_t free_from = t->weights_begin;
 
-	for (size_t i = 0; i < t->n; i++) {
+	for (size_t i = 0; i < t->n_all; i++) {
 		const struct tensor_record *record = &t->records[i];
 		int r = check_identity(record, i ? record - 1 : NULL, config, reason);
 
 		if (r == 0)
-			r = check_place(record, free_from, t->weights_end, reason);
+			r = part_check(record, reason);
+		if (r == 0)
+			r = check_level(record, h, reason);
+		if (r == 0 && record->level > 0)
+			free_from = max_u64(free_from, h->level_end[record->level - 1]);
+		if (r == 0)
+			r = check_place(record, free_from,
+				min_u64(t->weights_end, h->level_end[record->level]), reason);
 		if (r < 0)
 			return tensor_reason(record, r, reason);
 		free_from = record->offset + record->bytes;
 	}
 	return 0;
+}
+
+static size_t count_present(const struct tensor_table *t, uint32_t n_levels)
+{
+	size_t n = 0;
+
+	while (n < t->n_all && t->records[n].level < n_levels)
+		n++;
+	return n;
 }
 
 int tensor_table_open(const struct image *image, const struct model_config *config,
@@ -110,12 +141,13 @@ int tensor_table_open(const struct image *image, const struct model_config *conf
 		return reason_set(reason, -EBADMSG,
 			"tensors: the section has %" PRIu64 " bytes, expected a multiple of %zu",
 			n_bytes, sizeof(struct tensor_record));
-	t.n = n_bytes / sizeof(struct tensor_record);
+	t.n_all = n_bytes / sizeof(struct tensor_record);
 	t.weights_begin = (uint64_t)(weights - image->bytes);
 	t.weights_end = t.weights_begin + n_weights;
-	r = check_records(&t, config, reason);
+	r = check_records(&t, config, &image->header, reason);
 	if (r < 0)
 		return r;
+	t.n = count_present(&t, image->n_levels);
 	*ret = t;
 	return 0;
 }

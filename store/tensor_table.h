@@ -8,7 +8,8 @@
 
 struct tensor_table {
 	const struct tensor_record *records;
-	size_t n;
+	size_t n;             /* of the levels that are there */
+	size_t n_all;         /* in the file */
 	const uint8_t *bytes; /* of the image */
 	uint64_t weights_begin, weights_end;
 };
@@ -17,8 +18,9 @@ struct tensor_table {
 int tensor_table_config(const struct image *image, struct model_config *ret, struct reason *reason)
 	_must_check_;
 
-/* Checks every record: known role, shape as the config has it, ascending (layer, role), payloads
- * 64-byte aligned, ascending, apart from each other and inside the weights. */
+/* Checks every record: known role, shape as the config has it, ascending (level, layer, role),
+ * codec and numbers that make sense, payloads 64-byte aligned, ascending, apart from each other,
+ * inside the weights and inside their level. */
 int tensor_table_open(const struct image *image, const struct model_config *config,
 	struct tensor_table *ret, struct reason *reason) _must_check_;
 

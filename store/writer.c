@@ -18,6 +18,7 @@ struct writer {
 	uint8_t *digests; /* from FORMAT_PAGE to body_offset */
 	uint64_t max_chunks;
 	uint64_t n_chunks;
+	uint64_t written; /* bytes of the body in full chunks */
 	uint8_t *chunk;
 	uint64_t filled;
 };
@@ -25,9 +26,11 @@ struct writer {
 /* Room for what is appended and for the gaps that the alignment of sections can make. */
 static uint64_t max_chunks_for(uint64_t max_body_bytes)
 {
-	return div_up(max_body_bytes + FORMAT_MAX_SECTIONS * (uint64_t)FORMAT_PAGE +
-			      2 * (uint64_t)FORMAT_WEIGHTS_ALIGNMENT,
-		FORMAT_CHUNK);
+	return div_up(max_body_bytes +
+			       (FORMAT_MAX_SECTIONS + FORMAT_MAX_LEVELS) * (uint64_t)FORMAT_PAGE +
+			       2 * (uint64_t)FORMAT_WEIGHTS_ALIGNMENT,
+		       FORMAT_CHUNK) +
+	       FORMAT_MAX_LEVELS;
 }
 
 int writer_begin(int fd, enum image_kind kind, uint64_t max_body_bytes, struct writer **ret,
@@ -60,7 +63,7 @@ int writer_begin(int fd, enum image_kind kind, uint64_t max_body_bytes, struct w
 
 uint64_t writer_offset(const struct writer *w)
 {
-	return w->header.body_offset + w->n_chunks * FORMAT_CHUNK + w->filled;
+	return w->header.body_offset + w->written + w->filled;
 }
 
 static int flush_chunk(struct writer *w)
@@ -71,12 +74,12 @@ static int flush_chunk(struct writer *w)
 	if (w->n_chunks == w->max_chunks)
 		return -EFBIG;
 	d = digest_of(w->chunk, w->filled);
-	r = file_write_at(
-		w->fd, w->chunk, w->filled, w->header.body_offset + w->n_chunks * FORMAT_CHUNK);
+	r = file_write_at(w->fd, w->chunk, w->filled, w->header.body_offset + w->written);
 	if (r < 0)
 		return r;
 	memcpy(w->digests + w->n_chunks * sizeof(d), &d, sizeof(d));
 	w->n_chunks++;
+	w->written += w->filled;
 	w->filled = 0;
 	return 0;
 }
@@ -170,16 +173,21 @@ int writer_section(struct writer *w, enum section_kind kind, const void *bytes, 
 	return r;
 }
 
-static int write_body_end(struct writer *w)
+int writer_level_end(struct writer *w)
 {
+	struct format_header *h = &w->header;
 	int r = put_zeros_to(w, FORMAT_PAGE);
 
-	if (r == 0 && w->filled > 0) {
-		w->header.file_bytes = writer_offset(w);
-		return flush_chunk(w);
-	}
-	w->header.file_bytes = writer_offset(w);
+	assert(h->n_levels < FORMAT_MAX_LEVELS);
+	if (r == 0 && w->filled > 0)
+		r = flush_chunk(w);
+	h->level_end[h->n_levels++] = writer_offset(w);
 	return r;
+}
+
+void writer_expands(struct writer *w, uint64_t n_bytes)
+{
+	w->header.expanded_bytes = n_bytes;
 }
 
 static int write_head(struct writer *w)
@@ -207,7 +215,8 @@ int writer_finish(struct writer *w, const struct digest *model, const struct dig
 	w->header.model = *model;
 	if (tuned)
 		w->header.tuned = *tuned;
-	r = write_body_end(w);
+	r = writer_level_end(w);
+	w->header.file_bytes = writer_offset(w);
 	w->header.n_chunks = w->n_chunks;
 	if (r == 0)
 		r = write_head(w);

@@ -33,6 +33,12 @@ int writer_section_end(struct writer *w) _must_check_;
 int writer_section(struct writer *w, enum section_kind kind, const void *bytes, uint64_t n_bytes)
 	_must_check_;
 
+/* Ends a level: what is appended from here on is in the next. Only in the weights of a delta;
+ * writer_finish() ends the last one. At most FORMAT_MAX_LEVELS. */
+int writer_level_end(struct writer *w) _must_check_;
+/* Memory that a delta takes when bound, beside its file. */
+void writer_expands(struct writer *w, uint64_t n_bytes);
+
 /* Pads, writes the digests (each taken as its chunk was filled) and the header. `tuned` is NULL for
  * a base and only there; `ret_header` may be NULL. */
 int writer_finish(struct writer *w, const struct digest *model, const struct digest *tuned,

@@ -7,6 +7,7 @@
 #include "client/deltactl/new_folder.h"
 #include "compress/merge.h"
 #include "foreign/sandbox.h"
+#include "kernels/blas.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -126,16 +127,12 @@ static int merge(
 	const struct merge_arguments *arguments, struct merge_report *report, struct reason *reason)
 {
 	_cleanup_(imagep) struct image *delta = NULL;
-	struct kernels kernels;
-	struct merge_call call = {
-		.arguments = arguments,
-		.job = {.kernels = &kernels},
-		.report = report,
-	};
+	struct merge_call call = {.arguments = arguments, .report = report};
 	struct progress_bar bar;
 	int r;
 
-	r = kernels_select(&kernels, getenv("DELTAD_ISA"), reason);
+	/* The library is loaded here because the sandbox may not look for it. */
+	r = blas_load(1, reason);
 	if (r < 0)
 		return r;
 	r = image_load_path(

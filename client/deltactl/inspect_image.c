@@ -5,6 +5,7 @@
 #include "engine/chat.h"
 #include "foreign/json.h"
 #include "store/delta.h"
+#include "store/part.h"
 #include "store/tensor_table.h"
 
 #include <math.h>
@@ -53,10 +54,14 @@ static const char *codec_name(uint32_t codec)
 		return "vector-f32";
 	case CODEC_MAT_BF16:
 		return "mat-bf16";
-	case CODEC_DENSE_ROWS:
-		return "dense-rows";
-	case CODEC_MIXED_SVD:
-		return "mixed-svd";
+	case CODEC_ROWS:
+		return "rows";
+	case CODEC_FACTORS:
+		return "factors";
+	case CODEC_CODES:
+		return "codes";
+	case CODEC_DROPOUT:
+		return "dropout";
 	}
 	return "unknown";
 }
@@ -188,28 +193,22 @@ static json_t *describe_certificate(const struct certificate *c)
 	return certificate;
 }
 
-/* Widths and ranks of the bands, "8+3+2" and "2+9+180"; the bands are checked. */
-static void describe_bands(json_t *row, const struct image *image, const struct tensor_record *t)
+static uint32_t number_bits(const struct tensor_record *t)
 {
-	char bits[32] = "", ranks[64] = "";
-	struct mixed_svd_band band;
-
-	for (uint32_t i = 0; t->codec == CODEC_MIXED_SVD && i < t->n_parts; i++) {
-		size_t n_bits = strlen(bits), n_ranks = strlen(ranks);
-
-		memcpy(&band, image->bytes + t->offset + i * sizeof(band), sizeof(band));
-		snprintf(bits + n_bits, sizeof(bits) - n_bits, "%s%u", i ? "+" : "", band.bits);
-		snprintf(ranks + n_ranks, sizeof(ranks) - n_ranks, "%s%u", i ? "+" : "",
-			band.n_ranks);
-	}
-	if (t->codec == CODEC_DENSE_ROWS)
-		snprintf(bits, sizeof(bits), "16");
 	if (t->codec == CODEC_VECTOR_F32)
-		snprintf(bits, sizeof(bits), "32");
-	document_set(row, "bits", json_string(bits));
-	if (t->codec == CODEC_DENSE_ROWS)
-		snprintf(ranks, sizeof(ranks), "%u rows", t->n_parts);
-	document_set(row, "ranks", json_string(ranks));
+		return 32;
+	return t->codec == CODEC_ROWS ? 16 : t->bits;
+}
+
+/* How a part is stored; the bits are those of one code or number. */
+static void describe_storage(json_t *row, const struct tensor_record *t)
+{
+	document_set(row, "level", json_integer(t->level));
+	document_set(row, "bits", json_integer(number_bits(t)));
+	document_set(row, "n", json_integer(t->n));
+	document_set(row, "coded", json_boolean(t->coding == CODING_STREAM));
+	document_set(row, "expanded_bytes",
+		json_integer((json_int_t)part_layout(t).expanded_bytes));
 }
 
 static json_t *describe_delta_record(const struct delta *delta, size_t i)
@@ -218,7 +217,7 @@ static json_t *describe_delta_record(const struct delta *delta, size_t i)
 	const struct tensor_quality *q = delta->qualities ? &delta->qualities[i] : NULL;
 	json_t *row = describe_record(t);
 
-	describe_bands(row, delta->image, t);
+	describe_storage(row, t);
 	document_set(row, "bytes", json_integer((json_int_t)t->bytes));
 	document_set(row, "bits_per_weight",
 		measured(8.0 * (double)t->bytes / ((double)t->rows * t->cols)));

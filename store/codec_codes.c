@@ -1,0 +1,66 @@
+#include "store/codec.h"
+
+#include <inttypes.h>
+
+/* Which rows have codes: the bits of the bitmap as ascending numbers. */
+static int expand_list(const struct tensor_record *record, const uint8_t *bitmap, uint32_t *ret,
+	struct reason *reason)
+{
+	uint64_t n = 0;
+
+	for (uint64_t row = 0; row < part_bitmap_bytes(record->rows) * 8; row++) {
+		if (!(bitmap[row / 8] >> row % 8 & 1))
+			continue;
+		if (row >= record->rows)
+			return reason_set(reason, -EBADMSG,
+				"has codes for row %" PRIu64 " of %" PRIu32, row, record->rows);
+		if (ret && n < record->n)
+			ret[n] = (uint32_t)row;
+		n++;
+	}
+	if (n != record->n)
+		return reason_set(reason, -EBADMSG,
+			"has a bitmap of %" PRIu64 " rows, expected %" PRIu32, n, record->n);
+	return 0;
+}
+
+static int check_scales(const struct payload *p, const struct qmat *q, struct reason *reason)
+{
+	if (p->record->grid == GRID_GROUP)
+		return codec_expect_grids(q, "codes", reason);
+	if (p->record->grid == GRID_ROW)
+		return codec_expect_finite_f16(q->scales, q->rows, "scale", reason);
+	return 0;
+}
+
+int codec_codes(const struct payload *p, struct row_codes *ret, struct reason *reason)
+{
+	const struct tensor_record *record = p->record;
+	struct part_layout l = part_layout(record);
+	bool grouped = record->grid == GRID_GROUP, by_row = record->grid == GRID_ROW;
+	uint32_t *list =
+		p->room && record->n < record->rows ? (void *)(p->room + l.expanded_list) : NULL;
+	struct row_codes c = {
+		.q = {.codes = p->bytes + l.v.codes,
+			.scales = grouped || by_row ? (const void *)(p->bytes + l.v.scales) : NULL,
+			.zeros = grouped ? p->bytes + l.v.zeros : NULL,
+			.rows = record->n,
+			.cols = record->cols,
+			.bits = record->bits,
+			.scale_row = grouped ? (uint32_t)qmat_groups(record->cols) : by_row,
+			.scale_group = grouped,
+			.step = grouped ? 1 : record->step,
+			.zero = record->zero},
+		.rows = list,
+	};
+	int r = codec_expect(p, CODEC_CODES, reason);
+
+	if (r == 0)
+		r = check_scales(p, &c.q, reason);
+	if (r == 0 && record->n < record->rows)
+		r = expand_list(record, p->bytes + l.list, list, reason);
+	if (r < 0)
+		return r;
+	*ret = c;
+	return 0;
+}
