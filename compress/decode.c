@@ -10,12 +10,14 @@
 struct slot {
 	struct decode_request *request; /* NULL: free */
 	struct kv_seq *seq;
-	uint32_t position; /* of the next row */
-	size_t last_row;   /* of this step */
+	uint32_t position;       /* of the next row */
+	size_t last_row;         /* of this step */
+	struct sampler *sampler; /* NULL: greedy */
 };
 
 struct decode {
 	const struct decode_settings *settings;
+	const struct sampler_settings *sampling; /* NULL: greedy */
 	struct decode_request *requests;
 	size_t n, n_started, n_finished;
 	struct forward *forward;
@@ -28,8 +30,10 @@ struct decode {
 
 static void decode_done(struct decode *d)
 {
-	for (size_t i = 0; i < SLOTS; i++)
+	for (size_t i = 0; i < SLOTS; i++) {
 		kv_seq_free(d->slots[i].seq);
+		sampler_free(d->slots[i].sampler);
+	}
 	kv_pool_free(d->kv);
 	forward_free(d->forward);
 	free(d);
@@ -59,6 +63,18 @@ static int decode_init(struct decode *d, struct reason *reason)
 		c, KV_TYPE_F32, SLOTS * pages * kv_page_bytes(c, KV_TYPE_F32), &d->kv, reason);
 }
 
+static int start_sampler(const struct decode *d, struct slot *slot)
+{
+	const struct decode_request *request = slot->request;
+	struct sampler_settings settings;
+
+	if (!d->sampling)
+		return 0;
+	settings = *d->sampling;
+	settings.seed = request->seed;
+	return sampler_new(&settings, d->vocab, request->prompt, request->n_prompt, &slot->sampler);
+}
+
 static int slot_start(struct decode *d, struct slot *slot, struct reason *reason)
 {
 	struct decode_request *request = &d->requests[d->n_started++];
@@ -70,14 +86,16 @@ static int slot_start(struct decode *d, struct slot *slot, struct reason *reason
 			"no room for a sequence of %u tokens",
 			request->n_prompt + d->settings->max_tokens);
 	request->n = 0;
+	request->stop = -1;
 	slot->request = request;
 	slot->position = 0;
-	return 0;
+	return start_sampler(d, slot);
 }
 
 static void slot_end(struct decode *d, struct slot *slot)
 {
 	slot->seq = kv_seq_free(slot->seq);
+	slot->sampler = sampler_free(slot->sampler);
 	slot->request = NULL;
 	d->n_finished++;
 }
@@ -110,6 +128,17 @@ static bool is_stop(const struct decode_settings *s, uint32_t id)
 	return false;
 }
 
+static uint32_t choose(const struct decode *d, const struct slot *slot)
+{
+	const float *logits = forward_logits(d->forward, slot->last_row);
+	struct sampled sampled;
+
+	if (!slot->sampler)
+		return logits_argmax(logits, d->vocab);
+	sampler_pick(slot->sampler, logits, &sampled);
+	return sampled.token;
+}
+
 /* Takes the token that the step gave a sequence, if its prompt is through. */
 static void take_token(struct decode *d, struct slot *slot)
 {
@@ -118,8 +147,9 @@ static void take_token(struct decode *d, struct slot *slot)
 
 	if (!d->rows[slot->last_row].want_logits)
 		return;
-	id = logits_argmax(forward_logits(d->forward, slot->last_row), d->vocab);
+	id = choose(d, slot);
 	if (is_stop(d->settings, id)) {
+		request->stop = (int32_t)id;
 		slot_end(d, slot);
 		return;
 	}
@@ -151,8 +181,8 @@ static int step(struct decode *d, struct reason *reason)
 	return 0;
 }
 
-int decode_greedy(const struct decode_settings *settings, struct decode_request *requests, size_t n,
-	struct reason *reason)
+int decode_sampled(const struct decode_settings *settings, const struct sampler_settings *sampling,
+	struct decode_request *requests, size_t n, struct reason *reason)
 {
 	_cleanup_(decode_donep) struct decode *d = calloc(1, sizeof(*d));
 	int r;
@@ -160,6 +190,7 @@ int decode_greedy(const struct decode_settings *settings, struct decode_request 
 	if (!d)
 		return -ENOMEM;
 	d->settings = settings;
+	d->sampling = sampling;
 	d->requests = requests;
 	d->n = n;
 	r = decode_init(d, reason);
@@ -169,4 +200,10 @@ int decode_greedy(const struct decode_settings *settings, struct decode_request 
 	}
 	progress_update(settings->progress, settings->stage, d->n_finished, n);
 	return r;
+}
+
+int decode_greedy(const struct decode_settings *settings, struct decode_request *requests, size_t n,
+	struct reason *reason)
+{
+	return decode_sampled(settings, NULL, requests, n, reason);
 }

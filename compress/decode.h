@@ -1,12 +1,13 @@
 /*
- * Greedy answers to many prompts at once: sequences share the steps of the forward pass, and the
- * next prompt takes the place of an answer that has ended. What a prompt is answered does not
- * depend on its company (kernels/kernels.h), so neither does it on the order.
+ * Answers, greedy or sampled, to many prompts at once: sequences share the steps of the forward
+ * pass, and the next prompt takes the place of an answer that has ended. What a prompt is answered
+ * does not depend on its company (kernels/kernels.h), so neither does it on the order.
  */
 #pragma once
 
 #include "common/progress.h"
 #include "engine/model.h"
+#include "engine/sampler.h"
 
 struct decode_settings {
 	const struct model *model;
@@ -25,8 +26,14 @@ struct decode_request {
 	uint32_t n_prompt;
 	uint32_t *ids; /* room for max_tokens; the caller's */
 	uint32_t n;    /* the end itself is not counted */
+	int32_t stop;  /* the id that ended it; -1: max_tokens did */
+	uint64_t seed; /* of decode_sampled() */
 };
 
-/* Fills ids and n of each. n_prompt + max_tokens must be at most max_positions. */
+/* Fills ids, n and stop of each. n_prompt + max_tokens must be at most max_positions. */
 int decode_greedy(const struct decode_settings *settings, struct decode_request *requests, size_t n,
 	struct reason *reason) _must_check_;
+
+/* The same, drawn by these settings with the seed of each request. */
+int decode_sampled(const struct decode_settings *settings, const struct sampler_settings *sampling,
+	struct decode_request *requests, size_t n, struct reason *reason) _must_check_;
