@@ -160,7 +160,7 @@ static void decode_row(struct range_decoder *d, struct strip_model *m, struct co
 	strip_model_row(m, magnitudes);
 }
 
-static bool shape_valid(const struct code_shape *s)
+bool code_shape_valid(const struct code_shape *s)
 {
 	return s->bits >= 1 && s->bits <= CODE_MAX_BITS && s->centre >> s->bits == 0;
 }
@@ -202,7 +202,7 @@ int code_stream_encode(
 	_cleanup_(strips_writer_done) struct strips_writer out = {0};
 	int r;
 
-	if (!shape_valid(shape) || !codes_valid(shape, codes))
+	if (!code_shape_valid(shape) || !codes_valid(shape, codes))
 		return -EINVAL;
 	r = strips_writer_begin(&out, shape->rows, shape->cols);
 	for (uint32_t i = 0; r == 0 && i < out.cut.n_strips; i++) {
@@ -222,7 +222,7 @@ int code_stream_open(const uint8_t *bytes, uint64_t n, const struct code_shape *
 	struct code_stream s = {.shape = *shape};
 	int r;
 
-	if (!shape_valid(shape))
+	if (!code_shape_valid(shape))
 		return reason_set(reason, -EBADMSG,
 			"codes of %" PRIu32 " bits with centre %" PRIu8
 			", expected 1 to 8 bits and a centre below 2^bits",

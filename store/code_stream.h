@@ -18,6 +18,9 @@ struct code_shape {
 	uint8_t centre;
 };
 
+/* 1 to 8 bits, and the centre is a code. */
+bool code_shape_valid(const struct code_shape *shape);
+
 /* `codes` holds rows x cols bytes. *ret is malloc'ed, NULL if the matrix is empty. -EINVAL if the
  * shape or a code is out of range, -ENOMEM, -EFBIG. */
 int code_stream_encode(const struct code_shape *shape, const uint8_t *codes, uint8_t **ret,

@@ -25,6 +25,7 @@ struct range_bit {
 };
 
 #define RANGE_BIT_SEEN 1022
+#define RANGE_BIT_HALF (UINT32_C(1) << 15)
 
 /* Begins with a probability in 2^-16, taken as seriously as `seen` bits. */
 static inline struct range_bit range_bit_of(uint32_t one, uint32_t seen)
