@@ -3,6 +3,7 @@
 #include "kernels/convert.h"
 #include "kernels/pack.h"
 #include "store/base.h"
+#include "store/bf16_stream.h"
 
 #include <math.h>
 #include <string.h>
@@ -54,6 +55,24 @@ static void store_matrix(
 		memcpy(payload + at->zeros, m->zeros, n_scales);
 }
 
+/* A payload that ends with streams: `fixed` bytes, then these. */
+struct stream {
+	uint8_t *bytes; /* owned */
+	uint64_t n;
+};
+
+static void stream_done(struct stream *s)
+{
+	free(s->bytes);
+}
+
+static int encode(const struct part *p, const struct code_matrix *m, struct stream *ret)
+{
+	const struct code_shape shape = part_code_shape(&p->record, m->n_rows, m->n_cols);
+
+	return code_stream_encode(&shape, m->codes, &ret->bytes, &ret->n);
+}
+
 static void store_bitmap(uint8_t *ret, const uint32_t *rows, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
@@ -64,18 +83,75 @@ int part_codes(const struct part_place *place, const struct code_matrix *m, cons
 	bool coded, struct part *ret)
 {
 	_cleanup_(part_done) struct part p = begin(place, CODEC_CODES, m->n_rows);
+	_cleanup_(stream_done) struct stream stream = {0};
 	struct part_layout l;
 	int r;
 
 	set_grid(&p.record, m);
-	(void)coded;
+	p.record.coding = coded ? CODING_STREAM : CODING_PLAIN;
 	l = part_layout(&p.record);
-	r = make_payload(&p, l.end);
+	r = coded ? encode(&p, m, &stream) : 0;
+	if (r == 0)
+		r = make_payload(&p, l.end + stream.n);
 	if (r < 0)
 		return r;
-	store_matrix(p.payload, &l.v, m);
+	if (coded) {
+		if (m->scales)
+			memcpy(p.payload + l.v.scales, m->scales, m->n_rows * sizeof(*m->scales));
+		memcpy(p.payload + l.end, stream.bytes, stream.n);
+	} else {
+		store_matrix(p.payload, &l.v, m);
+	}
 	if (m->n_rows < place->rows)
 		store_bitmap(p.payload + l.list, rows, m->n_rows);
+	*ret = p;
+	p.payload = NULL;
+	return 0;
+}
+
+/* In units of the largest, so that fp16 holds them whatever their size. */
+static void store_sigma(struct part *p, const struct part_layout *l, const float *sigma)
+{
+	for (uint32_t i = 0; i < p->record.n; i++) {
+		uint16_t half = f16_from_f32(sigma[i] / p->record.step);
+
+		memcpy(p->payload + l->sigma + i * sizeof(half), &half, sizeof(half));
+	}
+}
+
+static float largest_of(const float *sigma, uint32_t n)
+{
+	float largest = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		largest = fmaxf(largest, fabsf(sigma[i]));
+	return largest > 0 ? largest : 1;
+}
+
+static int coded_factors(const struct part_place *place, const struct code_matrix *v,
+	const struct code_matrix *u, const float *sigma, struct part *ret)
+{
+	_cleanup_(part_done) struct part p = begin(place, CODEC_FACTORS, v->n_rows);
+	_cleanup_(stream_done) struct stream of_v = {0};
+	_cleanup_(stream_done) struct stream of_u = {0};
+	struct part_layout l;
+	int r;
+
+	set_grid(&p.record, v);
+	p.record.coding = CODING_STREAM;
+	p.record.step = largest_of(sigma, v->n_rows);
+	l = part_layout(&p.record);
+	r = encode(&p, v, &of_v);
+	if (r == 0)
+		r = encode(&p, u, &of_u);
+	if (r == 0)
+		r = make_payload(&p, l.end + of_v.n + of_u.n);
+	if (r < 0)
+		return r;
+	memcpy(p.payload, &of_v.n, sizeof(of_v.n));
+	store_sigma(&p, &l, sigma);
+	memcpy(p.payload + l.end, of_v.bytes, of_v.n);
+	memcpy(p.payload + l.end + of_v.n, of_u.bytes, of_u.n);
 	*ret = p;
 	p.payload = NULL;
 	return 0;
@@ -88,8 +164,9 @@ int part_factors(const struct part_place *place, const struct code_matrix *v,
 	struct part_layout l;
 	int r;
 
+	if (coded)
+		return coded_factors(place, v, u, sigma, ret);
 	set_grid(&p.record, v);
-	(void)coded;
 	l = part_layout(&p.record);
 	r = make_payload(&p, l.end);
 	if (r < 0)
@@ -134,38 +211,87 @@ int part_dropout(
 	const struct part_place *place, const struct survivors *s, bool coded, struct part *ret)
 {
 	_cleanup_(part_done) struct part p = begin(place, CODEC_DROPOUT, s->n_keep);
+	_cleanup_(stream_done) struct stream stream = {0};
 	const struct code_matrix *m = s->codes;
 	struct part_layout l;
 	int r;
 
 	set_grid(&p.record, m);
-	(void)coded;
+	p.record.coding = coded ? CODING_STREAM : CODING_PLAIN;
 	p.record.group = s->group;
 	p.record.seed = s->seed;
 	l = part_layout(&p.record);
-	r = make_payload(&p, l.end);
+	r = coded ? encode(&p, m, &stream) : 0;
+	if (r == 0)
+		r = make_payload(&p, l.end + stream.n);
 	if (r < 0)
 		return r;
 	if (m->scales)
 		memcpy(p.payload + l.v.scales, m->scales, m->n_rows * sizeof(*m->scales));
-	dropout_pack(m->codes, (uint64_t)m->n_rows * m->n_cols, m->bits, p.payload + l.values);
+	if (coded)
+		memcpy(p.payload + l.end, stream.bytes, stream.n);
+	else
+		dropout_pack(
+			m->codes, (uint64_t)m->n_rows * m->n_cols, m->bits, p.payload + l.values);
 	*ret = p;
 	p.payload = NULL;
 	return 0;
 }
 
+struct rows_source {
+	const struct new_rows *rows;
+	uint32_t cols;
+};
+
+/* Rows of the base in the places of the new ones; zeros where it has none. */
+static void base_row(void *user, uint32_t row, uint16_t *ret_words)
+{
+	const struct rows_source *s = user;
+	uint32_t number = s->rows->rows ? s->rows->rows[row] : row;
+
+	if (number < s->rows->base_rows)
+		memcpy(ret_words, s->rows->base + (size_t)number * s->cols,
+			s->cols * sizeof(*ret_words));
+	else
+		memset(ret_words, 0, s->cols * sizeof(*ret_words));
+}
+
+static void new_row(void *user, uint32_t row, uint16_t *ret_words)
+{
+	const struct rows_source *s = user;
+
+	memcpy(ret_words, s->rows->values + (size_t)row * s->cols, s->cols * sizeof(*ret_words));
+}
+
+static int encode_rows(const struct new_rows *n, uint32_t cols, struct stream *ret)
+{
+	struct rows_source source = {.rows = n, .cols = cols};
+	const struct bf16_rows base = {.get = base_row, .user = &source};
+	const struct bf16_rows tuned = {.get = new_row, .user = &source};
+
+	return bf16_stream_encode(n->n, cols, &base, &tuned, &ret->bytes, &ret->n);
+}
+
 int part_rows(const struct part_place *place, const struct new_rows *n, struct part *ret)
 {
 	_cleanup_(part_done) struct part p = begin(place, CODEC_ROWS, n->n);
-	struct part_layout l = part_layout(&p.record);
-	int r;
+	_cleanup_(stream_done) struct stream stream = {0};
+	struct part_layout l;
+	int r = 0;
 
-	r = make_payload(&p, l.end);
+	p.record.coding = n->base ? CODING_STREAM : CODING_PLAIN;
+	l = part_layout(&p.record);
+	if (n->base)
+		r = encode_rows(n, place->cols, &stream);
+	if (r == 0)
+		r = make_payload(&p, l.end + stream.n);
 	if (r < 0)
 		return r;
 	if (n->n < place->rows)
 		memcpy(p.payload + l.list, n->rows, n->n * sizeof(*n->rows));
-	for (uint32_t i = 0; i < n->n; i++)
+	if (n->base)
+		memcpy(p.payload + l.end, stream.bytes, stream.n);
+	for (uint32_t i = 0; !n->base && i < n->n; i++)
 		mat_bf16_pack_row((uint16_t *)(void *)(p.payload + l.values), place->cols, i,
 			n->values + (size_t)i * place->cols);
 	*ret = p;

@@ -44,6 +44,19 @@ int codec_expect_finite(const float *values, uint64_t n, const char *what, struc
 	_must_check_;
 int codec_expect_finite_f16(
 	const uint16_t *values, uint64_t n, const char *what, struct reason *reason) _must_check_;
+/* A stream of n_rows x n_cols codes of a record's width and zero. */
+struct coded_matrix {
+	const uint8_t *bytes;
+	uint64_t n_bytes;
+	uint32_t n_rows, n_cols;
+};
+/* Expands it into rows as kernels want them, at `ret`; NULL: only the lengths are checked. */
+int codec_expand(const struct tensor_record *record, const struct coded_matrix *m, uint8_t *ret,
+	struct reason *reason) _must_check_;
+/* Into one byte a code. */
+int codec_expand_bytes(const struct tensor_record *record, const struct coded_matrix *m,
+	uint8_t *ret, struct reason *reason) _must_check_;
+
 /* Scales and zeros of a matrix on grids of groups. */
 int codec_expect_grids(const struct qmat *m, const char *name, struct reason *reason) _must_check_;
 /* Kernels compute whole blocks and pairs; what they find beyond the matrix must count as nothing.

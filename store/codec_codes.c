@@ -33,6 +33,21 @@ static int check_scales(const struct payload *p, const struct qmat *q, struct re
 	return 0;
 }
 
+static int expand_codes(
+	const struct payload *p, const struct part_layout *l, struct qmat *q, struct reason *reason)
+{
+	const struct coded_matrix coded = {
+		.bytes = p->bytes + l->end,
+		.n_bytes = p->record->bytes - l->end,
+		.n_rows = q->rows,
+		.n_cols = q->cols,
+	};
+	uint8_t *to = p->room ? p->room + l->expanded_v : NULL;
+
+	q->codes = to;
+	return codec_expand(p->record, &coded, to, reason);
+}
+
 int codec_codes(const struct payload *p, struct row_codes *ret, struct reason *reason)
 {
 	const struct tensor_record *record = p->record;
@@ -59,6 +74,8 @@ int codec_codes(const struct payload *p, struct row_codes *ret, struct reason *r
 		r = check_scales(p, &c.q, reason);
 	if (r == 0 && record->n < record->rows)
 		r = expand_list(record, p->bytes + l.list, list, reason);
+	if (r == 0 && record->coding == CODING_STREAM)
+		r = expand_codes(p, &l, &c.q, reason);
 	if (r < 0)
 		return r;
 	*ret = c;

@@ -20,6 +20,28 @@ static struct dropmat view_of(const struct payload *p, const struct part_layout 
 	};
 }
 
+static int expand_stream(
+	const struct payload *p, const struct part_layout *l, struct reason *reason)
+{
+	const struct dropout_shape shape = part_dropout_shape(p->record);
+	struct dropout_layout d = part_dropout_layout(p->record);
+	const struct coded_matrix coded = {
+		.bytes = p->bytes + l->end,
+		.n_bytes = p->record->bytes - l->end,
+		.n_rows = shape.rows,
+		.n_cols = d.entries_of_row,
+	};
+	_cleanup_(freep) uint8_t *codes = p->room ? malloc(d.n_codes + 1) : NULL;
+	int r;
+
+	if (p->room && !codes)
+		return reason_set(reason, -ENOMEM, "out of memory");
+	r = codec_expand_bytes(p->record, &coded, codes, reason);
+	if (r == 0 && p->room)
+		dropout_expand_bytes(&shape, p->record->seed, codes, 0, shape.rows, p->room);
+	return r;
+}
+
 int codec_dropout(const struct payload *p, struct dropmat *ret, struct reason *reason)
 {
 	const struct dropout_shape shape = part_dropout_shape(p->record);
@@ -29,11 +51,13 @@ int codec_dropout(const struct payload *p, struct dropmat *ret, struct reason *r
 
 	if (r == 0 && m.scales)
 		r = codec_expect_finite_f16(m.scales, m.rows, "scale", reason);
-	if (r < 0)
-		return r;
-	if (p->room)
+	if (r == 0 && p->record->coding == CODING_STREAM)
+		r = expand_stream(p, &l, reason);
+	else if (r == 0 && p->room)
 		dropout_expand_rows(
 			&shape, p->record->seed, p->bytes + l.values, 0, m.rows, p->room);
+	if (r < 0)
+		return r;
 	*ret = m;
 	return 0;
 }

@@ -3,6 +3,7 @@
 #include "kernels/convert.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 static struct qmat plain_matrix(
@@ -58,22 +59,95 @@ static int check_matrix(
 	return p->record->grid == GRID_NONE ? expect_numbers(m, name, reason) : 0;
 }
 
-int codec_factors(const struct payload *p, struct factors *ret, struct reason *reason)
+static int bind_plain(const struct payload *p, struct factors *ret, struct reason *reason)
 {
 	struct part_layout l = part_layout(p->record);
-	struct factors f = {
+	int r;
+
+	*ret = (struct factors){
 		.v = plain_matrix(p, &l.v, p->record->cols),
 		.u = plain_matrix(p, &l.u, p->record->rows),
 		.sigma = (const void *)(p->bytes + l.sigma),
 	};
+	r = codec_expect_finite(ret->sigma, p->record->n, "sigma", reason);
+	if (r == 0)
+		r = check_matrix(p, &ret->v, "v", reason);
+	if (r == 0)
+		r = check_matrix(p, &ret->u, "u", reason);
+	return r;
+}
+
+static int expand_sigma(
+	const struct payload *p, const uint8_t *from, float *ret, struct reason *reason)
+{
+	for (uint32_t i = 0; i < p->record->n; i++) {
+		uint16_t half;
+		float sigma;
+
+		memcpy(&half, from + i * sizeof(half), sizeof(half));
+		sigma = p->record->step * f16_to_f32(half);
+		if (!isfinite(sigma))
+			return reason_set(
+				reason, -EBADMSG, "sigma %" PRIu32 " is not a finite number", i);
+		if (ret)
+			ret[i] = sigma;
+	}
+	return 0;
+}
+
+static struct qmat expanded_matrix(const struct payload *p, uint64_t at, uint32_t cols)
+{
+	return (struct qmat){
+		.codes = p->room ? p->room + at : NULL,
+		.rows = p->record->n,
+		.cols = cols,
+		.bits = p->record->bits,
+		.step = 1,
+		.zero = p->record->zero,
+	};
+}
+
+static int expand_matrix(const struct payload *p, const struct qmat *m, uint64_t at,
+	uint64_t n_bytes, struct reason *reason)
+{
+	const struct coded_matrix coded = {
+		.bytes = p->bytes + at, .n_bytes = n_bytes, .n_rows = m->rows, .n_cols = m->cols};
+
+	return codec_expand(p->record, &coded, (uint8_t *)(uintptr_t)m->codes, reason);
+}
+
+static int bind_stream(const struct payload *p, struct factors *ret, struct reason *reason)
+{
+	struct part_layout l = part_layout(p->record);
+	uint64_t n_v, n_all = p->record->bytes - l.end;
+	float *sigma = p->room ? (void *)(p->room + l.expanded_sigma) : NULL;
+	int r;
+
+	memcpy(&n_v, p->bytes, sizeof(n_v));
+	if (n_v > n_all)
+		return reason_set(reason, -EBADMSG,
+			"v has %" PRIu64 " bytes, the payload holds %" PRIu64, n_v, n_all);
+	*ret = (struct factors){
+		.v = expanded_matrix(p, l.expanded_v, p->record->cols),
+		.u = expanded_matrix(p, l.expanded_u, p->record->rows),
+		.sigma = sigma,
+	};
+	r = expand_sigma(p, p->bytes + l.sigma, sigma, reason);
+	if (r == 0)
+		r = expand_matrix(p, &ret->v, l.end, n_v, reason);
+	if (r == 0)
+		r = expand_matrix(p, &ret->u, l.end + n_v, n_all - n_v, reason);
+	return r;
+}
+
+int codec_factors(const struct payload *p, struct factors *ret, struct reason *reason)
+{
+	struct factors f;
 	int r = codec_expect(p, CODEC_FACTORS, reason);
 
 	if (r == 0)
-		r = codec_expect_finite(f.sigma, p->record->n, "sigma", reason);
-	if (r == 0)
-		r = check_matrix(p, &f.v, "v", reason);
-	if (r == 0)
-		r = check_matrix(p, &f.u, "u", reason);
+		r = p->record->coding == CODING_STREAM ? bind_stream(p, &f, reason)
+						       : bind_plain(p, &f, reason);
 	if (r < 0)
 		return r;
 	*ret = f;

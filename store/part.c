@@ -155,6 +155,17 @@ struct part_layout part_layout(const struct tensor_record *record)
 	return l;
 }
 
+struct code_shape part_code_shape(
+	const struct tensor_record *record, uint32_t n_rows, uint32_t n_cols)
+{
+	return (struct code_shape){
+		.rows = n_rows,
+		.cols = n_cols,
+		.bits = record->bits,
+		.centre = (uint8_t)record->zero,
+	};
+}
+
 /* What a codec's record may say. */
 struct rule {
 	uint64_t n_min, n_max;

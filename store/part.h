@@ -19,6 +19,7 @@
  */
 #pragma once
 
+#include "store/code_stream.h"
 #include "store/dropout.h"
 #include "store/format.h"
 
@@ -44,6 +45,10 @@ int part_check(const struct tensor_record *record, struct reason *reason) _must_
 
 /* Of a record that part_check() accepts, but for its `bytes`. */
 struct part_layout part_layout(const struct tensor_record *record);
+
+/* Of the streams of a record: what code_stream.h calls centre is the whole part of its zero. */
+struct code_shape part_code_shape(
+	const struct tensor_record *record, uint32_t n_rows, uint32_t n_cols);
 
 /* Bytes of a bitmap with a bit for each row, the lowest bit of a byte first. */
 static inline uint64_t part_bitmap_bytes(uint32_t rows)
