@@ -1,9 +1,9 @@
 #include "tests/random_delta.h"
 
 #include "common/file.h"
+#include "compress/delta_file.h"
 #include "foreign/tokenizer_json.h"
 #include "kernels/convert.h"
-#include "store/writer.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,11 +11,6 @@
 #include <sys/mman.h>
 
 #include <cmocka.h>
-
-#define N_BANDS 3
-
-static const uint32_t band_bits[N_BANDS] = {8, 3, 2};
-static const uint32_t band_ranks[N_BANDS] = {2, 5, 7};
 
 struct plan {
 	const struct base *base;
@@ -25,9 +20,7 @@ struct plan {
 	struct model_config config;
 	uint32_t state;
 	uint32_t n_added;
-	uint32_t n_replaced; /* rows of a dense_rows payload */
-	struct tensor_record *records;
-	size_t n;
+	struct delta_file *file;
 };
 
 uint32_t random_u32(uint32_t *state)
@@ -41,77 +34,110 @@ float random_float(uint32_t *state)
 	return (float)(random_u32(state) & 0xffff) / 32768.0f - 1.0f;
 }
 
-static void layout_bands(struct mixed_svd_band bands[static N_BANDS], uint32_t rows, uint32_t cols,
-	uint64_t *ret_bytes)
+static void add(struct plan *p, struct part *part)
 {
-	for (uint32_t b = 0; b < N_BANDS; b++)
-		bands[b] = (struct mixed_svd_band){.bits = band_bits[b], .n_ranks = band_ranks[b]};
-	*ret_bytes = mixed_svd_layout(bands, N_BANDS, rows, cols);
+	assert_int_equal(delta_file_add(p->file, part), 0);
 }
 
-static void plan_tensor(struct plan *p, enum tensor_role role, uint32_t layer)
+/* Values of about `size`, whatever the grid. */
+static struct code_matrix *random_codes(
+	struct plan *p, uint32_t rows, uint32_t cols, uint8_t bits, enum grid_kind grid, float size)
 {
-	struct tensor_record *t = &p->records[p->n];
-	struct mixed_svd_band bands[N_BANDS];
-	uint64_t values;
-	uint32_t rows, cols;
+	uint32_t n_scales = grid == GRID_GROUP ? rows * (uint32_t)qmat_groups(cols) : rows;
+	float step = size / (float)(1 << bits);
+	struct code_matrix *m;
 
-	if (!model_config_shape(&p->config, role, layer, &rows, &cols))
-		return;
-	*t = (struct tensor_record){.role = role, .layer = layer, .rows = rows, .cols = cols};
-	if (tensor_role_is_projection(role)) {
-		t->codec = CODEC_MIXED_SVD;
-		t->n_parts = N_BANDS;
-		layout_bands(bands, rows, cols, &t->bytes);
-	} else if (p->projections_only) {
-		return;
-	} else if (role == ROLE_EMBED || role == ROLE_HEAD) {
-		t->codec = CODEC_DENSE_ROWS;
-		t->n_parts = p->n_replaced;
-		t->bytes = dense_rows_layout(t->n_parts, cols, &values);
-	} else if (role == ROLE_ATTN_NORM) {
-		t->codec = CODEC_VECTOR_F32;
-		t->bytes = rows * sizeof(float);
-	} else {
-		return;
-	}
-	p->n++;
+	assert_int_equal(code_matrix_new(rows, cols, bits, grid, &m), 0);
+	for (size_t i = 0; i < (size_t)rows * cols; i++)
+		m->codes[i] = (uint8_t)(random_u32(&p->state) & ((1u << bits) - 1));
+	for (uint32_t i = 0; m->scales && i < n_scales; i++)
+		m->scales[i] = f16_from_f32(step * (1.5f + random_float(&p->state)));
+	for (uint32_t i = 0; m->zeros && i < n_scales; i++)
+		m->zeros[i] = (uint8_t)(random_u32(&p->state) & ((1u << bits) - 1));
+	if (grid == GRID_MATRIX)
+		m->step = step;
+	if (grid != GRID_GROUP)
+		m->zero = 0.5f * (float)((1 << bits) - 1);
+	return m;
 }
 
-static void fill_qmat(struct plan *p, uint8_t *codes, uint16_t *scales, uint8_t *zeros,
-	size_t n_groups, uint32_t bits)
+static void add_factors(struct plan *p, struct part_place place, uint32_t n, uint8_t bits,
+	enum grid_kind grid, bool coded)
 {
-	for (size_t i = 0; i < n_groups * qmat_group_bytes(bits); i++)
-		codes[i] = (uint8_t)random_u32(&p->state);
-	for (size_t i = 0; i < n_groups; i++) {
-		float step = (1.5f + random_float(&p->state)) / (float)(1 << bits);
+	struct code_matrix *v = random_codes(p, n, place.cols, bits, grid, 0.2f);
+	struct code_matrix *u = random_codes(p, n, place.rows, bits, grid, 0.2f);
+	float sigma[16];
+	struct part part;
 
-		scales[i] = f16_from_f32(0.2f * step);
-		zeros[i] = (uint8_t)(random_u32(&p->state) & ((1u << bits) - 1));
-	}
+	assert_true(n <= array_len(sigma));
+	/* Factors on the grid of the matrix are integers: their steps are in sigma. */
+	for (uint32_t i = 0; i < n; i++)
+		sigma[i] = (0.75f + 0.25f * random_float(&p->state)) *
+			   (grid == GRID_MATRIX ? v->step * u->step : 1);
+	if (grid == GRID_MATRIX)
+		v->step = u->step = 1;
+	assert_int_equal(part_factors(&place, v, u, sigma, coded, &part), 0);
+	add(p, &part);
+	code_matrix_free(v);
+	code_matrix_free(u);
 }
 
-static void fill_svd(struct plan *p, const struct tensor_record *t, uint8_t *payload)
+static void add_plain_factors(struct plan *p, struct part_place place, uint8_t bits)
 {
-	struct mixed_svd_band bands[N_BANDS];
-	uint64_t bytes;
+	enum { N = 3 };
+	float *numbers = malloc(N * (place.rows + place.cols) * sizeof(*numbers));
+	const float sigma[N] = {0.1f, 0.05f, -0.02f};
+	const struct plain_factors f = {N, numbers, numbers + (size_t)N * place.cols, sigma};
+	struct part part;
 
-	layout_bands(bands, t->rows, t->cols, &bytes);
-	assert_int_equal(bytes, t->bytes);
-	memcpy(payload, bands, sizeof(bands));
-	for (uint32_t b = 0; b < N_BANDS; b++) {
-		const struct mixed_svd_band *band = &bands[b];
-		float *sigma = (float *)(void *)(payload + band->sigma);
+	assert_non_null(numbers);
+	for (uint32_t i = 0; i < N * (place.rows + place.cols); i++)
+		numbers[i] = random_float(&p->state);
+	assert_int_equal(part_factors_plain(&place, &f, bits, &part), 0);
+	add(p, &part);
+	free(numbers);
+}
 
-		for (uint32_t i = 0; i < band->n_ranks; i++)
-			sigma[i] = 0.75f + 0.25f * random_float(&p->state);
-		fill_qmat(p, payload + band->v_codes,
-			(uint16_t *)(void *)(payload + band->v_scales), payload + band->v_zeros,
-			band->n_ranks * qmat_groups(t->cols), band->bits);
-		fill_qmat(p, payload + band->u_codes,
-			(uint16_t *)(void *)(payload + band->u_scales), payload + band->u_zeros,
-			band->n_ranks * qmat_groups(t->rows), band->bits);
-	}
+static void add_codes(
+	struct plan *p, struct part_place place, uint8_t bits, enum grid_kind grid, bool coded)
+{
+	struct code_matrix *m = random_codes(p, place.rows, place.cols, bits, grid, 0.1f);
+	struct part part;
+
+	assert_int_equal(part_codes(&place, m, NULL, coded, &part), 0);
+	add(p, &part);
+	code_matrix_free(m);
+}
+
+static void add_dropout(struct plan *p, struct part_place place, bool coded)
+{
+	struct survivors s = {.group = place.cols / 4, .n_keep = 3, .seed = p->state};
+	struct code_matrix *m = random_codes(p, place.rows, 4 * s.n_keep, 4, GRID_ROW, 0.5f);
+	struct part part;
+
+	assert_int_equal(place.cols % 4, 0);
+	s.codes = m;
+	assert_int_equal(part_dropout(&place, &s, coded, &part), 0);
+	add(p, &part);
+	code_matrix_free(m);
+}
+
+/* Every second row has codes; none of them is replaced. */
+static void add_some_codes(struct plan *p, struct part_place place)
+{
+	uint32_t n = 0, *rows = malloc(place.rows * sizeof(*rows));
+	struct code_matrix *m;
+	struct part part;
+
+	assert_non_null(rows);
+	for (uint32_t r = 2 * MAT_BLOCK; r < p->base->config.vocab; r += 2)
+		if (r % 7 != 0)
+			rows[n++] = r;
+	m = random_codes(p, n, place.cols, 2, GRID_ROW, 0.1f);
+	assert_int_equal(part_codes(&place, m, rows, place.layer % 2, &part), 0);
+	add(p, &part);
+	code_matrix_free(m);
+	free(rows);
 }
 
 /* A whole block, every seventh row after it, and all added tokens. */
@@ -124,73 +150,121 @@ static uint32_t replaced_row(const struct plan *p, uint32_t i)
 	return p->base->config.vocab + i - RANDOM_DELTA_REPLACED;
 }
 
-static void fill_rows(struct plan *p, const struct tensor_record *t, uint8_t *payload)
+static void add_rows(struct plan *p, struct part_place place, bool all)
 {
-	uint64_t values;
+	uint32_t n = all ? place.rows : RANDOM_DELTA_REPLACED + p->n_added;
+	uint32_t *rows = malloc(n * sizeof(*rows));
+	uint16_t *values = malloc((size_t)n * place.cols * sizeof(*values));
+	const struct new_rows new_rows = {.n = n, .rows = all ? NULL : rows, .values = values};
+	struct part part;
 
-	assert_int_equal(dense_rows_layout(t->n_parts, t->cols, &values), t->bytes);
-	for (uint32_t r = 0; r < t->n_parts; r++) {
-		((uint32_t *)(void *)payload)[r] = replaced_row(p, r);
-		for (uint32_t c = 0; c < t->cols; c++)
-			((uint16_t *)(void *)(payload + values))[mat_bf16_index(t->cols, r, c)] =
-				bf16_from_f32(0.1f * random_float(&p->state));
+	assert_true(rows && values);
+	for (uint32_t i = 0; i < n; i++)
+		rows[i] = replaced_row(p, i);
+	for (size_t i = 0; i < (size_t)n * place.cols; i++)
+		values[i] = bf16_from_f32(0.1f * random_float(&p->state));
+	assert_int_equal(part_rows(&place, &new_rows, &part), 0);
+	add(p, &part);
+	free(rows);
+	free(values);
+}
+
+static void add_vector(struct plan *p, struct part_place place)
+{
+	float *values = malloc(place.rows * sizeof(*values));
+	struct part part;
+
+	assert_non_null(values);
+	for (uint32_t i = 0; i < place.rows; i++)
+		values[i] = 1 + 0.25f * random_float(&p->state);
+	assert_int_equal(part_vector(&place, values, &part), 0);
+	add(p, &part);
+	free(values);
+}
+
+static void add_bands(struct plan *p, struct part_place place)
+{
+	static const uint8_t bits[] = {8, 3, 2};
+	static const uint32_t ranks[] = {2, 5, 7};
+
+	for (uint8_t i = 0; i < array_len(bits); i++) {
+		place.level = i;
+		add_factors(p, place, ranks[i], bits[i], GRID_GROUP, false);
 	}
 }
 
-static void append_tensor(struct writer *w, struct plan *p, const struct tensor_record *t)
+static void add_residual(struct plan *p, struct part_place place)
 {
-	uint8_t *payload = calloc(1, t->bytes);
-
-	assert_non_null(payload);
-	if (t->codec == CODEC_MIXED_SVD)
-		fill_svd(p, t, payload);
-	else if (t->codec == CODEC_DENSE_ROWS)
-		fill_rows(p, t, payload);
-	else
-		for (uint32_t i = 0; i < t->rows; i++)
-			((float *)(void *)payload)[i] = 1 + 0.25f * random_float(&p->state);
-	assert_int_equal(writer_offset(w), t->offset);
-	assert_int_equal(writer_append(w, payload, t->bytes), 0);
-	assert_int_equal(writer_align(w, 64), 0);
-	free(payload);
+	add_factors(p, place, 6, 4, GRID_MATRIX, true);
+	place.level = 1;
+	add_codes(p, place, 2, GRID_MATRIX, true);
 }
 
-static void write_delta(struct plan *p, int fd)
+/* Every codec has its place, the same in all layers. */
+static void add_tensor(struct plan *p, struct part_place place)
 {
-	struct digest tuned = digest_of(&p->state, sizeof(p->state));
-	uint64_t records_bytes = p->n * sizeof(*p->records), at;
-	struct writer *w;
-
-	assert_int_equal(writer_begin(fd, IMAGE_KIND_DELTA, UINT64_C(64) << 20, &w, NULL), 0);
-	assert_int_equal(writer_section(w, SECTION_CONFIG, &p->config, sizeof(p->config)), 0);
-	at = align_up(writer_offset(w), FORMAT_PAGE) + align_up(records_bytes, FORMAT_PAGE) +
-	     align_up(p->n_chat, FORMAT_PAGE);
-	for (size_t i = 0; i < p->n; i++) {
-		p->records[i].offset = at;
-		at = align_up(at + p->records[i].bytes, 64);
+	switch ((int)place.role) {
+	case ROLE_Q:
+		add_bands(p, place);
+		return;
+	case ROLE_K:
+		add_codes(p, place, 1, GRID_ROW, false);
+		return;
+	case ROLE_V:
+		add_dropout(p, place, false);
+		return;
+	case ROLE_O:
+		add_residual(p, place);
+		return;
+	case ROLE_GATE:
+		add_codes(p, place, 3, GRID_GROUP, false);
+		return;
+	case ROLE_UP:
+		if (place.layer % 2)
+			add_rows(p, place, true);
+		else
+			add_dropout(p, place, true);
+		return;
+	case ROLE_DOWN:
+		add_plain_factors(p, place, place.layer % 2 ? 16 : 32);
+		return;
 	}
-	assert_int_equal(writer_section(w, SECTION_TENSORS, p->records, records_bytes), 0);
-	assert_int_equal(writer_section(w, SECTION_CHAT, p->chat, p->n_chat), 0);
-	assert_int_equal(writer_section_begin(w, SECTION_WEIGHTS, FORMAT_PAGE), 0);
-	for (size_t i = 0; i < p->n; i++)
-		append_tensor(w, p, &p->records[i]);
-	assert_int_equal(writer_section_end(w), 0);
-	assert_int_equal(writer_finish(w, base_model_digest(p->base), &tuned, NULL, NULL), 0);
-	writer_free(w);
+	if (p->projections_only)
+		return;
+	if (place.role == ROLE_ATTN_NORM)
+		add_vector(p, place);
+	if (place.role != ROLE_EMBED && place.role != ROLE_HEAD)
+		return;
+	add_rows(p, place, false);
+	place.level = 1;
+	add_some_codes(p, place);
 }
 
 static void make_delta(struct plan *p, uint32_t seed, int fd)
 {
+	struct digest tuned = digest_of(&seed, sizeof(seed));
+	const struct delta_file_parts parts = {
+		.config = &p->config,
+		.base = base_model_digest(p->base),
+		.tuned = &tuned,
+		.chat = p->chat,
+		.n_chat = p->n_chat,
+	};
+	struct format_header header;
+
 	p->config.vocab += p->n_added;
-	p->n_replaced = RANDOM_DELTA_REPLACED + p->n_added;
 	p->state = seed * 2654435761u + 1;
-	p->records = calloc((size_t)p->config.n_layers * N_ROLES, sizeof(*p->records));
-	assert_non_null(p->records);
+	assert_int_equal(delta_file_new(&p->file), 0);
 	for (uint32_t layer = 0; layer < p->config.n_layers; layer++)
-		for (uint32_t role = 0; role < N_ROLES; role++)
-			plan_tensor(p, role, layer);
-	write_delta(p, fd);
-	free(p->records);
+		for (uint32_t role = 0; role < N_ROLES; role++) {
+			struct part_place place = {.role = role, .layer = layer};
+
+			if (model_config_shape(
+				    &p->config, place.role, layer, &place.rows, &place.cols))
+				add_tensor(p, place);
+		}
+	assert_int_equal(delta_file_write(p->file, &parts, fd, &header, NULL), 0);
+	delta_file_free(p->file);
 }
 
 struct delta *random_delta(const struct base *base, uint32_t seed, uint32_t n_added)

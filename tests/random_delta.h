@@ -1,5 +1,5 @@
 /*
- * Deltas with random numbers for a given base: every projection gets bands of 8, 3 and 2 bits. The
+ * Deltas with random numbers for a given base: every codec is at work in some projection. The
  * same seed gives the same delta; any trouble fails the running test.
  */
 #pragma once

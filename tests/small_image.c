@@ -1,5 +1,6 @@
 #include "tests/small_image.h"
 
+#include "compress/delta_file.h"
 #include "kernels/convert.h"
 #include "store/model_digest.h"
 #include "store/writer.h"
@@ -156,103 +157,170 @@ int small_base_file(void)
 	return fd;
 }
 
-static void fill_band(
-	uint8_t *payload, const struct mixed_svd_band *b, uint32_t rows, uint32_t cols)
+static struct part_place place_of(
+	const struct model_config *config, enum tensor_role role, uint32_t layer, uint8_t level)
 {
-	size_t v_groups = b->n_ranks * qmat_groups(cols), u_groups = b->n_ranks * qmat_groups(rows);
+	struct part_place place = {.role = role, .layer = layer, .level = level};
 
-	for (uint32_t i = 0; i < b->n_ranks; i++)
-		((float *)(payload + b->sigma))[i] = 1.0f / (float)(i + 1);
-	memset(payload + b->v_codes, 0x5a, v_groups * qmat_group_bytes(b->bits));
-	memset(payload + b->u_codes, 0xc3, u_groups * qmat_group_bytes(b->bits));
-	for (size_t i = 0; i < v_groups; i++)
-		((uint16_t *)(payload + b->v_scales))[i] = f16_from_f32(0.01f * (float)(i + 1));
-	for (size_t i = 0; i < u_groups; i++)
-		((uint16_t *)(payload + b->u_scales))[i] = f16_from_f32(0.02f * (float)(i + 1));
-	memset(payload + b->v_zeros, (1 << b->bits) - 1, v_groups);
-	memset(payload + b->u_zeros, 1, u_groups);
+	assert_true(model_config_shape(config, role, layer, &place.rows, &place.cols));
+	return place;
 }
 
-static void append_svd(
-	struct writer *w, const struct tensor_record *t, const struct mixed_svd_band *bands)
+static struct code_matrix *small_codes(
+	uint32_t n_rows, uint32_t n_cols, uint8_t bits, enum grid_kind grid)
 {
-	uint8_t *payload = calloc(1, t->bytes);
+	size_t n_scales = grid == GRID_GROUP ? n_rows * qmat_groups(n_cols) : n_rows;
+	struct code_matrix *m;
 
-	assert_non_null(payload);
-	memcpy(payload, bands, t->n_parts * sizeof(*bands));
-	for (uint32_t i = 0; i < t->n_parts; i++)
-		fill_band(payload, &bands[i], t->rows, t->cols);
-	assert_int_equal(writer_append(w, payload, t->bytes), 0);
-	assert_int_equal(writer_align(w, 64), 0);
-	free(payload);
+	assert_int_equal(code_matrix_new(n_rows, n_cols, bits, grid, &m), 0);
+	for (size_t i = 0; i < (size_t)n_rows * n_cols; i++)
+		m->codes[i] = (uint8_t)((i * 7 + i / n_cols) & ((1u << bits) - 1));
+	for (size_t i = 0; m->scales && i < n_scales; i++)
+		m->scales[i] = f16_from_f32(0.01f * (float)(i + 1));
+	for (size_t i = 0; m->zeros && i < n_scales; i++)
+		m->zeros[i] = 1;
+	if (grid != GRID_GROUP)
+		m->zero = 0.5f;
+	return m;
 }
 
-static void append_rows(struct writer *w, const struct tensor_record *t, const uint32_t *rows)
+static void add(struct delta_file *f, struct part *part)
 {
-	uint64_t values;
-	uint8_t *payload = calloc(1, dense_rows_layout(t->n_parts, t->cols, &values));
-
-	assert_non_null(payload);
-	memcpy(payload, rows, t->n_parts * sizeof(*rows));
-	for (uint32_t r = 0; r < t->n_parts; r++)
-		for (uint32_t c = 0; c < t->cols; c++)
-			((uint16_t *)(payload + values))[mat_bf16_index(t->cols, r, c)] =
-				bf16_from_f32(-small_value(t->role, t->layer, rows[r], c));
-	assert_int_equal(writer_append(w, payload, t->bytes), 0);
-	assert_int_equal(writer_align(w, 64), 0);
-	free(payload);
+	assert_int_equal(delta_file_add(f, part), 0);
 }
 
-/* Rows 7 and 300 of the embedding change and three tokens are added; one norm changes; three
- * projections get bands of every width. */
+static void add_factors(struct delta_file *f, struct part_place place, uint32_t n, uint8_t bits,
+	enum grid_kind grid)
+{
+	struct code_matrix *v = small_codes(n, place.cols, bits, grid);
+	struct code_matrix *u = small_codes(n, place.rows, bits, grid);
+	float sigma[32];
+	struct part part;
+
+	assert_true(n <= array_len(sigma));
+	for (uint32_t i = 0; i < n; i++)
+		sigma[i] = 1.0f / (float)(i + 1);
+	assert_int_equal(part_factors(&place, v, u, sigma, grid == GRID_MATRIX, &part), 0);
+	add(f, &part);
+	code_matrix_free(v);
+	code_matrix_free(u);
+}
+
+static void add_plain_factors(struct delta_file *f, struct part_place place)
+{
+	float v[200], u[200];
+	const float sigma = 0.5f;
+	const struct plain_factors one = {.n = 1, .v = v, .u = u, .sigma = &sigma};
+	struct part part;
+
+	assert_true(place.rows <= array_len(u) && place.cols <= array_len(v));
+	for (size_t i = 0; i < array_len(u); i++)
+		u[i] = v[i] = (float)i / 64;
+	assert_int_equal(part_factors_plain(&place, &one, 16, &part), 0);
+	add(f, &part);
+}
+
+static void add_codes(struct delta_file *f, struct part_place place, const uint32_t *rows,
+	uint32_t n, enum grid_kind grid)
+{
+	struct code_matrix *m = small_codes(n, place.cols, 2, grid);
+	struct part part;
+
+	assert_int_equal(part_codes(&place, m, rows, grid == GRID_MATRIX, &part), 0);
+	add(f, &part);
+	code_matrix_free(m);
+}
+
+static void add_dropout(struct delta_file *f, struct part_place place)
+{
+	struct code_matrix *m = small_codes(place.rows, 5, 3, GRID_ROW);
+	const struct survivors s = {.group = place.cols, .n_keep = 5, .seed = 0x1234, .codes = m};
+	struct part part;
+
+	assert_int_equal(part_dropout(&place, &s, false, &part), 0);
+	add(f, &part);
+	code_matrix_free(m);
+}
+
+/* Rows NULL: all, and told from the base's. */
+static void add_rows(
+	struct delta_file *f, struct part_place place, const uint32_t *rows, uint32_t n)
+{
+	size_t n_values = (size_t)n * place.cols;
+	uint16_t *values = malloc(2 * n_values * sizeof(*values)), *base = values + n_values;
+	const struct new_rows new_rows = {.n = n,
+		.rows = rows,
+		.values = values,
+		.base = rows ? NULL : base,
+		.base_rows = place.rows};
+	struct part part;
+
+	assert_non_null(values);
+	for (size_t i = 0; i < n_values; i++) {
+		uint32_t row = (uint32_t)(i / place.cols), col = (uint32_t)(i % place.cols);
+		float value = small_value(place.role, place.layer, rows ? rows[row] : row, col);
+
+		base[i] = bf16_from_f32(value);
+		values[i] = bf16_from_f32(-value);
+	}
+	assert_int_equal(part_rows(&place, &new_rows, &part), 0);
+	add(f, &part);
+	free(values);
+}
+
+static void add_norm(struct delta_file *f, struct part_place place)
+{
+	float values[200];
+	struct part part;
+
+	assert_true(place.rows <= array_len(values));
+	for (uint32_t i = 0; i < place.rows; i++)
+		values[i] = small_value(place.role, place.layer, i, 0);
+	assert_int_equal(part_vector(&place, values, &part), 0);
+	add(f, &part);
+}
+
+static void add_all(struct delta_file *f, const struct model_config *c)
+{
+	static const uint32_t changed[] = {7, 300, 301, 302, 303}, coded[] = {1, 5, 43};
+
+	add_rows(f, place_of(c, ROLE_EMBED, 0, 0), changed, array_len(changed));
+	add_norm(f, place_of(c, ROLE_ATTN_NORM, 0, 0));
+	add_factors(f, place_of(c, ROLE_Q, 0, 0), 2, 8, GRID_GROUP);
+	add_codes(f, place_of(c, ROLE_K, 0, 0), coded, array_len(coded), GRID_ROW);
+	add_dropout(f, place_of(c, ROLE_V, 0, 0));
+	add_codes(f, place_of(c, ROLE_UP, 0, 0), NULL, c->ffn, GRID_MATRIX);
+	add_factors(f, place_of(c, ROLE_O, 1, 0), c->hidden > 32 ? 32 : c->hidden, 2, GRID_MATRIX);
+	add_rows(f, place_of(c, ROLE_GATE, 1, 0), NULL, c->ffn);
+	add_plain_factors(f, place_of(c, ROLE_DOWN, 1, 0));
+	add_rows(f, place_of(c, ROLE_HEAD, 1, 0), changed, array_len(changed));
+	add_factors(f, place_of(c, ROLE_Q, 0, 1), 17, 3, GRID_GROUP);
+}
+
 int small_delta_file(void)
 {
-	static const uint32_t changed[] = {7, 300, 301, 302, 303};
 	struct model_config config = small_config;
-	uint32_t vocab = config.vocab += SMALL_ADDED_TOKENS;
-	uint32_t q_rows = config.n_heads * config.head_dim;
-	struct mixed_svd_band q[] = {{.bits = 8, .n_ranks = 2}, {.bits = 3, .n_ranks = 17}};
-	struct mixed_svd_band o[] = {{.bits = 2, .n_ranks = config.hidden}};
-	struct mixed_svd_band down[] = {{.bits = 4, .n_ranks = 1}};
-	uint64_t values;
-	uint64_t rows_bytes = dense_rows_layout(array_len(changed), config.hidden, &values);
-	struct tensor_record t[] = {
-		{ROLE_EMBED, 0, CODEC_DENSE_ROWS, 5, vocab, config.hidden, 0, rows_bytes},
-		{ROLE_ATTN_NORM, 0, CODEC_VECTOR_F32, 0, config.hidden, 1, 0, config.hidden * 4},
-		{ROLE_Q, 0, CODEC_MIXED_SVD, 2, q_rows, config.hidden, 0,
-			mixed_svd_layout(q, 2, q_rows, config.hidden)},
-		{ROLE_O, 1, CODEC_MIXED_SVD, 1, config.hidden, q_rows, 0,
-			mixed_svd_layout(o, 1, config.hidden, q_rows)},
-		{ROLE_DOWN, 1, CODEC_MIXED_SVD, 1, config.hidden, config.ffn, 0,
-			mixed_svd_layout(down, 1, config.hidden, config.ffn)},
-		{ROLE_HEAD, 1, CODEC_DENSE_ROWS, 5, vocab, config.hidden, 0, rows_bytes},
-	};
-	struct {
-		struct certificate certificate;
-		struct tensor_quality qualities[array_len(t)];
-	} proof = {.certificate = {.method = "delta-come", .kl = 0.5}};
+	struct certificate certificate = {.method = "delta-come", .kl = 0.5, .n_points = 1};
+	const struct rate_point point = {.bits = 1, .file_bytes = 1000, .kl = 0.5};
 	struct tensor_record base_tensors[2 * N_ROLES];
 	struct digest model, tuned = digest_of("tuned", 5);
+	const struct delta_file_parts parts = {
+		.config = &config,
+		.base = &model,
+		.tuned = &tuned,
+		.certificate = &certificate,
+		.points = &point,
+	};
+	struct format_header header;
+	struct delta_file *f;
 	int fd = new_memory_file();
-	struct writer *w;
 
+	config.vocab += SMALL_ADDED_TOKENS;
 	base_records(base_tensors, &model);
-	assert_int_equal(writer_begin(fd, IMAGE_KIND_DELTA, MAX_BODY, &w, NULL), 0);
-	assert_int_equal(writer_section(w, SECTION_CONFIG, &config, sizeof(config)), 0);
-	place(t, array_len(t), writer_offset(w) + 3 * FORMAT_PAGE - sizeof(config) % FORMAT_PAGE);
-	assert_int_equal(writer_section(w, SECTION_TENSORS, t, sizeof(t)), 0);
-	assert_int_equal(writer_section(w, SECTION_CERTIFICATE, &proof, sizeof(proof)), 0);
-	assert_int_equal(writer_section_begin(w, SECTION_WEIGHTS, FORMAT_PAGE), 0);
-	assert_int_equal(writer_offset(w), t[0].offset);
-	append_rows(w, &t[0], changed);
-	append_tensor(w, &t[1]);
-	append_svd(w, &t[2], q);
-	append_svd(w, &t[3], o);
-	append_svd(w, &t[4], down);
-	append_rows(w, &t[5], changed);
-	assert_int_equal(writer_section_end(w), 0);
-	assert_int_equal(writer_finish(w, &model, &tuned, NULL, NULL), 0);
-	writer_free(w);
+	assert_int_equal(delta_file_new(&f), 0);
+	add_all(f, &config);
+	assert_int_equal(delta_file_write(f, &parts, fd, &header, NULL), 0);
+	delta_file_free(f);
 	return fd;
 }
 

@@ -5,6 +5,7 @@
 #include "engine/linear.h"
 #include "kernels/convert.h"
 #include "kernels/pack.h"
+#include "tests/dense_delta.h"
 #include "tests/imported_base.h"
 #include "tests/random_delta.h"
 
@@ -78,40 +79,14 @@ static void add_base(double *ret, const struct mat_bf16 *m)
 	free(rows);
 }
 
-static void add_svd(double *ret, const struct mixed_svd *svd, uint32_t rows, uint32_t cols)
-{
-	for (uint32_t b = 0; b < svd->n_bands; b++) {
-		const struct mixed_svd_view *band = &svd->bands[b];
-
-		for (uint32_t k = 0; k < band->v.rows; k++)
-			for (uint32_t r = 0; r < rows; r++)
-				for (uint32_t c = 0; c < cols; c++)
-					ret[(size_t)r * cols + c] +=
-						(double)qmat_value(&band->u, k, r) *
-						band->sigma[k] * qmat_value(&band->v, k, c);
-	}
-}
-
-static void replace_rows(double *ret, const struct dense_rows *rows, uint32_t cols)
-{
-	for (uint32_t i = 0; i < rows->n_rows; i++)
-		for (uint32_t c = 0; c < cols; c++)
-			ret[(size_t)rows->rows[i] * cols + c] =
-				bf16_to_f32(rows->values.data[mat_bf16_index(cols, i, c)]);
-}
-
 /* The dense matrix of a variant, `rows` by cols of the base; malloc'ed. */
-static double *dense(const struct mat_bf16 *m, const struct linear_delta *delta,
-	const struct dense_rows *replaced, uint32_t rows)
+static double *dense(const struct mat_bf16 *m, const struct linear_delta *delta, uint32_t rows)
 {
 	double *ret = calloc((size_t)rows * m->cols, sizeof(*ret));
 
 	assert_non_null(ret);
 	add_base(ret, m);
-	if (delta)
-		add_svd(ret, &delta->svd, m->rows, m->cols);
-	if (replaced)
-		replace_rows(ret, replaced, m->cols);
+	dense_delta_apply(delta, m->cols, ret, NULL);
 	return ret;
 }
 
@@ -154,46 +129,70 @@ static void fill_random(float *x, size_t n)
 		x[i] = random_float(&state);
 }
 
-static void check_layer(const struct fixture *f, size_t n_rows)
+static const struct linear_delta *delta_of(const struct variant *v, size_t projection)
+{
+	const struct delta_layer *l = v->delta ? &v->delta->layers[LAYER] : NULL;
+	const struct linear_delta *const all[] = {
+		&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+
+	return l ? all[projection] : NULL;
+}
+
+/* Projections [first, first + n), which have one input of `width` numbers. */
+static void check_group(const struct fixture *f, size_t n_rows, size_t first, size_t n)
 {
 	const struct base_layer *l = &base->layers[LAYER];
-	uint32_t hidden = base->config.hidden;
-	const struct mat_bf16 *const bases[] = {&l->q, &l->k, &l->v};
-	float x[MAX_ROWS * 64], y[3][MAX_ROWS * 64], z[MAX_ROWS * 3 * 64];
+	const struct mat_bf16 *const all[] = {
+		&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+	const struct mat_bf16 *const *bases = all + first;
+	uint32_t width = bases[0]->cols;
+	size_t z_stride = linear_scratch(bases, n);
+	float *x = malloc(MAX_ROWS * width * sizeof(*x));
+	float *z = malloc(MAX_ROWS * z_stride * sizeof(*z));
 	struct linear_run runs[N_VARIANTS];
 	struct linear_call call = {
 		.kernels = &f->kernels,
 		.pool = f->pool,
 		.x = x,
-		.x_stride = hidden,
+		.x_stride = width,
 		.n_rows = n_rows,
 		.runs = runs,
 		.n_runs = make_runs(f, n_rows, runs),
 		.layer = LAYER,
-		.n_parts = 3,
+		.n_parts = n,
 		.z = z,
-		.z_stride = linear_scratch(bases, 3),
+		.z_stride = z_stride,
 	};
 
-	assert_int_equal(hidden, 64);
-	assert_true(call.z_stride <= 3 * 64);
-	fill_random(x, n_rows * hidden);
-	for (size_t p = 0; p < 3; p++)
-		call.parts[p] =
-			(struct linear_part){bases[p], y[p], bases[p]->rows, PROJECTION_Q + p};
+	assert_true(x && z);
+	fill_random(x, n_rows * width);
+	for (size_t p = 0; p < n; p++)
+		call.parts[p] = (struct linear_part){bases[p],
+			malloc(MAX_ROWS * bases[p]->rows * sizeof(float)), bases[p]->rows,
+			PROJECTION_Q + first + p};
 	linear_apply(&call);
-	for (size_t p = 0; p < 3; p++)
+	for (size_t p = 0; p < n; p++) {
 		for (size_t i = 0; i < call.n_runs; i++) {
-			const struct delta *d = runs[i].variant->delta;
-			const struct linear_delta *parts[3] = {d ? &d->layers[LAYER].q : NULL,
-				d ? &d->layers[LAYER].k : NULL, d ? &d->layers[LAYER].v : NULL};
-			double *w = dense(bases[p], parts[p], NULL, bases[p]->rows);
+			double *w = dense(
+				bases[p], delta_of(runs[i].variant, first + p), bases[p]->rows);
 
 			for (size_t t = runs[i].first; t < runs[i].first + runs[i].n; t++)
-				expect_product(y[p] + t * bases[p]->rows, w, x + t * hidden,
-					bases[p]->rows, hidden);
+				expect_product(call.parts[p].y + t * bases[p]->rows, w,
+					x + t * width, bases[p]->rows, width);
 			free(w);
 		}
+		free(call.parts[p].y);
+	}
+	free(x);
+	free(z);
+}
+
+static void check_layer(const struct fixture *f, size_t n_rows)
+{
+	check_group(f, n_rows, PROJECTION_Q, 3);
+	check_group(f, n_rows, PROJECTION_O, 1);
+	check_group(f, n_rows, PROJECTION_GATE, 2);
+	check_group(f, n_rows, PROJECTION_DOWN, 1);
 }
 
 static void check_head(const struct fixture *f, size_t n_rows)
@@ -221,8 +220,7 @@ static void check_head(const struct fixture *f, size_t n_rows)
 	linear_apply(&call);
 	for (size_t i = 0; i < call.n_runs; i++) {
 		const struct variant *v = runs[i].variant;
-		double *w = dense(
-			&base->head, NULL, v->delta ? &v->delta->head : NULL, v->config.vocab);
+		double *w = dense(&base->head, v->delta ? &v->delta->head : NULL, v->config.vocab);
 
 		for (size_t t = runs[i].first; t < runs[i].first + runs[i].n; t++)
 			expect_product(y + t * stride, w, x + t * hidden, v->config.vocab, hidden);
@@ -261,38 +259,30 @@ static void test_replaced_blocks(void **state)
 
 	(void)state;
 	fixture_open(&f, "ref", 1);
-	assert_false(f.variants[1]->block_replaced[0]);
-	assert_true(f.variants[1]->block_replaced[1]);
+	assert_false(f.variants[1]->head.block_replaced[0]);
+	assert_true(f.variants[1]->head.block_replaced[1]);
 	for (size_t b = 2; b < mat_bf16_blocks(base->config.vocab); b++)
-		assert_false(f.variants[1]->block_replaced[b]);
+		assert_false(f.variants[1]->head.block_replaced[b]);
 	fixture_close(&f);
 }
 
 static void test_embedding(void **state)
 {
 	struct fixture f;
+	uint32_t hidden = base->config.hidden;
+	double *w = dense(&base->embed, &deltas[1]->embed, deltas[1]->config.vocab);
 	float got[64];
 
 	(void)state;
+	assert_int_equal(hidden, 64);
 	fixture_open(&f, "ref", 1);
 	for (uint32_t token = 0; token < f.variants[1]->config.vocab; token++) {
-		const struct dense_rows *rows = &deltas[1]->embed;
-		bool replaced = false;
-
 		variant_embed(f.variants[1], token, got);
-		for (uint32_t i = 0; i < rows->n_rows; i++) {
-			if (rows->rows[i] != token)
-				continue;
-			replaced = true;
-			for (uint32_t c = 0; c < 64; c++)
-				assert_true(
-					got[c] ==
-					bf16_to_f32(rows->values.data[mat_bf16_index(64, i, c)]));
-		}
-		for (uint32_t c = 0; c < 64 && !replaced; c++)
-			assert_true(got[c] ==
-				    bf16_to_f32(base->embed.data[mat_bf16_index(64, token, c)]));
+		for (uint32_t c = 0; c < hidden; c++)
+			assert_true(fabs((double)got[c] - w[(size_t)token * hidden + c]) <=
+				    0x1p-23 * (1 + fabs((double)got[c])));
 	}
+	free(w);
 	fixture_close(&f);
 }
 
