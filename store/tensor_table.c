@@ -125,6 +125,15 @@ static size_t count_present(const struct tensor_table *t, uint32_t n_levels)
 	return n;
 }
 
+/* Of the weights as the writer made them: in a file that was cut, past its end. */
+static uint64_t weights_end(const struct format_header *h)
+{
+	for (uint32_t i = 0; i < h->n_sections; i++)
+		if (h->sections[i].kind == SECTION_WEIGHTS)
+			return h->sections[i].offset + h->sections[i].bytes;
+	return 0;
+}
+
 int tensor_table_open(const struct image *image, const struct model_config *config,
 	struct tensor_table *ret, struct reason *reason)
 {
@@ -143,7 +152,7 @@ int tensor_table_open(const struct image *image, const struct model_config *conf
 			n_bytes, sizeof(struct tensor_record));
 	t.n_all = n_bytes / sizeof(struct tensor_record);
 	t.weights_begin = (uint64_t)(weights - image->bytes);
-	t.weights_end = t.weights_begin + n_weights;
+	t.weights_end = weights_end(&image->header);
 	r = check_records(&t, config, &image->header, reason);
 	if (r < 0)
 		return r;

@@ -6,6 +6,7 @@
 
 #include "client/deltactl/document.h"
 #include "client/deltactl/inspect.h"
+#include "client/deltactl/inspect_html.h"
 #include "common/file.h"
 #include "foreign/sandbox.h"
 #include "store/format.h"
@@ -27,14 +28,16 @@ enum kind {
 
 struct inspection {
 	const char *path;
+	const char *html; /* the page to make, or NULL */
 	enum kind kind;
 	bool json;
 	bool quiet;
 };
 
 static const char options_text[] =
-	"      --json    print one JSON object\n"
-	"  -q, --quiet   no progress\n"
+	"      --json        print one JSON object\n"
+	"      --html FILE   of a delta file: make a page of tables and pictures instead\n"
+	"  -q, --quiet       no progress\n"
 	"\n"
 	"Every byte of a base image or delta file is checked on the way; of a safetensors file\n"
 	"every rule of its format, of a model folder also that the model is one we can serve.\n";
@@ -43,6 +46,7 @@ static int parse_arguments(int argc, char **argv, struct inspection *ret)
 {
 	static const struct option options[] = {
 		{"json", no_argument, NULL, 'j'},
+		{"html", required_argument, NULL, 'p'},
 		{"quiet", no_argument, NULL, 'q'},
 		{"help", no_argument, NULL, 'h'},
 		{0},
@@ -57,6 +61,9 @@ static int parse_arguments(int argc, char **argv, struct inspection *ret)
 		case 'j':
 			ret->json = true;
 			break;
+		case 'p':
+			ret->html = optarg;
+			break;
 		case 'q':
 			ret->quiet = true;
 			break;
@@ -64,8 +71,7 @@ static int parse_arguments(int argc, char **argv, struct inspection *ret)
 			command_help(&command_inspect, options_text);
 			return -ECANCELED;
 		default:
-			return command_usage(
-				&command_inspect, "unknown option '%s'", argv[optind - 1]);
+			return command_bad_option(&command_inspect, argv);
 		}
 	}
 	if (optind + 1 != argc)
@@ -129,6 +135,23 @@ static int describe(const struct inspection *inspection, json_t **ret, struct re
 	return r;
 }
 
+/* One of the two ways to show it. */
+static int show(const struct inspection *inspection, const json_t *document, struct reason *reason)
+{
+	int r;
+
+	if (inspection->html) {
+		r = inspect_html(document, inspection->path, inspection->html, reason);
+		if (r < 0 || !inspection->json)
+			return r;
+	}
+	r = document_print(document, inspection->json);
+	if (r < 0)
+		return reason_set(
+			reason, r, "%s: cannot print: %s", inspection->path, strerror(-r));
+	return 0;
+}
+
 static int describe_and_print(void *arg, struct reason *reason)
 {
 	const struct inspection *inspection = arg;
@@ -138,12 +161,9 @@ static int describe_and_print(void *arg, struct reason *reason)
 	r = describe(inspection, &document, reason);
 	if (r < 0)
 		return r;
-	r = document_print(document, inspection->json);
+	r = show(inspection, document, reason);
 	json_decref(document);
-	if (r < 0)
-		return reason_set(
-			reason, r, "%s: cannot print: %s", inspection->path, strerror(-r));
-	return 0;
+	return r;
 }
 
 static int run(int argc, char **argv)
@@ -157,6 +177,9 @@ static int run(int argc, char **argv)
 	if (r != 0)
 		return r == -ECANCELED ? EXIT_OK : r;
 	r = find_kind(inspection.path, &inspection.kind, &reason);
+	if (r == 0 && inspection.html && inspection.kind != KIND_DELTA)
+		return command_usage(
+			&command_inspect, "--html is for delta files, %s is none", inspection.path);
 	if (r == 0 && (inspection.kind == KIND_BASE || inspection.kind == KIND_DELTA))
 		r = describe_and_print(&inspection, &reason);
 	else if (r == 0)
@@ -166,7 +189,7 @@ static int run(int argc, char **argv)
 
 const struct command command_inspect = {
 	.name = "inspect",
-	.arguments = "PATH [--json]",
+	.arguments = "PATH [--json] [--html FILE]",
 	.summary = "show what is inside a base image, delta, safetensors file or model folder",
 	.run = run,
 };

@@ -41,6 +41,7 @@ struct finding {
 	struct format_header header;
 	bool fits_base; /* a delta, checked against --base */
 	bool has_selftest;
+	bool cut; /* the self-test is of the whole file */
 	float selftest_error; /* NaN where it was not run */
 };
 
@@ -142,7 +143,8 @@ static int run_selftest(struct verifier *v, const struct base *base, const struc
 	int r;
 
 	f->has_selftest = bytes;
-	if (!bytes || !base)
+	f->cut = image->n_levels < image->header.n_levels;
+	if (!bytes || !base || f->cut)
 		return 0;
 	r = prepare_computing(v, reason);
 	if (r == 0)
@@ -225,6 +227,8 @@ static void print_finding(const char *path, const struct finding *f)
 		printf("%s", f->fits_base ? ", fits the base" : ", base not checked (no --base)");
 	if (!f->has_selftest)
 		printf(", has no self-test\n");
+	else if (f->cut)
+		printf(", cut; the self-test is of the whole file\n");
 	else if (isnan(f->selftest_error))
 		printf(", self-test not run (no --base)\n");
 	else

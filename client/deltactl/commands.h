@@ -10,6 +10,7 @@ extern const struct command command_compress;
 extern const struct command command_eval;
 extern const struct command command_verify;
 extern const struct command command_inspect;
+extern const struct command command_cut;
 extern const struct command command_score;
 extern const struct command command_tokenize;
 extern const struct command command_detokenize;

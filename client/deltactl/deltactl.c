@@ -12,6 +12,7 @@ const struct command *const commands[] = {
 	&command_eval,
 	&command_verify,
 	&command_inspect,
+	&command_cut,
 	&command_score,
 	&command_tokenize,
 	&command_detokenize,

@@ -115,6 +115,7 @@ static void put_tiles(const struct page *p)
 {
 	const json_t *totals = json_object_get(p->document, "totals");
 	const json_t *certificate = json_object_get(p->document, "certificate");
+	bool cut = json_is_true(json_object_get(p->document, "cut"));
 	char value[64], words[96], size[16];
 
 	fputs("<div class=\"grid tiles\">\n", p->to);
@@ -125,9 +126,11 @@ static void put_tiles(const struct page *p)
 	snprintf(words, sizeof(words), "a projection weight, %.1f times smaller",
 		number_of(totals, "projection_ratio"));
 	tile(p->to, value, words);
-	if (isfinite(number_of(certificate, "kl"))) {
-		snprintf(value, sizeof(value), "%.4f", number_of(certificate, "kl"));
+	if (isfinite(number_of(totals, "kl"))) {
+		snprintf(value, sizeof(value), "%.4f", number_of(totals, "kl"));
 		tile(p->to, value, "KL to the fine-tune, nats a token");
+	}
+	if (isfinite(number_of(certificate, "agreement")) && !cut) {
 		snprintf(
 			value, sizeof(value), "%.2f %%", 100 * number_of(certificate, "agreement"));
 		tile(p->to, value, "same most probable token");
@@ -446,6 +449,9 @@ static void put_facts(const struct page *p)
 
 	html_element(p->to, "h2", NULL, "Measured and made");
 	fputs("<dl>\n", p->to);
+	if (json_is_true(json_object_get(p->document, "cut")))
+		put_fact(p->to, "cut",
+			"this is the beginning of a file; what follows is of the whole");
 	put_fact(p->to, "method", words_of(certificate, "method"));
 	snprintf(text, sizeof(text), "%.4g with the base, %.4g with the fine-tune, %.4g with this",
 		number_of(certificate, "perplexity_base"),

@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
-/* `document` as inspect_delta() makes it; `name` is shown as the title. Replaces `path`. */
+/* `document` as inspect_delta() makes it; `name` is shown as the title. Replaces `path`. -ENOMEM if
+ * the document is incomplete. */
 int inspect_html(const json_t *document, const char *name, const char *path, struct reason *reason)
 	_must_check_;

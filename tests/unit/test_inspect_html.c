@@ -40,18 +40,18 @@ static json_t *document(const char *method)
 		for (size_t i = 0; i < array_len(roles); i++)
 			if (layer != 1 || i != 3)
 				json_array_append_new(tensors, tensor(layer, roles[i], 1.25, 0.5));
-	return json_pack("{ss ss ss ss s{sI} s{sI sf sI sf sf sI sI} s{ss sf sf sf sf sf sI sI}"
+	return json_pack("{ss ss ss ss s{sI} s{sI sf sI sf sf sI sI sf} s{ss sf sf sf sf sf sI sI}"
 			 " s[{sf sI sf} {sf sI sf}] so}",
 		"chat_format", "chatml", "fits_base", "aa", "tuned", "bb", "root", "cc", "config",
 		"layers", (json_int_t)N_LAYERS, "totals", "file_bytes", (json_int_t)1000000,
 		"file_ratio", 10.5, "projection_bytes", (json_int_t)700000, "projection_bits", 1.25,
 		"projection_ratio", 12.8, "embedding_bytes", (json_int_t)200000, "rest_bytes",
-		(json_int_t)100000, "certificate", "method", method, "kl", 0.0123, "agreement",
-		0.987, "perplexity_base", 9.0, "perplexity_tuned", 3.0, "perplexity_delta", 3.25,
-		"eval_tokens", (json_int_t)4000, "calibration_tokens", (json_int_t)30000,
-		"rate_curve", "bits_per_weight", 0.5, "file_bytes", (json_int_t)500000, "kl", 0.1,
-		"bits_per_weight", 1.25, "file_bytes", (json_int_t)1000000, "kl", 0.0123, "tensors",
-		tensors);
+		(json_int_t)100000, "kl", 0.0123, "certificate", "method", method, "kl", 0.0123,
+		"agreement", 0.987, "perplexity_base", 9.0, "perplexity_tuned", 3.0,
+		"perplexity_delta", 3.25, "eval_tokens", (json_int_t)4000, "calibration_tokens",
+		(json_int_t)30000, "rate_curve", "bits_per_weight", 0.5, "file_bytes",
+		(json_int_t)500000, "kl", 0.1, "bits_per_weight", 1.25, "file_bytes",
+		(json_int_t)1000000, "kl", 0.0123, "tensors", tensors);
 }
 
 /* The page of a document as terminated text. */
