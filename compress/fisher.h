@@ -10,10 +10,11 @@
  *
  *   1/2 tr(G E H E^T)  nats                             fisher_kl()
  *
- * at temperature 1, so errors of different matrices and layers may be compared and summed. At a
- * higher temperature, which steadies G where the model is sure of itself, the numbers are an upper
- * estimate and still comparable with each other. Assumes that inputs and gradients are independent
- * and that tokens do not conspire.
+ * at temperature 1, so errors of different matrices and layers may be compared and summed. A higher
+ * temperature steadies G where the model is sure of itself; errors stay comparable, but all of them
+ * are estimated too high (at T = 2, by ten for a model that is nearly certain of every token).
+ * Assumes that inputs and gradients are independent and that gradients of different tokens are not
+ * correlated.
  *
  * Memory: inputs of all blocks (R x hidden x layers) and the factors of one block, in f32: 970 MB
  * at most for a width of 11008.

@@ -85,8 +85,8 @@ static int encode_prompt(const struct task_text *t, const char *text, size_t n, 
 		t->tokenizer, text, n, options, &ret->prompt, &ret->n_prompt, reason);
 }
 
-/* Prompt, answer, and the id that ends it unless that is negative. What has no answer, or does not
- * fit, is left out. */
+/* Prompt, answer, and the id that ends it unless that is negative. What has nothing to judge, or
+ * does not fit, is left out. */
 static int add_answered(const struct task_text *t, const struct draft *draft,
 	const uint32_t *answer, size_t n_answer, int32_t end, struct sequences *ret)
 {
@@ -216,13 +216,15 @@ static int draw(const struct task_text *t, struct drafts *d, const struct drawin
 	return 0;
 }
 
+/* Those with an answer; one that ends at once says nothing. */
 static int add_drawn(const struct task_text *t, const struct drafts *d, struct sequences *ret)
 {
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < d->n; i++)
-		r = add_answered(t, &d->items[i], d->requests[i].ids, d->requests[i].n,
-			d->requests[i].stop, ret);
+		if (d->requests[i].n > 0)
+			r = add_answered(t, &d->items[i], d->requests[i].ids, d->requests[i].n,
+				d->requests[i].stop, ret);
 	return r;
 }
 

@@ -55,6 +55,10 @@ int task_text_answers(const struct task_text *t, const struct tasks *tasks, stru
  * Appends to `ret` at least `n_tokens` read tokens that the fine-tune wrote all by itself: from the
  * beginning of a user's turn a message, then the answer to it. Without a chat format: text from the
  * beginning of text on. -EOPNOTSUPP if it makes nothing that can be used.
+ *
+ * How good the messages are depends on whether the fine-tune ever learnt to write the user's part:
+ * one that was trained on answers alone may begin with an answer. Where tasks are at hand, they are
+ * the better text.
  */
 int task_text_invent(const struct task_text *t, size_t n_tokens, struct sequences *ret,
 	struct reason *reason) _must_check_;

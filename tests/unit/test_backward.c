@@ -378,6 +378,60 @@ static void test_batches_add_up(void **state)
 	close_fixture(&parts);
 }
 
+/* A model whose blocks are read one at a time has the gradient of one in memory. */
+static void test_blocks_may_come_one_at_a_time(void **state)
+{
+	struct reason reason = {0};
+	struct checkpoint *c;
+	struct dense_model *m, *streamed, *again;
+	struct batch batch = {.n = 1};
+	struct loss_sums sums;
+	struct fixture f;
+	char folder[128];
+
+	(void)state;
+	assert_int_equal(checkpoint_open(tiny_folder("qwen2", folder), &c, &reason), 0);
+	assert_int_equal(dense_model_read(c, &m, &reason), 0);
+	assert_int_equal(dense_model_open(c, &streamed, &reason), 0);
+	open_small(&f, m, 1);
+	batch.sequences = &f.sequences;
+	run_gradient(&f, &batch);
+	assert_null(streamed->layers[1].at[ROLE_Q]);
+	assert_int_equal(dense_model_new(&m->config, &again), 0);
+	assert_int_equal(dense_model_fill(again, 1u << ROLE_Q | 1u << ROLE_EMBED), 0);
+	assert_int_equal(
+		backward_gradient(f.backward, streamed, &batch, &f.loss, again, &sums, &reason), 0);
+	assert_null(streamed->layers[1].at[ROLE_Q]);
+	assert_memory_equal(again->layers[1].at[ROLE_Q], f.gradients->layers[1].at[ROLE_Q],
+		dense_count(again, ROLE_Q, 1) * sizeof(float));
+	assert_memory_equal(dense_embedding(again), dense_embedding(f.gradients),
+		dense_count(again, ROLE_EMBED, 0) * sizeof(float));
+	dense_model_free(again);
+	dense_model_free(streamed);
+	checkpoint_free(c);
+	close_fixture(&f);
+}
+
+static void test_what_cannot_be_read_is_refused(void **state)
+{
+	struct batch batch = {.n = 1};
+	struct reason reason = {0};
+	struct loss_sums sums;
+	struct fixture f;
+
+	(void)state;
+	open_small(&f, random_dense_model(&full, 1), 1);
+	batch.sequences = &f.sequences;
+	f.sequences.ids[5] = full.vocab;
+	assert_int_equal(
+		backward_loss(f.backward, f.model, &batch, &f.loss, &sums, &reason), -EBADMSG);
+	f.sequences.ids[5] = 0;
+	f.sequences.items[0].n++;
+	assert_int_equal(
+		backward_loss(f.backward, f.model, &batch, &f.loss, &sums, &reason), -EINVAL);
+	close_fixture(&f);
+}
+
 static int load_blas(void **state)
 {
 	struct reason reason = {0};
@@ -395,6 +449,8 @@ int main(void)
 		cmocka_unit_test(test_the_teacher_itself_loses_nothing),
 		cmocka_unit_test(test_threads_do_not_show),
 		cmocka_unit_test(test_batches_add_up),
+		cmocka_unit_test(test_blocks_may_come_one_at_a_time),
+		cmocka_unit_test(test_what_cannot_be_read_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, load_blas, NULL);
