@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "common/base.h"
+#include "compress/dropout_score.h"
 #include "store/dropout.h"
 
 struct dropout_codes {
@@ -17,9 +17,25 @@ struct dropout_codes {
 	float step, zero;
 };
 
-static inline void dropout_codes_done(struct dropout_codes *d)
-{
-	free(d->codes);
-	free(d->scales);
-	*d = (struct dropout_codes){0};
-}
+struct dropout_how {
+	bool row_steps; /* a clipped grid for each row, not one for the matrix */
+	bool min_max;   /* the paper's: one grid over all survivors; excludes row_steps */
+	bool unbiased;  /* the paper's: survivors times group / n_keep. Else by the factor of the
+			   least squared error on the calibration inputs, of a row or the matrix */
+};
+
+/*
+ * Drops and quantises. `product` is delta times moments, rows x cols. *ret_left is the squared
+ * error of the output, sum over rows of e^T H e with e the row's error, for what a reader will
+ * compute. The shape is that of the target and has passed dropout_layout(). -ENOMEM.
+ */
+int dropout_codes_fit(const struct dropout_target *t, const double *product,
+	const struct dropout_how *how, struct dropout_codes *codes, double *ret_left) _must_check_;
+
+void dropout_codes_done(struct dropout_codes *d);
+
+/* One row as a reader has it, cols numbers. */
+void dropout_codes_values(const struct dropout_codes *d, uint32_t row, float *ret);
+
+/* Mean bits of a code by the frequencies of the codes. */
+double dropout_codes_entropy(const struct dropout_codes *d);

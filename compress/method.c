@@ -6,6 +6,7 @@
 
 static const struct method *const methods[] = {
 	&method_delta_come,
+	&method_deltadq,
 };
 
 const struct method *method_at(size_t i)

@@ -14,6 +14,7 @@
 
 #include "common/progress.h"
 #include "compress/calibration.h"
+#include "compress/deltadq.h"
 #include "compress/pair.h"
 #include "compress/parts.h"
 #include "engine/pool.h"
@@ -30,6 +31,7 @@ enum method_needs {
 struct method_options {
 	double ratio; /* 16-bit bytes of the projections over all their bytes; 0: not said */
 	double bits;  /* 0: not said. Methods of a fixed width: bits of a code, else 16 / ratio */
+	struct deltadq_options deltadq;
 };
 
 /* One projection. */

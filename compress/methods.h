@@ -6,3 +6,4 @@
 #include "compress/method.h"
 
 extern const struct method method_delta_come; /* compress/delta_come.c */
+extern const struct method method_deltadq;    /* compress/deltadq.c */
