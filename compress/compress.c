@@ -69,6 +69,10 @@ int compress_settings_check(const struct compress_settings *s, struct reason *re
 	if (!method)
 		return reason_set(reason, -EINVAL,
 			"method '%s' is unknown, --method list shows them", s->method);
+	if (deltadq_options_said(&s->options.deltadq) && strcmp(s->method, "deltadq") != 0)
+		return reason_set(reason, -EINVAL,
+			"alpha, code bits, parts, groups, seeds and a claimed ratio are for "
+			"--method deltadq");
 	r = method->check(&s->options, reason);
 	if (r < 0)
 		return reason_prefix(reason, r, "method %s", s->method);

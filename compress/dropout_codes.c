@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define TILE 32u                   /* rows in one piece */
-#define SAMPLE (UINT64_C(1) << 20) /* survivors that the step of a whole matrix is fitted to */
+#define SAMPLE (UINT64_C(1) << 17) /* survivors that the step of a whole matrix is fitted to */
 
 /* A row before its factor: output levels are code - zero. */
 struct row_sums {
