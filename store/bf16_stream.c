@@ -103,7 +103,7 @@ static inline uint32_t decode_length(struct range_decoder *d, struct range_bit *
 	uint32_t node = 1;
 
 	while (node < N_LENGTHS)
-		node = 2 * node + range_decode(d, &tree[node]);
+		node = 2 * node + range_decode_close(d, &tree[node]);
 	return node - N_LENGTHS + 1;
 }
 
@@ -128,7 +128,7 @@ static inline uint32_t decode_lower(
 	uint32_t value = 1;
 
 	for (uint32_t left = length - 1; left > 0; left--)
-		value = 2 * value + (value < 1 << LEARNT_BITS ? range_decode(d, &tree[value])
+		value = 2 * value + (value < 1 << LEARNT_BITS ? range_decode_close(d, &tree[value])
 							      : range_decode_even(d));
 	return value;
 }
@@ -154,7 +154,7 @@ static inline int decode_difference(struct range_decoder *d, struct strip_model 
 
 	if (length == N_LENGTHS)
 		return INT16_MIN;
-	down = range_decode(d, &m->down[base >> 15]);
+	down = range_decode_close(d, &m->down[base >> 15]);
 	value = (int)decode_lower(d, m->lower[length - 1], length);
 	return down ? -value : value;
 }

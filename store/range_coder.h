@@ -50,6 +50,15 @@ static inline void range_bit_learn(struct range_bit *b, bool bit)
 	b->seen += b->seen < RANGE_BIT_SEEN;
 }
 
+/* The same, `zero` being all ones for a 0 and nothing for a 1. */
+static inline void range_bit_learn_close(struct range_bit *b, uint32_t zero)
+{
+	int shift = 31 - __builtin_clz(b->seen + 2);
+
+	b->one += ((UINT32_MAX - b->one) >> shift & ~zero) - (b->one >> shift & zero);
+	b->seen += b->seen < RANGE_BIT_SEEN;
+}
+
 struct range_encoder {
 	uint64_t low, range;
 	uint8_t *bytes; /* owned */
@@ -153,7 +162,21 @@ static inline bool range_decode(struct range_decoder *d, struct range_bit *b)
 	return bit;
 }
 
-/* Nobody can guess this bit, so it is had without a branch on it. */
+/* The same for a bit that is hard to guess: without a branch on it, which would often go wrong. */
+static inline bool range_decode_close(struct range_decoder *d, struct range_bit *b)
+{
+	uint64_t bound = (d->range >> 16) * range_bit_one(b);
+	uint64_t zero = (uint64_t)0 - (d->code >= bound); /* all ones for a 0 */
+
+	d->code -= bound & zero;
+	d->range = (bound & ~zero) + ((d->range - bound) & zero);
+	range_bit_learn_close(b, (uint32_t)zero);
+	if (d->range >> 32 == 0)
+		range_decoder_shift(d);
+	return zero == 0;
+}
+
+/* Likewise without a branch on the bit. */
 static inline bool range_decode_even(struct range_decoder *d)
 {
 	uint64_t bound = d->range >> 1;

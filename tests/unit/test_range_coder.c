@@ -35,6 +35,14 @@ static void encode(const bool *bits, size_t n, uint8_t **ret, size_t *ret_n)
 	assert_int_equal(range_encoder_finish(&e, ret, ret_n), 0);
 }
 
+/* Both ways to decode a learnt bit take turns. */
+static bool decode_bit(struct range_decoder *d, struct range_bit *b, size_t i)
+{
+	if (i % 4 == 3)
+		return range_decode_even(d);
+	return i % 4 == 1 ? range_decode_close(d, b) : range_decode(d, b);
+}
+
 static int decode(const uint8_t *bytes, size_t n_bytes, bool *bits, size_t n)
 {
 	struct range_bit contexts[N_CONTEXTS];
@@ -48,8 +56,7 @@ static int decode(const uint8_t *bytes, size_t n_bytes, bool *bits, size_t n)
 		contexts[i] = range_bit_of(32768, 0);
 	range_decoder_begin(&d, exact, n_bytes);
 	for (size_t i = 0; i < n; i++)
-		bits[i] = i % 4 == 3 ? range_decode_even(&d)
-				     : range_decode(&d, &contexts[i % N_CONTEXTS]);
+		bits[i] = decode_bit(&d, &contexts[i % N_CONTEXTS], i);
 	return range_decoder_finish(&d);
 }
 
