@@ -48,9 +48,8 @@ int deltadq_claim(double ratio, struct deltadq_options *o, struct reason *reason
 	}
 	if (!(alpha >= 2 && alpha <= MAX_ALPHA) || alpha != floor(alpha))
 		return reason_set(reason, -EINVAL,
-			"claimed ratio is %g, expected 8, 12, 16, ... up to 32, then 64, 128 or "
-			"another multiple of 16",
-			ratio);
+			"claimed ratio is %g: alpha would be %g, expected a whole number from 2 on",
+			ratio, alpha);
 	o->alpha = (uint32_t)alpha;
 	o->code_bits = CLAIM_BITS;
 	o->parts = parts;

@@ -3,6 +3,7 @@
  */
 #include "client/deltactl/command.h"
 #include "client/deltactl/commands.h"
+#include "client/deltactl/compress_deltadq.h"
 #include "client/deltactl/default_calibration.h"
 #include "client/deltactl/json_line.h"
 #include "client/deltactl/number.h"
@@ -32,7 +33,7 @@ static const char options_help[] =
 	"  --calibration-tokens N   most tokens of it to use (default 32768)\n"
 	"  --threads N              default: as many as the process may use\n"
 	"  --json                   the report as a JSON object\n"
-	"  -q, --quiet              no progress\n";
+	"  -q, --quiet              no progress\n" COMPRESS_DELTADQ_HELP;
 
 struct options {
 	const char *base, *tuned, *output, *calibrate;
@@ -69,6 +70,7 @@ static const struct option long_options[] = {
 	{"calibrate", required_argument, NULL, OPTION_CALIBRATE},
 	{"calibration-tokens", required_argument, NULL, OPTION_TOKENS},
 	{"threads", required_argument, NULL, OPTION_THREADS},
+	COMPRESS_DELTADQ_OPTIONS,
 	{"json", no_argument, NULL, OPTION_JSON},
 	{"quiet", no_argument, NULL, 'q'},
 	{"help", no_argument, NULL, OPTION_HELP},
@@ -88,6 +90,8 @@ static bool set_double(double *ret)
 /* True if the value is understood. */
 static bool set_option(struct options *o, int option)
 {
+	if (option >= OPTION_DELTADQ_FIRST && option < OPTION_DELTADQ_END)
+		return compress_deltadq_option(option, optarg, &o->settings.options.deltadq);
 	switch (option) {
 	case OPTION_BASE:
 		o->base = optarg;
@@ -147,7 +151,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 		if (option == '?')
 			return command_bad_option(self, argv);
 		if (!set_option(o, option))
-			return command_usage(self, "'%s' is not a number", optarg);
+			return command_usage(self, "'%s' is not what the option takes", optarg);
 	}
 	if (optind < argc)
 		return command_usage(self, "unexpected argument '%s'", argv[optind]);
