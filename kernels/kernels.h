@@ -39,7 +39,9 @@ struct kernels {
 		size_t x_stride, size_t n, size_t block0, size_t block1);
 
 	/* z[t][r] = sum_c M[r][c] x[t][c]  for t < n and rows r in [row0, row1): codes of a whole
-	 * matrix, or the way from inputs to ranks. Every width and grid of struct qmat. */
+	 * matrix, or the way from inputs to ranks. Every width and grid of struct qmat. Where all
+	 * groups of a row have one grid, x may be rounded by E X first, with X the largest |x| of
+	 * the same 1024 columns or 2^-100: the error may then be sum_c |M[r][c]| 2 E X more. */
 	void (*qmat_dot)(float *z, size_t z_stride, const struct qmat *m, const float *x,
 		size_t x_stride, size_t n, size_t row0, size_t row1);
 

@@ -6,6 +6,7 @@
  */
 #include "kernels/avx512/avx512.h"
 
+#include "kernels/avx512/codes.h"
 #include "kernels/avx512/lanes.h"
 #include "kernels/qmat.h"
 
@@ -295,7 +296,11 @@ void avx512_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const floa
 	};
 
 	assert(m->bits < QMAT_WIDTHS && dots[m->bits][0]);
-	if (row0 < row1)
+	if (row0 >= row1)
+		return;
+	if (avx512_codes_fit(m))
+		avx512_codes_dot(&d, n, row0, row1);
+	else
 		qmat_dot_by_rows(d, n, dots[m->bits], DOT_TILE, row0, row1);
 }
 

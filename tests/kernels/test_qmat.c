@@ -144,27 +144,60 @@ static void check_dot_alone(
 	guarded_done(&z);
 }
 
+/* What rounding x in blocks may add for column c: see qmat_dot() in kernels.h. */
+static double rounding_of(const struct problem *p, const float *x, size_t c)
+{
+	const size_t block = c / 1024 * 1024;
+	double largest = 0x1p-100;
+
+	if (p->m.zeros || p->bits > QMAT_MAX_BITS)
+		return 0;
+	for (size_t i = block; i < block + 1024 && i < p->cols; i++)
+		largest = fmax(largest, fabs((double)x[i]));
+	return 2 * ROUNDING * largest;
+}
+
+static void check_dot_row(
+	const struct kernels *k, const struct problem *p, const float *x, const float *got)
+{
+	_cleanup_(freep) double *rounding = numbers_new(p->cols, sizeof(*rounding));
+
+	for (size_t c = 0; c < p->cols; c++)
+		rounding[c] = c % 1024 ? rounding[c - 1] : rounding_of(p, x, c);
+	for (size_t r = 0; r < p->rows; r++) {
+		double sum = 0, magnitude = 0, allowed = 0;
+
+		for (size_t c = 0; c < p->cols; c++) {
+			double value = p->values[r * p->cols + c];
+
+			sum += value * x[c];
+			magnitude += fabs(value * x[c]);
+			allowed += fabs(value) * rounding[c];
+		}
+		allowed += (p->cols + 8) * ROUNDING * magnitude;
+		expect_near(k->name, got[r], sum, allowed, "%u bits %u x %u", p->bits, p->rows,
+			p->cols);
+	}
+}
+
 static void check_dot(const struct kernels *k, const struct problem *p, size_t n)
 {
 	const size_t x_stride = p->cols + 1, z_stride = p->rows + 2;
 	_cleanup_(freep) float *x = random_new(n ? n * x_stride : 0);
 	struct guarded z = guarded_new(n * z_stride);
 
+	/* A row of outliers, one of small numbers. */
+	for (size_t i = 0; n > 2 && i < p->cols; i++) {
+		if (random_u32() % 100 == 0)
+			x[1 + i] *= 1e4f;
+		x[1 + x_stride + i] *= 1e-20f;
+	}
 	k->qmat_dot(guarded_at(&z), z_stride, &p->m, x + 1, x_stride, n, 0, p->rows);
 	guarded_check(&z);
 	for (size_t t = 0; t < n; t++) {
 		const float *row = x + 1 + t * x_stride, *got = guarded_at(&z) + t * z_stride;
 
-		for (size_t r = 0; r < p->rows; r++) {
-			double sum = 0, magnitude = 0;
-
-			for (size_t c = 0; c < p->cols; c++) {
-				sum += p->values[r * p->cols + c] * row[c];
-				magnitude += fabs(p->values[r * p->cols + c] * row[c]);
-			}
-			expect_near(k->name, got[r], sum, (p->cols + 8) * ROUNDING * magnitude,
-				"%u bits %u x %u", p->bits, p->rows, p->cols);
-		}
+		check_dot_row(k, p, row, got);
 		assert_true(is_untouched(got + p->rows) && is_untouched(got + p->rows + 1));
 		check_dot_alone(k, p, row, got);
 	}
@@ -258,6 +291,51 @@ static void check_all_dots(const struct kernels *k)
 	check_all(k, check_dot);
 }
 
+/* One number that is not finite spoils its row, and nothing else. */
+static void check_broken_input(const struct kernels *k)
+{
+	static const float broken[] = {INFINITY, -INFINITY, NAN};
+
+	for (size_t i = 0; i < array_len(broken) * N_GRIDS; i++) {
+		struct problem p = problem_new(3, 1500, 2, (enum grid)(i % N_GRIDS));
+		_cleanup_(freep) float *x = random_new(2 * (size_t)p.cols);
+		float z[6];
+
+		p.m.zero += 0.25f; /* so that no code is worth 0 */
+		x[1200] = broken[i / N_GRIDS];
+		p.m.zeros = NULL;
+		k->qmat_dot(z, 3, &p.m, x, p.cols, 2, 0, 3);
+		for (size_t r = 0; r < 3; r++) {
+			assert_false(isfinite(z[r]));
+			assert_true(isfinite(z[3 + r]));
+		}
+		problem_done(&p);
+	}
+}
+
+static void test_broken_input(void **unused)
+{
+	(void)unused;
+	for_each_set(check_broken_input);
+}
+
+/* Several chunks of columns of the widest sets. */
+static void check_long_rows(const struct kernels *k)
+{
+	for (uint32_t bits = 1; bits <= QMAT_MAX_BITS; bits++) {
+		struct problem p = problem_new(7, 9001, bits, GRID_OF_ROW);
+
+		check_dot(k, &p, 5);
+		problem_done(&p);
+	}
+}
+
+static void test_long_rows(void **unused)
+{
+	(void)unused;
+	for_each_set(check_long_rows);
+}
+
 static void test_dot(void **unused)
 {
 	(void)unused;
@@ -301,6 +379,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_dot),
+		cmocka_unit_test(test_long_rows),
+		cmocka_unit_test(test_broken_input),
 		cmocka_unit_test(test_accumulate),
 		cmocka_unit_test(test_row_values),
 	};
