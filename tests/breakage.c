@@ -63,9 +63,8 @@ static void repair_digests(uint8_t *bytes, const struct format_header *good)
 	struct format_header h;
 
 	for (uint64_t i = 0; i < good->n_chunks; i++) {
-		uint64_t at = good->body_offset + i * FORMAT_CHUNK;
-		struct digest d =
-			digest_of(bytes + at, min_u64(FORMAT_CHUNK, good->file_bytes - at));
+		uint64_t n_bytes, at = image_chunk(good, i, &n_bytes);
+		struct digest d = digest_of(bytes + at, n_bytes);
 
 		memcpy(bytes + FORMAT_PAGE + i * sizeof(d), &d, sizeof(d));
 	}
@@ -88,6 +87,12 @@ const struct format_section *breakable_section(const struct breakable *f, enum s
 			return &f->header.sections[i];
 	fail_msg("no section %d", kind);
 	return NULL;
+}
+
+const struct tensor_record *breakable_record(const struct breakable *f, uint32_t index)
+{
+	return (const void *)(f->good + breakable_section(f, SECTION_TENSORS)->offset +
+			      index * sizeof(struct tensor_record));
 }
 
 static uint64_t place_of(const struct breakable *f, const struct breakage *b)

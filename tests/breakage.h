@@ -34,8 +34,10 @@ void breakable_restore(const struct breakable *f);
 /* Puts what is in f->broken into the file, with digests that match it. */
 void breakable_write(const struct breakable *f);
 const struct format_section *breakable_section(const struct breakable *f, enum section_kind kind);
+/* Of the good file. */
+const struct tensor_record *breakable_record(const struct breakable *f, uint32_t index);
 
-enum part {
+enum breakable_part {
 	PART_HEADER,
 	PART_CONFIG,
 	PART_RECORD,
@@ -45,7 +47,7 @@ enum part {
 
 /* One field overwritten. `index` is the record. */
 struct breakage {
-	enum part part;
+	enum breakable_part part;
 	uint32_t index;
 	size_t offset;
 	size_t width;

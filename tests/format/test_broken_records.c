@@ -2,6 +2,7 @@
  * Tensor records and payloads broken field by field, with digests that match.
  */
 #include "tests/breakage.h"
+#include "store/part.h"
 #include "tests/small_image.h"
 
 #include <math.h>
@@ -22,16 +23,24 @@ static void broken_base_records_are_refused(void **state)
 		RECORD(2, role, N_ROLES, UNKNOWN, "role 21 is unknown"),
 		RECORD(2, role, UINT32_MAX, UNKNOWN, "role 4294967295 is unknown"),
 		RECORD(2, role, ROLE_HEAD, BAD, "layer 0 head: the model has no such tensor"),
-		RECORD(2, role, ROLE_ATTN_NORM, BAD, "stands after layer 0 attn_norm"),
-		RECORD(2, role, ROLE_EMBED, BAD, "stands after layer 0 attn_norm"),
+		RECORD(2, role, ROLE_ATTN_NORM, BAD, "stands after level 0 layer 0 attn_norm"),
+		RECORD(2, role, ROLE_EMBED, BAD, "stands after level 0 layer 0 attn_norm"),
 		RECORD(2, layer, 2, BAD, "the model has no such tensor"),
 		RECORD(2, layer, UINT32_MAX, BAD, "the model has no such tensor"),
-		RECORD(2, layer, 1, BAD, "stands after layer 1 q"),
-		RECORD(2, codec, 0, BAD, "layer 0 q: has codec 0, expected 2"),
-		RECORD(2, codec, CODEC_MIXED_SVD, BAD, "layer 0 q: has codec 4, expected 2"),
-		RECORD(1, codec, CODEC_MAT_BF16, BAD, "attn_norm: has codec 2, expected 1"),
-		RECORD(2, n_parts, 1, BAD, "has 1 parts, expected none"),
-		RECORD(1, n_parts, 1, BAD, "has 1 parts, expected none"),
+		RECORD(2, layer, 1, BAD, "stands after level 0 layer 1 q"),
+		RECORD(2, codec, 0, UNKNOWN, "layer 0 q: codec 0 is unknown"),
+		RECORD(2, codec, CODEC_FACTORS, BAD, "layer 0 q: has n = 0, expected 1 to 71"),
+		RECORD(1, codec, CODEC_MAT_BF16, BAD, "attn_norm: payload has 284 bytes"),
+		RECORD(2, n, 1, BAD, "has n = 1, expected 0 to 0"),
+		RECORD(1, n, 1, BAD, "has n = 1, expected 0 to 0"),
+		RECORD(2, bits, 8, BAD, "has bits 8 and grid 0, expected none"),
+		RECORD(2, grid, 1, BAD, "has bits 0 and grid 1, expected none"),
+		RECORD(2, coding, 1, BAD, "has coding 1, which codec 2 does not have"),
+		RECORD(2, level, 1, BAD, "has level 1, the file has 1 levels"),
+		RECORD(2, level, 8, BAD, "has level 8, expected less than 8"),
+		RECORD(2, group, 8, BAD, "has a group and a seed, expected none"),
+		RECORD(2, seed, 8, BAD, "has a group and a seed, expected none"),
+		RECORD(2, step, bits_of_f32(1), BAD, "expected none"),
 		RECORD(2, rows, 89, BAD, "is 89 x 71, the config makes it 88 x 71"),
 		RECORD(2, cols, UINT32_MAX, BAD, "is 88 x 4294967295"),
 		RECORD(1, cols, 72, BAD, "is 71 x 72, the config makes it 71 x 1"),
@@ -39,12 +48,12 @@ static void broken_base_records_are_refused(void **state)
 		RECORD(2, offset, weights, BAD, "layer 0 q: payload takes"),
 		RECORD(0, offset, 4096, BAD, "layer 0 embed: payload takes"),
 		RECORD(2, offset, UINT64_MAX - 63, BAD, "layer 0 q: payload takes"),
-		RECORD(2, bytes, UINT64_MAX, BAD, "payload takes"),
+		RECORD(2, bytes, UINT64_MAX, BAD, "payload has 18446744073709551615"),
 		RECORD(2, bytes, 64, BAD, "payload has 64 bytes, expected"),
 		RECORD(1, bytes, 4 * 70, BAD, "payload has 280 bytes, expected 284"),
-		HEADER(sections[1].bytes, 8, tensors->bytes - 1, BAD, "expected a multiple of 40"),
-		HEADER(sections[1].bytes, 8, tensors->bytes - 40, BAD, "layer 1 head is missing"),
-		HEADER(sections[1].bytes, 8, 40, BAD, "layer 0 attn_norm is missing"),
+		HEADER(sections[1].bytes, 8, tensors->bytes - 1, BAD, "expected a multiple of 64"),
+		HEADER(sections[1].bytes, 8, tensors->bytes - 64, BAD, "layer 1 head is missing"),
+		HEADER(sections[1].bytes, 8, 64, BAD, "layer 0 attn_norm is missing"),
 		HEADER(sections[1].bytes, 8, 0, BAD, "layer 0 embed is missing"),
 		HEADER(sections[2].bytes, 8, 64, BAD, "payload takes"),
 		PAYLOAD(1, 0, 4, bits_of_f32(NAN), BAD, "attn_norm: value 0 is nan"),
@@ -57,54 +66,92 @@ static void broken_base_records_are_refused(void **state)
 	breakable_expect_refused(f, cases, array_len(cases));
 }
 
-/* Records of the delta: embed, attn_norm, q (8 and 3 bits), o (2 bits), down (4 bits), head. */
 static void broken_delta_records_are_refused(void **state)
 {
 	struct breakable *f = &breakables[1];
 	const struct breakage cases[] = {
 		HEADER(model, 1, f->header.model.bytes[0] ^ 1, MISFIT, "made for the base with"),
+		HEADER(expanded_bytes, 8, f->header.expanded_bytes + 64, BAD,
+			"bytes when expanded, the records make it"),
 		CONFIG(n_heads, 2, MISFIT, "n_heads is 2, the base has 4"),
 		CONFIG(flags, 0, MISFIT, "bias of q, k and v is 0, the base has 1"),
 		CONFIG(rope_theta, bits_of_f64(20000), MISFIT,
 			"rope_theta is 20000, the base has 10000"),
 		CONFIG(norm_eps, bits_of_f32(1e-6f), MISFIT, "norm_eps"),
 		CONFIG(vocab, 300, MISFIT, "vocabulary of 300, the base has 301"),
-		RECORD(1, codec, CODEC_MIXED_SVD, BAD, "attn_norm: has codec 4, expected 1"),
-		RECORD(2, codec, 0, UNKNOWN, "codec 0 is unknown for a projection"),
-		RECORD(2, codec, CODEC_MAT_BF16, UNKNOWN, "codec 2 is unknown for a projection"),
-		RECORD(2, codec, 77, UNKNOWN, "codec 77 is unknown for a projection"),
+		RECORD(1, codec, CODEC_FACTORS, BAD, "attn_norm: has n = 0, expected 1 to 1"),
+		RECORD(2, codec, 0, UNKNOWN, "codec 0 is unknown"),
+		RECORD(2, codec, CODEC_MAT_BF16, BAD, "has n = 2, expected 0 to 0"),
+		RECORD(2, codec, 77, UNKNOWN, "codec 77 is unknown"),
 		RECORD(2, role, ROLE_EMBED, BAD, "stands after"),
-		RECORD(0, n_parts, 0, BAD, "replaces 0 rows"),
-		RECORD(0, n_parts, 4, BAD, "padding after row 3 is not zero"),
-		RECORD(0, n_parts, 17, BAD, "payload has"),
-		RECORD(0, n_parts, 305, BAD, "replaces 305 rows, expected 1 to 304"),
-		RECORD(0, n_parts, UINT32_MAX, BAD, "replaces 4294967295 rows"),
-		RECORD(0, codec, CODEC_MAT_BF16, BAD, "has codec 2, expected 3"),
+		RECORD(10, level, 0, BAD, "stands after level 0 layer 1 head"),
+		RECORD(10, level, 2, BAD, "has level 2, the file has 2 levels"),
+		RECORD(1, level, 1, BAD, "is a vector of level 1, expected 0"),
+		RECORD(10, offset, breakable_record(f, 9)->offset + 64, BAD, "payload takes"),
+	};
+
+	(void)state;
+	breakable_expect_refused(f, cases, array_len(cases));
+}
+
+static void broken_replaced_rows_are_refused(void **state)
+{
+	struct breakable *f = &breakables[1];
+	const struct breakage cases[] = {
+		RECORD(0, n, 0, BAD, "has n = 0, expected 1 to 304"),
+		RECORD(0, n, 4, BAD, "padding after row 3 is not zero"),
+		RECORD(0, n, 17, BAD, "payload has"),
+		RECORD(0, n, 305, BAD, "has n = 305, expected 1 to 304"),
+		RECORD(0, n, UINT32_MAX, BAD, "has n = 4294967295"),
+		RECORD(0, bits, 16, BAD, "has bits 16 and grid 0, expected none"),
 		PAYLOAD(0, 0, 4, 300, BAD, "replaces row 300 after row 300"),
 		PAYLOAD(0, 4, 4, 6, BAD, "replaces row 6 after row 7"),
 		PAYLOAD(0, 16, 4, 304, BAD, "replaces row 304 of 304"),
 		PAYLOAD(0, 16, 4, UINT32_MAX, BAD, "replaces row 4294967295 of 304"),
-		RECORD(2, n_parts, 0, BAD, "has 0 bands, expected 1 to 4"),
-		RECORD(2, n_parts, 5, BAD, "has 5 bands"),
-		RECORD(2, n_parts, 1, BAD, "payload has"),
-		RECORD(2, bytes, 64, BAD, "too few for 2 bands"),
-		RECORD(2, bytes, 128, BAD, "payload has 128 bytes, expected"),
-		PAYLOAD(2, 0, 4, 0, BAD, "band 0 has 0 bits, expected 2, 3, 4 or 8"),
-		PAYLOAD(2, 64, 4, 5, BAD, "band 1 has 5 bits"),
-		PAYLOAD(2, 0, 4, UINT32_MAX, BAD, "band 0 has 4294967295 bits"),
-		PAYLOAD(2, 4, 4, 0, BAD, "band 0 has 0 ranks, expected 1 to 71"),
-		PAYLOAD(2, 4, 4, 72, BAD, "band 0 has 72 ranks, expected 1 to 71"),
-		PAYLOAD(2, 68, 4, 70, BAD, "band 1 has 70 ranks, expected 1 to 69"),
-		PAYLOAD(2, 68, 4, UINT32_MAX, BAD, "band 1 has 4294967295 ranks"),
-		PAYLOAD(2, 68, 4, 18, BAD, "payload has"),
-		PAYLOAD(2, 8, 8, 0, BAD, "band 0 has sigma at 0, expected 128"),
-		PAYLOAD(2, 64 + 16, 8, UINT64_MAX, BAD, "band 1 has v_codes at"),
-		PAYLOAD(2, 64 + 24, 8, 1 << 30, BAD, "band 1 has v_scales at"),
-		PAYLOAD(2, 64 + 32, 8, 64, BAD, "band 1 has v_zeros at 64"),
-		PAYLOAD(2, 40, 8, 64, BAD, "band 0 has u_codes at 64"),
-		PAYLOAD(2, 48, 8, 64, BAD, "band 0 has u_scales at 64"),
-		PAYLOAD(2, 56, 8, 64, BAD, "band 0 has u_zeros at 64"),
-		PAYLOAD(2, 128, 4, bits_of_f32(NAN), BAD, "layer 0 q: band 0: sigma 0 is nan"),
+		PAYLOAD(7, 0, 4, 1, BAD, "layer 1 gate: 14556 coded bytes"),
+		RECORD(7, bytes, 0, BAD, "payload has 0 bytes, expected more than 0"),
+	};
+
+	(void)state;
+	breakable_expect_refused(f, cases, array_len(cases));
+}
+
+static void broken_codes_are_refused(void **state)
+{
+	struct breakable *f = &breakables[1];
+	const struct breakage cases[] = {
+		RECORD(2, bits, 0, BAD, "has 0 bits on grid 1, expected 1 to 8"),
+		RECORD(2, bits, 9, BAD, "has 9 bits on grid 1, expected 1 to 8"),
+		RECORD(2, bits, 255, BAD, "has 255 bits"),
+		RECORD(2, grid, GRID_ROW, BAD, "has grid 2, which codec 4 does not have"),
+		RECORD(2, grid, 4, BAD, "has grid 4, which codec 4 does not have"),
+		RECORD(2, grid, GRID_NONE, BAD, "has 8 bits on grid 0, expected 16 or 32"),
+		RECORD(2, coding, 1, BAD, "has a stream of codes on grid 1"),
+		RECORD(2, coding, 2, BAD, "has coding 2"),
+		RECORD(2, n, 0, BAD, "has n = 0, expected 1 to 71"),
+		RECORD(2, n, 72, BAD, "has n = 72, expected 1 to 71"),
+		RECORD(2, n, 3, BAD, "payload has"),
+		RECORD(2, step, bits_of_f32(1), BAD, "has step 1 and zero 0, which grid 1"),
+		RECORD(3, step, bits_of_f32(NAN), BAD, "has step nan"),
+		RECORD(3, step, bits_of_f32(-1), BAD, "has step -1"),
+		RECORD(3, step, 0, BAD, "has step 0"),
+		RECORD(3, zero, bits_of_f32(0.25f), BAD, "zero 0.25, which grid 2"),
+		RECORD(3, zero, bits_of_f32(4), BAD, "zero 4, which grid 2 with 2 bits"),
+		RECORD(3, zero, bits_of_f32(INFINITY), BAD, "zero inf"),
+		RECORD(3, n, 2, BAD, "payload has"),
+		PAYLOAD(3, 0, 1, 0x22 | 4, BAD, "has a bitmap of 4 rows, expected 3"),
+		PAYLOAD(3, 5, 1, 0x18, BAD, "has codes for row 44 of 44"),
+		RECORD(4, group, 70, BAD, "group"),
+		RECORD(4, n, 72, BAD, "dropout keeps 72 of each 71 columns"),
+		RECORD(4, bits, 8, BAD, "payload has"),
+		RECORD(4, group, 0, BAD, "group"),
+		PAYLOAD(4, 2, 2, 0x7c00, BAD, "layer 0 v: scale 1 is not a finite number"),
+		PAYLOAD(5, 0, 4, UINT32_MAX, BAD, "layer 0 up: 1388 coded bytes"),
+		PAYLOAD(6, 0, 8, UINT64_MAX, BAD, "layer 1 o: v has 18446744073709551615 bytes"),
+		PAYLOAD(6, 8, 2, 0x7e00, BAD, "layer 1 o: sigma 0 is not a finite number"),
+		PAYLOAD(8, 0, 4, bits_of_f32(NAN), BAD, "layer 1 down: sigma 0 is nan"),
+		PAYLOAD(8, 64, 2, 0xfc00, BAD, "layer 1 down: v 0 is not a finite number"),
+		RECORD(10, n, 70, BAD, "payload has"),
 	};
 
 	(void)state;
@@ -114,25 +161,19 @@ static void broken_delta_records_are_refused(void **state)
 /* Places that the layout gives. */
 static void broken_grids_are_refused(void **state)
 {
-	struct mixed_svd_band q[] = {{.bits = 8, .n_ranks = 2}, {.bits = 3, .n_ranks = 17}};
+	const struct part_layout low = part_layout(breakable_record(&breakables[1], 2));
+	const struct part_layout high = part_layout(breakable_record(&breakables[1], 10));
+	const struct breakage cases[] = {
+		PAYLOAD(2, low.v.scales, 2, 0x7c00, BAD, "q: v: scale 0 is not a finite"),
+		PAYLOAD(10, high.v.scales + 32, 2, 0xffff, BAD, "v: scale 16 is not"),
+		PAYLOAD(10, high.u.scales + 32, 2, 0xfc00, BAD, "u: scale 16 is not"),
+		PAYLOAD(10, high.v.zeros + 16, 1, 8, BAD, "zero 16 of v is 8, expected at most 7"),
+		PAYLOAD(10, high.u.zeros, 1, 255, BAD, "zero 0 of u is 255, expected at most 7"),
+		PAYLOAD(10, high.sigma + 64, 4, bits_of_f32(INFINITY), BAD, "sigma 16 is inf"),
+	};
 
 	(void)state;
-	mixed_svd_layout(q, 2, 88, 71);
-	{
-		const struct breakage cases[] = {
-			PAYLOAD(2, q[0].v_scales, 2, 0x7c00, BAD, "scale 0 of v is not a finite"),
-			PAYLOAD(2, q[1].v_scales + 32, 2, 0xffff, BAD, "scale 16 of v"),
-			PAYLOAD(2, q[1].u_scales + 32, 2, 0xfc00, BAD, "band 1: scale 16 of u"),
-			PAYLOAD(2, q[1].v_zeros + 16, 1, 8, BAD,
-				"zero 16 of v is 8, expected at most 7"),
-			PAYLOAD(2, q[1].u_zeros, 1, 255, BAD,
-				"zero 0 of u is 255, expected at most 7"),
-			PAYLOAD(2, q[1].sigma + 64, 4, bits_of_f32(INFINITY), BAD,
-				"sigma 16 is inf"),
-		};
-
-		breakable_expect_refused(&breakables[1], cases, array_len(cases));
-	}
+	breakable_expect_refused(&breakables[1], cases, array_len(cases));
 }
 
 static void broken_certificates_are_refused(void **state)
@@ -170,7 +211,7 @@ static void added_tokens_without_rows_are_refused(void **state)
 	struct breakable *f = &breakables[1];
 	const struct breakage cases[] = {
 		PAYLOAD(0, 4, 8, UINT64_C(299) << 32 | 298, BAD, "embed: rows 301 to 303 of added"),
-		PAYLOAD(5, 4, 8, UINT64_C(299) << 32 | 298, BAD, "head: rows 301 to 303 of added"),
+		PAYLOAD(9, 4, 8, UINT64_C(299) << 32 | 298, BAD, "head: rows 301 to 303 of added"),
 	};
 
 	(void)state;
@@ -182,6 +223,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(broken_base_records_are_refused),
 		cmocka_unit_test(broken_delta_records_are_refused),
+		cmocka_unit_test(broken_replaced_rows_are_refused),
+		cmocka_unit_test(broken_codes_are_refused),
 		cmocka_unit_test(broken_grids_are_refused),
 		cmocka_unit_test(broken_certificates_are_refused),
 		cmocka_unit_test(added_tokens_without_rows_are_refused),

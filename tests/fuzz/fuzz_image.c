@@ -7,8 +7,10 @@
  *
  * The image ends where memory ends, so reading past it is a fault. What is bound is walked through.
  */
+#include "kernels/pack.h"
 #include "store/base.h"
 #include "store/delta.h"
+#include "store/part.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -20,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 #define RECORDS_AT 12288
 #define CERTIFICATE_AT 16384
 #define DELTA_WEIGHTS_AT 20480
-#define N_DELTA_RECORDS 4
+#define N_DELTA_RECORDS 9
 
 enum edit_part {
 	EDIT_HEADER,
@@ -83,25 +85,119 @@ static size_t base_records(struct tensor_record *records, uint64_t *at)
 	return n;
 }
 
+/* A good stream of codes that all stand for zero, at the end of a payload. */
+static void append_stream(uint8_t *bytes, struct tensor_record *t, uint32_t rows, uint32_t cols)
+{
+	const struct code_shape shape = part_code_shape(t, rows, cols);
+	uint8_t *codes = malloc((size_t)rows * cols), *stream = NULL;
+	uint64_t n = 0;
+
+	if (!codes)
+		abort();
+	memset(codes, shape.centre, (size_t)rows * cols);
+	if (code_stream_encode(&shape, codes, &stream, &n) < 0)
+		abort();
+	memcpy(bytes + t->offset + t->bytes, stream, n);
+	t->bytes += n;
+	free(codes);
+	free(stream);
+}
+
+/* What the payload needs beside zeros. */
+static void fill_payload(uint8_t *bytes, struct tensor_record *t)
+{
+	uint8_t *payload = bytes + t->offset;
+	uint64_t n_v;
+
+	if (t->codec == CODEC_ROWS)
+		((uint32_t *)(void *)payload)[1] = 7;
+	if (t->codec == CODEC_CODES && t->n < t->rows)
+		payload[part_layout(t).list] = 3; /* the first two rows */
+	if (t->coding == CODING_PLAIN)
+		return;
+	if (t->codec == CODEC_CODES)
+		append_stream(bytes, t, t->n, t->cols);
+	if (t->codec == CODEC_DROPOUT)
+		append_stream(bytes, t, t->rows, part_dropout_layout(t).entries_of_row);
+	if (t->codec == CODEC_FACTORS) {
+		append_stream(bytes, t, t->n, t->cols);
+		n_v = t->bytes - part_layout(t).end;
+		memcpy(payload, &n_v, sizeof(n_v));
+		append_stream(bytes, t, t->n, t->rows);
+	}
+}
+
 static size_t delta_records(uint8_t *bytes, struct tensor_record *records, uint64_t *at)
 {
-	struct mixed_svd_band bands[] = {{.bits = 8, .n_ranks = 1}, {.bits = 2, .n_ranks = 9}};
-	uint64_t values, n_rows_bytes = dense_rows_layout(2, config.hidden, &values);
-	const struct tensor_record all[N_DELTA_RECORDS] = {
-		{ROLE_EMBED, 0, CODEC_DENSE_ROWS, 2, 50, 33, 0, n_rows_bytes},
-		{ROLE_ATTN_NORM, 0, CODEC_VECTOR_F32, 0, 33, 1, 0, 33 * 4},
-		{ROLE_Q, 1, CODEC_MIXED_SVD, 2, 20, 33, 0, mixed_svd_layout(bands, 2, 20, 33)},
-		{ROLE_FINAL_NORM, 1, CODEC_VECTOR_F32, 0, 33, 1, 0, 33 * 4},
+	static const struct tensor_record all[N_DELTA_RECORDS] = {
+		{.role = ROLE_EMBED, .codec = CODEC_ROWS, .n = 2},
+		{.role = ROLE_ATTN_NORM, .codec = CODEC_VECTOR_F32},
+		{.role = ROLE_K,
+			.codec = CODEC_CODES,
+			.n = 2,
+			.bits = 3,
+			.grid = GRID_ROW,
+			.step = 1,
+			.zero = 3.5f},
+		{.role = ROLE_V,
+			.codec = CODEC_DROPOUT,
+			.n = 2,
+			.bits = 4,
+			.grid = GRID_MATRIX,
+			.step = 1,
+			.zero = 7,
+			.group = 11,
+			.seed = 5,
+			.coding = CODING_STREAM},
+		{.role = ROLE_UP,
+			.codec = CODEC_CODES,
+			.n = 40,
+			.bits = 2,
+			.grid = GRID_MATRIX,
+			.step = 1,
+			.zero = 1,
+			.coding = CODING_STREAM},
+		{.role = ROLE_Q,
+			.layer = 1,
+			.codec = CODEC_FACTORS,
+			.n = 9,
+			.bits = 8,
+			.grid = GRID_GROUP},
+		{.role = ROLE_O,
+			.layer = 1,
+			.codec = CODEC_FACTORS,
+			.n = 3,
+			.bits = 4,
+			.grid = GRID_MATRIX,
+			.step = 1,
+			.zero = 7,
+			.coding = CODING_STREAM},
+		{.role = ROLE_DOWN, .layer = 1, .codec = CODEC_FACTORS, .n = 1, .bits = 16},
+		{.role = ROLE_FINAL_NORM, .layer = 1, .codec = CODEC_VECTOR_F32},
 	};
 
 	for (size_t i = 0; i < N_DELTA_RECORDS; i++) {
-		records[i] = all[i];
-		records[i].offset = *at;
-		*at = align_up(*at + all[i].bytes, 64);
+		struct tensor_record *t = &records[i];
+
+		*t = all[i];
+		t->offset = *at;
+		if (!model_config_shape(
+			    &config, (enum tensor_role)t->role, t->layer, &t->rows, &t->cols))
+			abort();
+		t->bytes = part_layout(t).end;
+		fill_payload(bytes, t);
+		*at = align_up(*at + t->bytes, 64);
 	}
-	((uint32_t *)(bytes + records[0].offset))[1] = 7;
-	memcpy(bytes + records[2].offset, bands, sizeof(bands));
 	return N_DELTA_RECORDS;
+}
+
+static uint64_t expanded_bytes(const struct tensor_record *records, size_t n)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += part_layout(&records[i]).expanded_bytes;
+	return sum;
 }
 
 static void add_section(
@@ -129,6 +225,9 @@ static struct file make_file(bool is_base)
 	f.header.file_bytes = f.n_bytes;
 	f.header.body_offset = CONFIG_AT;
 	f.header.n_chunks = div_up(f.n_bytes - CONFIG_AT, FORMAT_CHUNK);
+	f.header.n_levels = 1;
+	f.header.level_end[0] = f.n_bytes;
+	f.header.expanded_bytes = expanded_bytes(records, f.n_records);
 	memcpy(f.header.magic, is_base ? FORMAT_MAGIC_BASE : FORMAT_MAGIC_DELTA, 8);
 	memcpy(f.bytes + CONFIG_AT, &config, sizeof(config));
 	add_section(&f.header, SECTION_CONFIG, CONFIG_AT, sizeof(config));
@@ -213,25 +312,88 @@ static void walk_base(const struct base *b)
 	}
 }
 
-static void walk_delta(const struct delta *d)
+static void walk_part(const struct delta_part *part)
 {
-	touch(d->embed.rows, d->embed.n_rows * sizeof(uint32_t));
-	touch_matrix(&d->embed.values);
-	touch(d->final_norm, d->config.hidden * sizeof(float));
-	touch(d->qualities, d->n_records * sizeof(*d->qualities));
-	for (uint32_t i = 0; i < d->config.n_layers; i++) {
-		const struct mixed_svd *svd = &d->layers[i].q.svd;
-
-		touch(d->layers[i].vectors.attn_norm, d->config.hidden * sizeof(float));
-		for (uint32_t k = 0; k < svd->n_bands; k++) {
-			touch_qmat(&svd->bands[k].u);
-			touch_qmat(&svd->bands[k].v);
-			touch(svd->bands[k].sigma, svd->bands[k].v.rows * sizeof(float));
-		}
+	switch ((int)part->codec) {
+	case CODEC_ROWS:
+		touch(part->rows.rows, part->rows.n_rows * sizeof(uint32_t));
+		touch_matrix(&part->rows.values);
+		return;
+	case CODEC_FACTORS:
+		touch_qmat(&part->factors.u);
+		touch_qmat(&part->factors.v);
+		touch(part->factors.sigma, part->factors.v.rows * sizeof(float));
+		return;
+	case CODEC_CODES:
+		touch_qmat(&part->codes.q);
+		touch(part->codes.rows, part->codes.q.rows * sizeof(uint32_t));
+		return;
+	case CODEC_DROPOUT:
+		touch(part->dropout.entries, dropmat_entries_bytes(&part->dropout));
+		touch(part->dropout.scales, part->dropout.rows * sizeof(uint16_t));
+		return;
 	}
 }
 
-static bool bind(struct image *image)
+static void walk_matrix(const struct linear_delta *m)
+{
+	for (uint32_t i = 0; i < m->n_parts; i++)
+		walk_part(&m->parts[i]);
+}
+
+static void walk_delta(const struct delta *d)
+{
+	walk_matrix(&d->embed);
+	walk_matrix(&d->head);
+	touch(d->final_norm, d->config.hidden * sizeof(float));
+	touch(d->qualities, d->n_records * sizeof(*d->qualities));
+	for (uint32_t i = 0; i < d->config.n_layers; i++) {
+		const struct delta_layer *l = &d->layers[i];
+
+		touch(l->vectors.attn_norm, d->config.hidden * sizeof(float));
+		walk_matrix(&l->q);
+		walk_matrix(&l->k);
+		walk_matrix(&l->v);
+		walk_matrix(&l->o);
+		walk_matrix(&l->gate);
+		walk_matrix(&l->up);
+		walk_matrix(&l->down);
+	}
+}
+
+static struct image *image_of(const struct file *f, enum image_kind kind)
+{
+	struct image *image = calloc(1, sizeof(*image));
+
+	if (!image)
+		abort();
+	*image = (struct image){
+		.kind = kind,
+		.fd = -1,
+		.bytes = f->bytes,
+		.n_bytes = f->n_bytes,
+		.n_levels = 1,
+		.mapped_bytes = f->n_mapped,
+		.header = f->header,
+	};
+	return image;
+}
+
+/* What deltas are bound to. */
+static const struct base *good_base(void)
+{
+	static struct base *base;
+	struct file f;
+
+	if (base)
+		return base;
+	f = make_file(true);
+	if (base_bind(image_of(&f, IMAGE_KIND_BASE), &base, NULL) < 0)
+		abort();
+	return base;
+}
+
+static bool bind(struct image *image, bool with_base)
 {
 	struct reason reason;
 	struct delta *delta;
@@ -242,8 +404,10 @@ static bool bind(struct image *image)
 		base_free(base);
 		return true;
 	}
-	if (image->kind == IMAGE_KIND_DELTA && delta_bind(image, NULL, &delta, &reason) == 0) {
-		walk_delta(delta);
+	if (image->kind == IMAGE_KIND_DELTA &&
+		delta_bind(image, with_base ? good_base() : NULL, &delta, &reason) == 0) {
+		if (with_base)
+			walk_delta(delta);
 		delta_free(delta);
 		return true;
 	}
@@ -254,30 +418,21 @@ static bool bind(struct image *image)
 /* Edits of the header count only if the header still parses; else the good one stands. */
 static void bind_edited(bool is_base, const uint8_t *data, size_t n)
 {
-	struct image *image = calloc(1, sizeof(*image));
-	bool edited = n >= sizeof(struct edit);
+	bool edited = n >= sizeof(struct edit), with_base = n % 2 == 0;
 	struct file f = make_file(is_base);
+	struct image *image;
 	struct edit e;
 
-	if (!image)
-		abort();
 	for (size_t i = 0; i < MAX_EDITS && n >= sizeof(e); i++) {
 		memcpy(&e, data, sizeof(e));
 		apply(&f, &e);
 		data += sizeof(e);
 		n -= sizeof(e);
 	}
-	*image = (struct image){
-		.kind = is_base ? IMAGE_KIND_BASE : IMAGE_KIND_DELTA,
-		.fd = -1,
-		.bytes = f.bytes,
-		.n_bytes = f.n_bytes,
-		.mapped_bytes = f.n_mapped,
-		.header = f.header,
-	};
+	image = image_of(&f, is_base ? IMAGE_KIND_BASE : IMAGE_KIND_DELTA);
 	(void)!image_parse_header(f.bytes, f.n_bytes, &image->header, NULL);
 	/* Without edits it is good: else nothing that follows would be reached. */
-	if (!bind(image) && !edited)
+	if (!bind(image, with_base) && !edited)
 		abort();
 }
 
@@ -286,6 +441,7 @@ static void parse_header(const uint8_t *data, size_t n)
 	uint8_t page[FORMAT_PAGE] = {0};
 	struct format_header h;
 	struct reason reason;
+	uint64_t n_bytes;
 
 	memcpy(page, data, n < sizeof(page) ? n : sizeof(page));
 	memcpy(&h, page, sizeof(h));
@@ -293,6 +449,9 @@ static void parse_header(const uint8_t *data, size_t n)
 		return;
 	for (uint32_t i = 0; i < h.n_sections; i++)
 		if (!range_inside(h.sections[i].offset, h.sections[i].bytes, h.file_bytes))
+			abort();
+	for (uint64_t i = 0; i < min_u64(h.n_chunks, 64); i++)
+		if (image_chunk(&h, i, &n_bytes) >= h.file_bytes || n_bytes == 0)
 			abort();
 }
 

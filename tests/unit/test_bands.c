@@ -1,7 +1,7 @@
 /* Bands against the published table and against their budget. */
 #include "compress/bands.h"
 
-#include "store/delta.h"
+#include "store/part.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -17,14 +17,21 @@ static const double ratios[] = {1, 1.5, 2, 3, 4, 8, 10, 16, 20, 32, 64, 128, 100
 /* Bits of the codes alone, read off the layout. */
 static double code_bits(uint32_t rows, uint32_t cols, uint32_t n8, uint32_t n3, uint32_t n2)
 {
-	struct mixed_svd_band bands[] = {
-		{.bits = 8, .n_ranks = n8}, {.bits = 3, .n_ranks = n3}, {.bits = 2, .n_ranks = n2}};
+	const uint8_t bits[] = {8, 3, 2};
+	const uint32_t n[] = {n8, n3, n2};
 	uint64_t bytes = 0;
 
-	mixed_svd_layout(bands, array_len(bands), rows, cols);
-	for (size_t i = 0; i < array_len(bands); i++)
-		bytes +=
-			bands[i].v_scales - bands[i].v_codes + bands[i].u_scales - bands[i].u_codes;
+	for (size_t i = 0; i < array_len(bits); i++) {
+		const struct tensor_record t = {.codec = CODEC_FACTORS,
+			.n = n[i],
+			.bits = bits[i],
+			.grid = GRID_GROUP,
+			.rows = rows,
+			.cols = cols};
+		const struct part_layout l = part_layout(&t);
+
+		bytes += l.v.scales - l.v.codes + l.u.scales - l.u.codes;
+	}
 	return 8.0 * (double)bytes;
 }
 

@@ -1,4 +1,5 @@
 #include "kernels/convert.h"
+#include "kernels/pack.h"
 #include "store/image.h"
 #include "store/shm.h"
 #include "tests/small_image.h"
@@ -89,6 +90,16 @@ static void base_comes_back_as_written(void **state)
 	base_free(b);
 }
 
+static void assert_factors(const struct linear_delta *q)
+{
+	assert_int_equal(q->n_parts, 2);
+	assert_int_equal(q->parts[0].factors.v.bits, 8);
+	assert_int_equal(q->parts[1].factors.v.bits, 3);
+	assert_int_equal(q->parts[1].factors.u.cols, 88);
+	assert_true(q->parts[1].factors.sigma[16] == 1.0f / 17);
+	assert_int_equal(q->parts[1].factors.u.zeros[16], 1);
+}
+
 static void delta_comes_back_as_written(void **state)
 {
 	_cleanup_(closep) int fd = small_delta_file();
@@ -101,25 +112,62 @@ static void delta_comes_back_as_written(void **state)
 	if (r < 0)
 		fail_msg("bind: %d %s", r, reason.text);
 	assert_int_equal(d->config.vocab, small_config.vocab + SMALL_ADDED_TOKENS);
-	assert_int_equal(d->n_records, 6);
+	assert_int_equal(d->n_records, SMALL_RECORDS);
 	assert_string_equal(d->certificate->method, "delta-come");
 	assert_non_null(d->qualities);
-	assert_int_equal(d->embed.n_rows, 5);
-	assert_int_equal(d->embed.rows[1], 300);
-	assert_true(bf16_to_f32(d->head.values.data[mat_bf16_index(71, 4, 70)]) ==
+	assert_true(d->points && d->points[0].kl == 0.5);
+	assert_int_equal(d->embed.parts[0].rows.n_rows, 5);
+	assert_int_equal(d->embed.parts[0].rows.rows[1], 300);
+	assert_true(bf16_to_f32(d->head.parts[0].rows.values.data[mat_bf16_index(71, 4, 70)]) ==
 		    -small_value(ROLE_HEAD, 1, 303, 70));
 	assert_vector(d->layers[0].vectors.attn_norm, ROLE_ATTN_NORM, 0, small_config.hidden);
 	assert_null(d->layers[1].vectors.attn_norm);
 	assert_null(d->final_norm);
-	assert_int_equal(d->layers[0].q.codec, CODEC_MIXED_SVD);
-	assert_int_equal(d->layers[0].q.svd.n_bands, 2);
-	assert_int_equal(d->layers[0].q.svd.total_ranks, 19);
-	assert_int_equal(d->layers[0].q.svd.bands[1].v.bits, 3);
-	assert_int_equal(d->layers[0].q.svd.bands[1].u.cols, 88);
-	assert_true(d->layers[0].q.svd.bands[1].sigma[16] == 1.0f / 17);
-	assert_int_equal(d->layers[0].q.svd.bands[1].u.zeros[16], 1);
-	assert_int_equal(d->layers[0].k.codec, 0);
+	assert_factors(&d->layers[0].q);
+	assert_int_equal(d->layers[1].q.n_parts, 0);
+	assert_int_equal(d->layers[0].k.parts[0].codes.rows[2], 43);
+	assert_null(d->layers[0].up.parts[0].codes.rows);
+	assert_int_equal(qmat_code(&d->layers[0].up.parts[0].codes.q, 3, 4), (217 * 7 + 3) & 3);
+	assert_int_equal(qmat_code(&d->layers[1].o.parts[0].factors.v, 1, 2), (90 * 7 + 1) & 3);
+	assert_true(d->layers[1].o.parts[0].factors.sigma[0] == 1);
+	assert_int_equal(d->layers[0].v.parts[0].dropout.n_keep, 5);
+	assert_true(
+		bf16_to_f32(
+			d->layers[1].gate.parts[0].rows.values.data[mat_bf16_index(71, 149, 70)]) ==
+		-small_value(ROLE_GATE, 1, 149, 70));
 	delta_free(d);
+	base_free(b);
+}
+
+/* Cut where a level ends it is the same delta, coarser; cut elsewhere it is damaged. */
+static void delta_may_end_with_a_level(void **state)
+{
+	_cleanup_(closep) int fd = small_delta_file();
+	struct base *b = load_base();
+	struct reason reason = {0};
+	struct image *whole = load(fd), *image;
+	const struct format_header h = whole->header;
+	struct delta *d;
+
+	(void)state;
+	assert_int_equal(h.n_levels, 2);
+	assert_int_equal(h.level_end[1], whole->n_bytes);
+	image_free(whole);
+	assert_int_equal(ftruncate(fd, (off_t)h.level_end[0]), 0);
+	image = load(fd);
+	assert_int_equal(image->n_levels, 1);
+	assert_true(digest_equal(&image->header.root, &h.root));
+	assert_int_equal(delta_bind(image, b, &d, &reason), 0);
+	assert_int_equal(d->n_records, SMALL_RECORDS - 1);
+	assert_int_equal(d->layers[0].q.n_parts, 1);
+	delta_free(d);
+	assert_int_equal(ftruncate(fd, (off_t)h.level_end[0] + FORMAT_PAGE), 0);
+	if (h.level_end[0] + FORMAT_PAGE != h.level_end[1]) {
+		assert_int_equal(image_load(fd, &image, NULL, &reason), -EBADMSG);
+		assert_non_null(strstr(reason.text, "the nearest level that is whole ends at"));
+	}
+	assert_int_equal(ftruncate(fd, (off_t)h.level_end[0] - FORMAT_PAGE), 0);
+	assert_int_equal(image_load(fd, &image, NULL, &reason), -EBADMSG);
 	base_free(b);
 }
 
@@ -279,6 +327,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		leak_checked(base_comes_back_as_written),
 		leak_checked(delta_comes_back_as_written),
+		leak_checked(delta_may_end_with_a_level),
 		leak_checked(delta_of_another_base_is_refused),
 		leak_checked(same_input_gives_the_same_bytes),
 		leak_checked(memory_is_sealed),

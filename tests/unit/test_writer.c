@@ -1,3 +1,4 @@
+#include "store/part.h"
 #include "store/writer.h"
 #include "store/delta.h"
 
@@ -142,38 +143,66 @@ static void a_full_disk_is_told(void **state)
 }
 
 /* Counted by hand: 130 columns are 2 groups, 60 rows one; a group takes 16 bytes a bit. */
-static void svd_payload_is_laid_out_without_gaps_but_alignment(void **state)
+static void factors_are_laid_out_without_gaps_but_alignment(void **state)
 {
-	struct mixed_svd_band b[] = {{.bits = 8, .n_ranks = 3}, {.bits = 3, .n_ranks = 17}};
+	struct tensor_record t = {.codec = CODEC_FACTORS,
+		.n = 17,
+		.bits = 3,
+		.grid = GRID_GROUP,
+		.rows = 60,
+		.cols = 130};
+	struct part_layout l = part_layout(&t);
 
 	(void)state;
-	assert_int_equal(mixed_svd_layout(b, 2, 60, 130), 4544);
-	assert_int_equal(b[0].sigma, 128);     /* 12 bytes */
-	assert_int_equal(b[0].v_codes, 192);   /* 3 * 2 * 128 */
-	assert_int_equal(b[0].v_scales, 960);  /* 12 */
-	assert_int_equal(b[0].v_zeros, 1024);  /* 6 */
-	assert_int_equal(b[0].u_codes, 1088);  /* 3 * 128 */
-	assert_int_equal(b[0].u_scales, 1472); /* 6 */
-	assert_int_equal(b[0].u_zeros, 1536);  /* 3 */
-	assert_int_equal(b[1].sigma, 1600);    /* 68 */
-	assert_int_equal(b[1].v_codes, 1728);  /* 17 * 2 * 48 = 1632 */
-	assert_int_equal(b[1].v_scales, 3392); /* 68 */
-	assert_int_equal(b[1].v_zeros, 3520);  /* 34 */
-	assert_int_equal(b[1].u_codes, 3584);  /* 17 * 48 = 816 */
-	assert_int_equal(b[1].u_scales, 4416); /* 34 */
-	assert_int_equal(b[1].u_zeros, 4480);  /* 17 */
+	assert_int_equal(l.sigma, 0);       /* 68 bytes */
+	assert_int_equal(l.v.codes, 128);   /* 17 * 2 * 48 = 1632 */
+	assert_int_equal(l.v.scales, 1792); /* 68 */
+	assert_int_equal(l.v.zeros, 1920);  /* 34 */
+	assert_int_equal(l.u.codes, 1984);  /* 17 * 48 = 816 */
+	assert_int_equal(l.u.scales, 2816); /* 34 */
+	assert_int_equal(l.u.zeros, 2880);  /* 17 */
+	assert_int_equal(l.end, 2944);
+	assert_int_equal(l.expanded_bytes, 0);
+	t.grid = GRID_MATRIX;
+	t.coding = CODING_STREAM;
+	l = part_layout(&t);
+	assert_int_equal(l.sigma, 8);
+	assert_int_equal(l.end, 8 + 34);
+	assert_int_equal(l.expanded_bytes, 128 + 1664 + 832); /* sigma, v, u */
 }
 
-static void rows_payload_is_laid_out_by_hand(void **state)
+static void rows_and_codes_are_laid_out_by_hand(void **state)
 {
-	uint64_t values;
+	struct tensor_record t = {.codec = CODEC_ROWS, .n = 17, .rows = 20, .cols = 3};
+	struct part_layout l = part_layout(&t);
 
 	(void)state;
 	/* 17 numbers of rows take 68 bytes; two blocks of 16 rows by 2 pairs of columns. */
-	assert_int_equal(dense_rows_layout(17, 3, &values), 128 + 2 * 2 * 64);
-	assert_int_equal(values, 128);
+	assert_int_equal(l.values, 128);
+	assert_int_equal(l.end, 128 + 2 * 2 * 64);
+	t.n = 20;
+	assert_int_equal(part_layout(&t).values, 0);
 	assert_int_equal(mat_bf16_bytes(16, 2), 64);
 	assert_int_equal(mat_bf16_bytes(1, 1), 64);
+
+	t = (struct tensor_record){.codec = CODEC_CODES,
+		.n = 5,
+		.rows = 600,
+		.cols = 130,
+		.bits = 2,
+		.grid = GRID_ROW};
+	l = part_layout(&t);
+	assert_int_equal(l.list, 0);       /* 75 bytes */
+	assert_int_equal(l.v.codes, 128);  /* 5 * 2 * 32 */
+	assert_int_equal(l.v.scales, 448); /* 10 */
+	assert_int_equal(l.end, 512);
+	assert_int_equal(l.expanded_bytes, 64); /* 5 numbers of rows */
+	t.coding = CODING_STREAM;
+	l = part_layout(&t);
+	assert_int_equal(l.v.scales, 0);
+	assert_int_equal(l.list, 10);
+	assert_int_equal(l.end, 10 + 75);
+	assert_int_equal(l.expanded_bytes, 64 + 320);
 }
 
 int main(void)
@@ -182,8 +211,8 @@ int main(void)
 		cmocka_unit_test(file_is_what_the_format_says),
 		cmocka_unit_test(more_than_was_announced_is_refused),
 		cmocka_unit_test(a_full_disk_is_told),
-		cmocka_unit_test(svd_payload_is_laid_out_without_gaps_but_alignment),
-		cmocka_unit_test(rows_payload_is_laid_out_by_hand),
+		cmocka_unit_test(factors_are_laid_out_without_gaps_but_alignment),
+		cmocka_unit_test(rows_and_codes_are_laid_out_by_hand),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
