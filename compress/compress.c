@@ -4,6 +4,7 @@
 #include "compress/certificate.h"
 #include "compress/delta_file.h"
 #include "compress/exact.h"
+#include "compress/outer.h"
 #include "compress/pair.h"
 #include "compress/served.h"
 #include "compress/walk.h"
@@ -40,7 +41,7 @@ struct job {
 	struct tokenizer *tokenizer; /* the base's; NULL: none */
 	struct bytes tables;         /* which it borrows */
 	struct calibration *calibration;
-	struct pair_rows embedding;
+	uint16_t *embedding; /* as a reader will have it */
 	struct delta_file *file;
 	struct walk_report projections;
 	struct bytes extra_tokens, chat, selftest;
@@ -51,7 +52,7 @@ struct job {
 static void job_done(struct job *j)
 {
 	delta_file_free(j->file);
-	pair_rows_done(&j->embedding);
+	free(j->embedding);
 	calibration_free(j->calibration);
 	tokenizer_free(j->tokenizer);
 	free(j->tables.at);
@@ -161,31 +162,19 @@ static int calibrate(struct job *j, struct reason *reason)
 	return check_ids(j, reason);
 }
 
-/* Embedding, head and final norm. */
 static int add_outer_tensors(struct job *j, struct reason *reason)
 {
-	uint32_t last = j->pair.base_config.n_layers - 1;
-	_cleanup_(pair_rows_done) struct pair_rows head = {0};
-	_cleanup_(freep) float *norm = NULL;
-	bool changed;
-	int r;
+	const struct compress_settings *s = j->settings;
+	double ratio = method_ratio(method_find(s->method), &s->options);
+	const struct outer_settings settings = {
+		.pair = &j->pair,
+		.calibration = j->calibration,
+		.choice = s->embedding,
+		.bits = ratio > 0 ? 16 / ratio : EMBEDDING_DEFAULT_BITS,
+		.pool = j->pool,
+	};
 
-	r = pair_read_rows(&j->pair, ROLE_EMBED, &j->embedding, reason);
-	if (r == 0)
-		r = exact_rows(j->file, ROLE_EMBED, 0, &j->embedding);
-	if (r < 0)
-		return r;
-	if (!(j->pair.base_config.flags & MODEL_TIED_HEAD)) {
-		r = pair_read_rows(&j->pair, ROLE_HEAD, &head, reason);
-		if (r == 0)
-			r = exact_rows(j->file, ROLE_HEAD, last, &head);
-		if (r < 0)
-			return r;
-	}
-	r = pair_read_vector(&j->pair, ROLE_FINAL_NORM, last, &norm, &changed, reason);
-	if (r < 0 || !changed)
-		return r;
-	return exact_vector(j->file, ROLE_FINAL_NORM, last, norm, j->pair.base_config.hidden);
+	return outer_add(&settings, j->file, &j->embedding, reason);
 }
 
 static int add_projections(struct job *j, struct reason *reason)
@@ -195,7 +184,7 @@ static int add_projections(struct job *j, struct reason *reason)
 		.options = &j->settings->options,
 		.pair = &j->pair,
 		.calibration = j->calibration,
-		.embedding = j->embedding.values,
+		.embedding = j->embedding,
 		.pool = j->pool,
 		.progress = j->progress,
 	};

@@ -3,12 +3,14 @@
  *
  * The methods are listed in compress/methods.h; compress/walk.h is the way they share.
  *
- * Whatever the method, norms, biases and the changed rows of embedding and head are exact.
+ * Whatever the method, norms, biases and added tokens are exact; embedding and head are what
+ * compress/embedding.h makes of them, exact unless asked otherwise.
  */
 #pragma once
 
 #include "common/digest.h"
 #include "common/progress.h"
+#include "compress/embedding.h"
 #include "compress/method.h"
 #include "foreign/checkpoint.h"
 
@@ -19,6 +21,7 @@
 struct compress_settings {
 	const char *method; /* a name of compress/methods.h */
 	struct method_options options;
+	struct embedding_choice embedding;
 	/* UTF-8, documents separated by blank lines. For a base without a tokenizer it may be NULL:
 	 * tokens are then drawn from the vocabulary, and the report says so. */
 	const char *calibration_text;

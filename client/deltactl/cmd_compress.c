@@ -28,6 +28,9 @@ static const char options_help[] =
 	"  --method NAME            how the change becomes bytes (default delta-come); --method "
 	"list\n"
 	"                           shows them all\n"
+	"  --embedding HOW          embedding and head: exact (the default), 8, 4, 3, 2 or 1 bits\n"
+	"                           a weight, or auto: as many bits as the projections have,\n"
+	"                           given to the rows of tokens that are used\n"
 	"  --calibrate FILE         text to calibrate on, documents separated by blank lines\n"
 	"                           (default: a general text that deltactl carries)\n"
 	"  --calibration-tokens N   most tokens of it to use (default 32768)\n"
@@ -53,6 +56,7 @@ enum option_value {
 	OPTION_RATIO,
 	OPTION_BITS,
 	OPTION_METHOD,
+	OPTION_EMBEDDING,
 	OPTION_CALIBRATE,
 	OPTION_TOKENS,
 	OPTION_THREADS,
@@ -67,6 +71,7 @@ static const struct option long_options[] = {
 	{"ratio", required_argument, NULL, OPTION_RATIO},
 	{"bits", required_argument, NULL, OPTION_BITS},
 	{"method", required_argument, NULL, OPTION_METHOD},
+	{"embedding", required_argument, NULL, OPTION_EMBEDDING},
 	{"calibrate", required_argument, NULL, OPTION_CALIBRATE},
 	{"calibration-tokens", required_argument, NULL, OPTION_TOKENS},
 	{"threads", required_argument, NULL, OPTION_THREADS},
@@ -109,6 +114,8 @@ static bool set_option(struct options *o, int option)
 	case OPTION_METHOD:
 		o->settings.method = optarg;
 		return true;
+	case OPTION_EMBEDDING:
+		return embedding_choice_parse(optarg, &o->settings.embedding);
 	case OPTION_CALIBRATE:
 		o->calibrate = optarg;
 		return true;
@@ -215,7 +222,8 @@ static void print_report(const struct options *o, const struct compress_report *
 		human_bytes(r->projection_bytes, a),
 		ratio_of(r->projection_original_bytes, r->projection_bytes), r->n_projections,
 		r->n_unchanged);
-	printf("  embedding     %10s  exact\n", human_bytes(r->embedding_bytes, a));
+	printf("  embedding     %10s  %s\n", human_bytes(r->embedding_bytes, a),
+		o->settings.embedding.kind == EMBEDDING_EXACT ? "exact" : "as codes");
 	printf("  the rest      %10s  norms, biases, tables, digests\n",
 		human_bytes(r->other_bytes, a));
 	if (r->n_left_out)
