@@ -6,7 +6,7 @@
 #define MAX_GROUPS 64u
 #define PAYLOAD_ALIGNMENT 64u
 #define CODER_OVERHEAD 1.02 /* over the entropy: measured on adaptive coding of such codes */
-#define NEARLY_BEST 1.01
+#define NEARLY_BEST 1.03
 
 /* Sums of the rows that are looked at. */
 struct sample {

@@ -9,7 +9,7 @@
  *   by bytes    all divisors of a row compete as groups, with as many survivors as the bytes allow,
  *               not more than half (alpha, a fraction here, is at least 2: with less dropped this
  *               would be plain rounding), codes of 1 to 6 bits, with and without a step a row.
- *               Of candidates within a hundredth of the best the one with the fewest bytes in
+ *               Of candidates within three hundredths of the best the one with the fewest bytes in
  *               memory is taken.
  *
  * A code costs its bits, or their entropy where the writer may code them and that is less. Sums run
