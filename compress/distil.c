@@ -7,14 +7,30 @@
 #include <time.h>
 
 const struct distil_settings distil_defaults = {
+	.n_checks = 1,
 	.n_steps = 100,
-	.batch_tokens = 4096,
+	.batch_tokens = 2048,
 	.rate = 1e-3,
-	.n_warmup = 10,
-	.final_share = 0.05,
-	.max_norm = 1,
-	.adam = {.beta1 = 0.9, .beta2 = 0.99, .epsilon = 1e-8},
+	.n_warmup = 5,
+	.adam = {.beta1 = 0.9, .beta2 = 0.97, .epsilon = 1e-20},
 };
+
+/* Sequences with what the teacher thinks of them. */
+struct lessons {
+	const struct sequences *sequences;
+	float *states;       /* of all judged tokens, in order of the sequences */
+	size_t *first_state; /* of each sequence, in rows */
+	float *batch_states; /* of the batch in work */
+	size_t *order;       /* of the sequences, as they are taken */
+};
+
+static void lessons_done(struct lessons *l)
+{
+	free(l->states);
+	free(l->first_state);
+	free(l->batch_states);
+	free(l->order);
+}
 
 struct distil {
 	const struct distil_settings *settings;
@@ -23,12 +39,9 @@ struct distil {
 	struct dense_model *gradients;
 	struct adam **adams; /* one a group, as what follows */
 	float **group_gradients;
-	float **beginnings;  /* the values before the first step */
-	float *states;       /* the teacher's, of all judged tokens in order of the sequences */
-	size_t *first_state; /* of each sequence, in rows */
-	float *batch_states; /* of the batch in work */
-	size_t *order;       /* the sequences as this epoch takes them */
-	size_t next;         /* of `order` */
+	float **best; /* the values that were judged best */
+	struct lessons training, held_out;
+	size_t next; /* of the order of training */
 	uint64_t epoch;
 	struct distil_report report;
 };
@@ -40,16 +53,14 @@ static void distil_done(struct distil *d)
 			adam_free(d->adams[i]);
 		if (d->group_gradients)
 			free(d->group_gradients[i]);
-		if (d->beginnings)
-			free(d->beginnings[i]);
+		if (d->best)
+			free(d->best[i]);
 	}
 	free(d->adams);
 	free(d->group_gradients);
-	free(d->beginnings);
-	free(d->states);
-	free(d->first_state);
-	free(d->batch_states);
-	free(d->order);
+	free(d->best);
+	lessons_done(&d->training);
+	lessons_done(&d->held_out);
 	dense_model_free(d->gradients);
 	backward_free(d->backward);
 }
@@ -59,10 +70,10 @@ static int group_new(struct distil *d, size_t i)
 	const struct distil_group *g = &d->target->groups[i];
 
 	d->group_gradients[i] = calloc(g->n + 1, sizeof(float));
-	d->beginnings[i] = calloc(g->n + 1, sizeof(float));
-	if (!d->group_gradients[i] || !d->beginnings[i])
+	d->best[i] = calloc(g->n + 1, sizeof(float));
+	if (!d->group_gradients[i] || !d->best[i])
 		return -ENOMEM;
-	memcpy(d->beginnings[i], g->values, g->n * sizeof(float));
+	memcpy(d->best[i], g->values, g->n * sizeof(float));
 	return adam_new(g->n, &d->adams[i]);
 }
 
@@ -73,31 +84,30 @@ static int make_groups(struct distil *d)
 
 	d->adams = calloc(n, sizeof(*d->adams));
 	d->group_gradients = calloc(n, sizeof(*d->group_gradients));
-	d->beginnings = calloc(n, sizeof(*d->beginnings));
-	if (!d->adams || !d->group_gradients || !d->beginnings)
+	d->best = calloc(n, sizeof(*d->best));
+	if (!d->adams || !d->group_gradients || !d->best)
 		return -ENOMEM;
 	for (size_t i = 0; r == 0 && i < n; i++)
 		r = group_new(d, i);
 	return r;
 }
 
-static int make_order(struct distil *d)
+static int lessons_init(struct lessons *l, size_t hidden)
 {
-	const struct sequences *s = d->settings->sequences;
-	size_t hidden = d->settings->weights->config.hidden, rows = 0;
+	const struct sequences *s = l->sequences;
+	size_t rows = 0;
 
-	d->order = calloc(s->n, sizeof(*d->order));
-	d->first_state = calloc(s->n, sizeof(*d->first_state));
-	d->states = calloc(sequences_judged(s) * hidden, sizeof(*d->states));
-	d->batch_states = calloc(sequences_judged(s) * hidden, sizeof(*d->batch_states));
-	if (!d->order || !d->first_state || !d->states || !d->batch_states)
+	l->order = calloc(s->n, sizeof(*l->order));
+	l->first_state = calloc(s->n, sizeof(*l->first_state));
+	l->states = calloc(sequences_judged(s) * hidden, sizeof(*l->states));
+	l->batch_states = calloc(sequences_judged(s) * hidden, sizeof(*l->batch_states));
+	if (!l->order || !l->first_state || !l->states || !l->batch_states)
 		return -ENOMEM;
 	for (size_t i = 0; i < s->n; i++) {
-		d->order[i] = i;
-		d->first_state[i] = rows;
+		l->order[i] = i;
+		l->first_state[i] = rows;
 		rows += s->items[i].n - s->items[i].answer;
 	}
-	d->next = s->n;
 	return 0;
 }
 
@@ -105,25 +115,26 @@ static int make_order(struct distil *d)
 static void shuffle(struct distil *d)
 {
 	uint64_t seed = random_at(d->settings->seed, d->epoch++);
+	size_t *order = d->training.order;
 
-	for (size_t i = d->settings->sequences->n; i > 1; i--) {
-		size_t j = random_at(seed, i) % i, kept = d->order[i - 1];
+	for (size_t i = d->training.sequences->n; i > 1; i--) {
+		size_t j = random_at(seed, i) % i, kept = order[i - 1];
 
-		d->order[i - 1] = d->order[j];
-		d->order[j] = kept;
+		order[i - 1] = order[j];
+		order[j] = kept;
 	}
 	d->next = 0;
 }
 
-/* Sequences from picks[0] on until they have enough judged tokens. */
-static struct batch batch_from(const struct distil *d, const size_t *picks, size_t n_picks)
+/* Sequences from number `at` of the order on until they have enough judged tokens. */
+static struct batch batch_from(const struct distil *d, const struct lessons *l, size_t at)
 {
-	const struct sequences *s = d->settings->sequences;
-	struct batch b = {.sequences = s, .picks = picks};
+	const struct sequences *s = l->sequences;
+	struct batch b = {.sequences = s, .picks = l->order + at};
 	size_t judged = 0;
 
-	while (b.n < n_picks && judged < d->settings->batch_tokens) {
-		const struct sequence *item = &s->items[picks[b.n++]];
+	while (at + b.n < s->n && judged < d->settings->batch_tokens) {
+		const struct sequence *item = &s->items[b.picks[b.n++]];
 
 		judged += item->n - item->answer;
 	}
@@ -133,48 +144,33 @@ static struct batch batch_from(const struct distil *d, const size_t *picks, size
 /* The end of an epoch may be a smaller batch. */
 static struct batch next_batch(struct distil *d)
 {
-	size_t n = d->settings->sequences->n;
 	struct batch b;
 
-	if (d->next == n)
+	if (d->next == d->training.sequences->n || d->epoch == 0)
 		shuffle(d);
-	b = batch_from(d, d->order + d->next, n - d->next);
+	b = batch_from(d, &d->training, d->next);
 	d->next += b.n;
 	return b;
 }
 
-/* Calls `of` for batches that together are all the sequences, in their own order. */
-static int for_all(struct distil *d,
-	int (*of)(struct distil *d, const struct batch *b, void *arg, struct reason *reason),
-	void *arg, struct reason *reason)
+/* Before the order is shuffled. */
+static int ask_teacher(struct distil *d, struct lessons *l, struct reason *reason)
 {
-	size_t n = d->settings->sequences->n;
-	_cleanup_(freep) size_t *picks = calloc(n, sizeof(*picks));
-	int r = 0;
+	struct dense_model *teacher = d->settings->teacher;
+	size_t hidden = teacher->config.hidden;
+	int r = lessons_init(l, hidden);
 
-	if (!picks)
-		return -ENOMEM;
-	for (size_t i = 0; i < n; i++)
-		picks[i] = i;
-	for (size_t at = 0; r == 0 && at < n;) {
-		struct batch b = batch_from(d, picks + at, n - at);
+	for (size_t at = 0; r == 0 && at < l->sequences->n;) {
+		struct batch b = batch_from(d, l, at);
 
-		r = of(d, &b, arg, reason);
+		r = backward_states(
+			d->backward, teacher, &b, l->states + l->first_state[at] * hidden, reason);
 		at += b.n;
 	}
 	return r;
 }
 
-static int ask_teacher(struct distil *d, const struct batch *b, void *arg, struct reason *reason)
-{
-	struct dense_model *teacher = d->settings->teacher;
-	size_t at = d->first_state[b->picks[0]] * teacher->config.hidden;
-
-	(void)arg;
-	return backward_states(d->backward, teacher, b, d->states + at, reason);
-}
-
-static struct loss loss_of(struct distil *d, const struct batch *b)
+static struct loss loss_of(const struct distil *d, struct lessons *l, const struct batch *b)
 {
 	size_t hidden = d->settings->teacher->config.hidden, rows = 0;
 
@@ -182,40 +178,36 @@ static struct loss loss_of(struct distil *d, const struct batch *b)
 		const struct sequence *s = &b->sequences->items[b->picks[i]];
 		size_t n = s->n - s->answer;
 
-		memcpy(d->batch_states + rows * hidden,
-			d->states + d->first_state[b->picks[i]] * hidden,
+		memcpy(l->batch_states + rows * hidden,
+			l->states + l->first_state[b->picks[i]] * hidden,
 			n * hidden * sizeof(float));
 		rows += n;
 	}
 	return (struct loss){
 		.kind = LOSS_TEACHER,
 		.weight = 1 / (double)rows,
-		.teacher_states = d->batch_states,
+		.teacher_states = l->batch_states,
 		.teacher_head = dense_head(d->settings->teacher),
 	};
 }
 
-static int add_loss(struct distil *d, const struct batch *b, void *arg, struct reason *reason)
-{
-	struct loss loss = loss_of(d, b);
-	struct loss_sums *total = arg, sums;
-	int r = backward_loss(d->backward, d->settings->weights, b, &loss, &sums, reason);
-
-	if (r < 0)
-		return r;
-	total->n += sums.n;
-	total->sum += sums.sum;
-	return 0;
-}
-
-/* Of the groups as they are. */
+/* Mean KL of the groups as they are. */
 static int measure(struct distil *d, double *ret, struct reason *reason)
 {
+	struct lessons *l = d->settings->held_out ? &d->held_out : &d->training;
 	struct loss_sums total = {0};
 	int r = d->target->materialise(d->target->user, d->settings->weights, reason);
 
-	if (r == 0)
-		r = for_all(d, add_loss, &total, reason);
+	for (size_t at = 0; r == 0 && at < l->sequences->n;) {
+		struct batch b = batch_from(d, l, at);
+		struct loss loss = loss_of(d, l, &b);
+		struct loss_sums sums = {0};
+
+		r = backward_loss(d->backward, d->settings->weights, &b, &loss, &sums, reason);
+		total.n += sums.n;
+		total.sum += sums.sum;
+		at += b.n;
+	}
 	if (r < 0)
 		return r;
 	*ret = total.sum / (double)total.n;
@@ -265,7 +257,7 @@ static int train_step(struct distil *d, uint32_t step, struct reason *reason)
 {
 	const struct distil_target *t = d->target;
 	struct batch batch = next_batch(d);
-	struct loss loss = loss_of(d, &batch);
+	struct loss loss = loss_of(d, &d->training, &batch);
 	struct loss_sums sums;
 	int r;
 
@@ -287,18 +279,70 @@ static int train_step(struct distil *d, uint32_t step, struct reason *reason)
 	return 0;
 }
 
-/* Keeps what training made if it is better. */
-static int finish(struct distil *d, struct reason *reason)
+/* Is a judgement due after so many steps? */
+static bool is_check(const struct distil_settings *s, uint32_t n_done)
+{
+	uint64_t n = max_u64(1, s->n_checks);
+
+	return n_done * n / s->n_steps > (n_done - 1) * n / s->n_steps;
+}
+
+/* Remembers what training made if it is better. */
+static int check(struct distil *d, uint32_t n_done, struct reason *reason)
 {
 	const struct distil_target *t = d->target;
-	int r = measure(d, &d->report.kl_after, reason);
+	double kl;
+	int r = measure(d, &kl, reason);
 
-	if (r < 0 || d->report.kl_after < d->report.kl_before)
+	if (r < 0 || !(kl < d->report.kl_after))
 		return r;
 	for (size_t i = 0; i < t->n_groups; i++)
-		memcpy(t->groups[i].values, d->beginnings[i], t->groups[i].n * sizeof(float));
-	d->report.kl_after = d->report.kl_before;
+		memcpy(d->best[i], t->groups[i].values, t->groups[i].n * sizeof(float));
+	d->report.kl_after = kl;
+	d->report.best_step = n_done;
+	return 0;
+}
+
+static int train(struct distil *d, struct reason *reason)
+{
+	const struct distil_settings *s = d->settings;
+	int r = 0;
+
+	for (uint32_t step = 0; r == 0 && step < s->n_steps; step++) {
+		progress_update(s->progress, "distilling", step, s->n_steps);
+		r = train_step(d, step, reason);
+		if (r == 0 && is_check(s, step + 1))
+			r = check(d, step + 1, reason);
+	}
+	return r;
+}
+
+static int take_best(struct distil *d, struct reason *reason)
+{
+	const struct distil_target *t = d->target;
+
+	for (size_t i = 0; i < t->n_groups; i++)
+		memcpy(t->groups[i].values, d->best[i], t->groups[i].n * sizeof(float));
 	return t->materialise(t->user, d->settings->weights, reason);
+}
+
+static uint32_t longest_of(const struct distil_settings *s)
+{
+	uint32_t held_out = s->held_out ? sequences_longest(s->held_out) : 0;
+
+	return (uint32_t)max_u64(sequences_longest(s->sequences), held_out);
+}
+
+static int prepare_lessons(struct distil *d, struct reason *reason)
+{
+	int r;
+
+	d->training.sequences = d->settings->sequences;
+	d->held_out.sequences = d->settings->held_out;
+	r = ask_teacher(d, &d->training, reason);
+	if (r == 0 && d->settings->held_out)
+		r = ask_teacher(d, &d->held_out, reason);
+	return r;
 }
 
 static int prepare(struct distil *d, struct reason *reason)
@@ -307,13 +351,13 @@ static int prepare(struct distil *d, struct reason *reason)
 	const struct model_config *config = &s->weights->config;
 	int r;
 
-	if (s->sequences->n == 0 || s->batch_tokens == 0)
+	if (s->sequences->n == 0 || s->batch_tokens == 0 || (s->held_out && s->held_out->n == 0))
 		return reason_set(reason, -EINVAL, "there is nothing to train on");
 	if (s->teacher->config.vocab != config->vocab ||
 		s->teacher->config.hidden != config->hidden)
 		return reason_set(
 			reason, -EMEDIUMTYPE, "the teacher has another shape than what it teaches");
-	r = backward_new(config, s->pool, sequences_longest(s->sequences), &d->backward, reason);
+	r = backward_new(config, s->pool, longest_of(s), &d->backward, reason);
 	if (r == 0)
 		r = dense_model_new(config, &d->gradients);
 	if (r == 0)
@@ -321,9 +365,7 @@ static int prepare(struct distil *d, struct reason *reason)
 	if (r == 0)
 		r = make_groups(d);
 	if (r == 0)
-		r = make_order(d);
-	if (r == 0)
-		r = for_all(d, ask_teacher, NULL, reason);
+		r = prepare_lessons(d, reason);
 	return r;
 }
 
@@ -344,12 +386,11 @@ int distil_run(const struct distil_settings *settings, const struct distil_targe
 
 	if (r == 0)
 		r = measure(&d, &d.report.kl_before, reason);
-	for (uint32_t step = 0; r == 0 && step < settings->n_steps; step++) {
-		progress_update(settings->progress, "distilling", step, settings->n_steps);
-		r = train_step(&d, step, reason);
-	}
+	d.report.kl_after = d.report.kl_before;
 	if (r == 0)
-		r = finish(&d, reason);
+		r = train(&d, reason);
+	if (r == 0)
+		r = take_best(&d, reason);
 	if (r < 0)
 		return r;
 	progress_update(settings->progress, "distilling", settings->n_steps, settings->n_steps);

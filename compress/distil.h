@@ -38,6 +38,10 @@ struct distil_settings {
 	struct dense_model *teacher;
 	struct dense_model *weights; /* the candidate's, same config */
 	const struct sequences *sequences;
+	/* What results are judged by, best not among `sequences`, whose KL soon tells nothing;
+	 * NULL: `sequences`. */
+	const struct sequences *held_out;
+	uint32_t n_checks; /* judged so often, evenly spread, at the end too; at least once */
 	uint32_t n_steps;
 	uint32_t batch_tokens; /* judged tokens of a step, at least; whole sequences */
 	double rate;           /* highest learning rate */
@@ -53,7 +57,8 @@ struct distil_settings {
 extern const struct distil_settings distil_defaults;
 
 struct distil_report {
-	double kl_before, kl_after; /* over all the sequences, nats a judged token */
+	double kl_before, kl_after; /* over the held-out sequences, nats a judged token */
+	uint32_t best_step;         /* after how many steps kl_after was measured; 0: none helped */
 	double seconds;
 	uint64_t n_tokens; /* read in training */
 };
@@ -61,7 +66,7 @@ struct distil_report {
 /* Learning rate of step 0 .. n_steps - 1. */
 double distil_rate(const struct distil_settings *settings, uint32_t step);
 
-/* The groups end where the last step left them, or where they were if that is not better. The
- * weights are those of the groups. */
+/* The groups end where they were judged best, which may be where they began; the weights are those
+ * of the groups. Holds the teacher's hidden numbers at all judged tokens. */
 int distil_run(const struct distil_settings *settings, const struct distil_target *target,
 	struct distil_report *ret, struct reason *reason) _must_check_;

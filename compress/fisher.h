@@ -12,7 +12,7 @@
  *
  * at temperature 1, so errors of different matrices and layers may be compared and summed. A higher
  * temperature steadies G where the model is sure of itself; errors stay comparable, but all of them
- * are estimated too high (at T = 2, by ten for a model that is nearly certain of every token).
+ * are estimated too high (at T = 2, by 2 to 5 for a model that is nearly certain of every token).
  * Assumes that inputs and gradients are independent and that gradients of different tokens are not
  * correlated.
  *

@@ -3,12 +3,12 @@
  *
  *   LOSS_TOKENS    -log p(token)                        dz = p - onehot(token)
  *   LOSS_TEACHER   KL(teacher || model)                 dz = p - p_teacher
- *   LOSS_SAMPLED   -log p_T(y), y drawn from p_T        dz = p_T - onehot(y)
+ *   LOSS_SAMPLED   -log p_T(y), y drawn from p_T        dz = (p_T - onehot(y)) / T
  *
- * with p = softmax(z) and p_T = softmax(z / T). The gradient of LOSS_SAMPLED is defined as above,
- * that is without the factor 1 / T: at T = 1 its second moment is the Fisher information; a higher
- * T stands for it where the model is so sure of itself that next to no sample says anything. A draw
- * depends on the seed, the number of the sequence and the place of the token alone.
+ * with p = softmax(z) and p_T = softmax(z / T). At T = 1 the second moment of the gradient of
+ * LOSS_SAMPLED is the Fisher information; a higher T stands for it where the model is so sure of
+ * itself that next to no sample says anything. A draw depends on the seed, the number of the
+ * sequence and the place of the token alone.
  *
  * Logits are made for LOSS_ROWS tokens at a time, never stored.
  */

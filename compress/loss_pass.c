@@ -165,7 +165,8 @@ static double row_of_sampled(const struct head *h, size_t i, struct softened *p)
 	double share = random_share(random_at(random_at(loss->seed, j->sequence), j->place));
 
 	soften(z, h->vocab, scale, p);
-	return blame(p, loss->weight, scale, draw(p, h->vocab, share), z, h->vocab);
+	return blame(
+		p, loss->weight / loss->temperature, scale, draw(p, h->vocab, share), z, h->vocab);
 }
 
 static double row_of_teacher(const struct head *h, size_t i, struct softened *p)

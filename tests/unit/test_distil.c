@@ -252,7 +252,35 @@ static void test_worse_is_not_kept(void **state)
 	report = train(&f, 2);
 	assert_memory_equal(scales, f.scales, sizeof(scales));
 	assert_true(report.kl_after == report.kl_before);
+	assert_int_equal(report.best_step, 0);
 	close_fixture(&f);
+}
+
+/* What is kept is what was best where it was judged. */
+static void test_held_out_text_judges(void **state)
+{
+	struct sequences held_out = {0};
+	struct distil_report report, alone;
+	struct fixture f, copy;
+
+	(void)state;
+	open_fixture(&f);
+	assert_int_equal(sequences_add(&held_out, sequence_ids(&f.sequences, 3), 24, 20), 0);
+	f.settings.held_out = &held_out;
+	f.settings.n_checks = 6;
+	report = train(&f, 2);
+	assert_true(report.best_step > 0 && report.best_step % 10 == 0);
+	assert_true(report.kl_after < report.kl_before / 10);
+	/* Measured again, with no step to learn: the same number. */
+	open_fixture(&copy);
+	memcpy(copy.scales, f.scales, sizeof(copy.scales));
+	copy.settings.held_out = &held_out;
+	copy.settings.n_steps = 0;
+	alone = train(&copy, 1);
+	assert_true(alone.kl_before == report.kl_after);
+	sequences_done(&held_out);
+	close_fixture(&f);
+	close_fixture(&copy);
 }
 
 static int load_blas(void **state)
@@ -271,6 +299,7 @@ int main(void)
 		cmocka_unit_test(test_spoilt_scales_come_back),
 		cmocka_unit_test(test_threads_do_not_show),
 		cmocka_unit_test(test_worse_is_not_kept),
+		cmocka_unit_test(test_held_out_text_judges),
 	};
 
 	return cmocka_run_group_tests(tests, load_blas, NULL);

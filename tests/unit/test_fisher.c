@@ -104,7 +104,7 @@ static uint32_t label_of(const double *z, size_t sequence, uint32_t place)
 	return config.vocab - 1;
 }
 
-/* The loss whose gradient by z is p_T - onehot: -T log p_T(label). */
+/* The sum of -log p_T(label). */
 static double loss_of(
 	const struct fixture *f, size_t i, const uint32_t *labels, const struct double_probe *probe)
 {
@@ -115,7 +115,7 @@ static double loss_of(
 	for (uint32_t p = s->answer; p < s->n; p++) {
 		const double *row = z + (p - 1) * config.vocab;
 
-		sum += TEMPERATURE * (log_sum(row) - row[labels[p]] / TEMPERATURE);
+		sum += log_sum(row) - row[labels[p]] / TEMPERATURE;
 	}
 	return sum;
 }
