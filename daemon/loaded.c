@@ -16,6 +16,11 @@ struct loaded *loaded_free(struct loaded *l)
 	return NULL;
 }
 
+uint64_t loaded_memory(const struct loaded *l)
+{
+	return l->image->mapped_bytes + (l->delta ? l->delta->expanded_bytes : 0);
+}
+
 static bool image_has(const struct image *image, enum section_kind kind)
 {
 	uint64_t n;

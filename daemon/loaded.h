@@ -30,6 +30,9 @@ int loaded_new_delta(int fd, const struct loaded *base, const struct progress *p
 	struct loaded **ret, struct reason *reason) _must_check_;
 struct loaded *loaded_free(struct loaded *l);
 
+/* Bytes of memory that its weights take: the file, and what had to be expanded. */
+uint64_t loaded_memory(const struct loaded *l);
+
 static inline void loaded_freep(struct loaded **l)
 {
 	loaded_free(*l);

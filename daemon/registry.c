@@ -222,7 +222,7 @@ static int make_room(struct registry *r, uint64_t bytes, struct reason *reason)
 static int begin_load(
 	struct registry *r, struct entry *e, struct registry_file *file, struct reason *reason)
 {
-	uint64_t bytes = file->is_base ? 0 : file->bytes;
+	uint64_t bytes = file->is_base ? 0 : file->memory_bytes;
 	int error;
 
 	error = make_room(r, bytes, reason);

@@ -24,6 +24,7 @@ enum entry_state {
 struct registry_file {
 	int fd; /* owned; -1 once the load has it */
 	uint64_t bytes;
+	uint64_t memory_bytes; /* what it will take when loaded, by its own word */
 	uint64_t device, inode, modified_ns;
 	bool is_base; /* outside the budget, never unloaded */
 };

@@ -82,6 +82,17 @@ static int open_delta(const struct server *server, const char *name, int *ret_fd
 	return r > 0 ? -ENOENT : r;
 }
 
+/* A file whose header is not believed has its size; loading it will say what is wrong. */
+static uint64_t memory_of(int fd, uint64_t file_bytes)
+{
+	struct format_header header;
+	uint64_t sum;
+
+	if (image_peek(fd, &header, NULL) < 0 || !add_u64(file_bytes, header.expanded_bytes, &sum))
+		return file_bytes;
+	return sum;
+}
+
 static int backend_find(
 	void *user, const char *name, struct registry_file *ret, struct reason *reason)
 {
@@ -97,14 +108,16 @@ static int backend_find(
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	*ret = (struct registry_file){
-		.fd = take_fd(&fd),
+		.fd = fd,
 		.bytes = (uint64_t)st.st_size,
+		.memory_bytes = memory_of(fd, (uint64_t)st.st_size),
 		.device = st.st_dev,
 		.inode = st.st_ino,
 		.modified_ns = (uint64_t)st.st_mtim.tv_sec * UINT64_C(1000000000) +
 			       (uint64_t)st.st_mtim.tv_nsec,
 		.is_base = is_base,
 	};
+	(void)take_fd(&fd);
 	return 0;
 }
 
@@ -246,7 +259,7 @@ static int on_load_result(void *user, uint32_t events)
 			log_warning("not loaded: %s", result->reason.text);
 		tell_io_uring(server, result);
 		registry_finish_load(server->registry, result->id, result->error, &result->reason,
-			result->loaded, result->loaded ? result->loaded->image->mapped_bytes : 0);
+			result->loaded, result->loaded ? loaded_memory(result->loaded) : 0);
 		free(result);
 	}
 	status_changed(server);

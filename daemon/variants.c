@@ -90,22 +90,6 @@ static void describe_entry(
 		describe_loaded(e->loaded, v);
 }
 
-/* The identity of a file that is not in memory: its header's word, not checked against its bytes
- * before it is loaded. */
-static int read_header(int fd, struct format_header *ret, struct reason *reason)
-{
-	uint8_t page[FORMAT_PAGE];
-	struct stat st;
-	int r;
-
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	r = file_read_at(fd, page, sizeof(page), 0);
-	if (r < 0)
-		return reason_set(reason, r == -ENODATA ? -EBADMSG : r, "the file has no header");
-	return image_parse_header(page, (uint64_t)st.st_size, ret, reason);
-}
-
 /* The delta's own chat format, or else that of the base. */
 static bool has_chat(const struct server *server, const struct format_header *h)
 {
@@ -132,7 +116,7 @@ static void describe_file(
 	v->name = proto_str(c->name);
 	v->file_bytes = c->n_bytes;
 	if (catalog_open_delta(server->catalog, c->name, &fd) == 0 &&
-		read_header(fd, &header, NULL) == 0)
+		image_peek(fd, &header, NULL) == 0)
 		describe_header(server, &header, v);
 }
 
@@ -275,7 +259,7 @@ static bool show_file(const struct server *server, const char *name, struct prot
 		return false;
 	if (fstat(fd, &st) == 0)
 		show->variant.file_bytes = (uint64_t)st.st_size;
-	if (read_header(fd, &header, NULL) == 0) {
+	if (image_peek(fd, &header, NULL) == 0) {
 		describe_header(server, &header, &show->variant);
 		show->model = header.model;
 		show->tuned = header.tuned;

@@ -62,8 +62,8 @@ static int expand(const struct payload *p, const struct part_layout *l, const ui
 	if (r < 0 || !p->room)
 		return r;
 	if (!p->base || p->base->cols != record->cols)
-		return reason_set(reason, -EMEDIUMTYPE,
-			"is told from the base's matrix, which is not there");
+		return reason_set(
+			reason, -EMEDIUMTYPE, "is told from the base's matrix, which is not there");
 	memset(p->room, 0, l->expanded_bytes);
 	return bf16_stream_decode(&strips, &base, take_row, &e, reason);
 }

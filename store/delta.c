@@ -1,10 +1,14 @@
 #include "store/delta.h"
 
 #include "store/codec.h"
+#include "store/parallel.h"
 #include "store/tensor_table.h"
 
 #include <inttypes.h>
 #include <string.h>
+
+/* Below this, expanding is faster than starting threads. */
+#define PARALLEL_BYTES (UINT64_C(1) << 20)
 
 static struct linear_delta *matrix_of(struct delta *d, enum tensor_role role, uint32_t layer)
 {
@@ -98,30 +102,56 @@ static uint32_t sum_of_ranks(const struct linear_delta *m)
 	return sum;
 }
 
-static int bind_matrix(const struct payload *p, struct linear_delta *m, struct reason *reason)
+/* Takes its place among the parts of its matrix. */
+static int add_part(struct linear_delta *m, const struct tensor_record *record,
+	const struct delta_part *part, struct reason *reason)
 {
-	uint64_t most = min_u64(p->record->rows, p->record->cols);
-	int r = codec_part(p, &m->parts[m->n_parts], reason);
+	uint64_t most = min_u64(record->rows, record->cols);
 
-	if (r < 0)
-		return r;
-	m->n_parts++;
+	m->parts[m->n_parts++] = *part;
 	if (sum_of_ranks(m) > most)
 		return reason_set(reason, -EBADMSG,
 			"has %" PRIu32 " components in all, a matrix of %" PRIu32 " by %" PRIu32
 			" has %" PRIu64,
-			sum_of_ranks(m), p->record->rows, p->record->cols, most);
-	return check_company(m, p->record, reason);
+			sum_of_ranks(m), record->rows, record->cols, most);
+	return check_company(m, record, reason);
 }
 
-static int bind_tensor(struct delta *d, const struct payload *p, struct reason *reason)
-{
-	enum tensor_role role = (enum tensor_role)p->record->role;
-	uint32_t layer = p->record->layer;
+/* One record on its way: checked and expanded, not yet in its place. */
+struct binding {
+	struct payload payload;
+	struct delta_part part;
+	const float *vector;
+	struct reason reason;
+	int error;
+};
 
-	if (tensor_role_is_vector(role))
-		return codec_vector_f32(p, vector_of(d, role, layer), reason);
-	return bind_matrix(p, matrix_of(d, role, layer), reason);
+static void bind_one(void *arg, size_t i)
+{
+	struct binding *b = (struct binding *)arg + i;
+
+	if (tensor_role_is_vector((enum tensor_role)b->payload.record->role))
+		b->error = codec_vector_f32(&b->payload, &b->vector, &b->reason);
+	else
+		b->error = codec_part(&b->payload, &b->part, &b->reason);
+}
+
+static int put_in_place(struct delta *d, struct binding *b, struct reason *reason)
+{
+	const struct tensor_record *record = b->payload.record;
+	enum tensor_role role = (enum tensor_role)record->role;
+	int r = 0;
+
+	if (b->error < 0) {
+		if (reason)
+			*reason = b->reason;
+		r = b->error;
+	} else if (tensor_role_is_vector(role)) {
+		*vector_of(d, role, record->layer) = b->vector;
+	} else {
+		r = add_part(matrix_of(d, role, record->layer), record, &b->part, reason);
+	}
+	return r < 0 ? tensor_reason(record, r, reason) : 0;
 }
 
 /* Memory for what is not in the file as the kernels want it. */
@@ -145,14 +175,21 @@ static int make_room(struct delta *d, const struct image *image, const struct te
 	return 0;
 }
 
+/* Expanding may take longer than reading: all processors do it. Trouble is told in the order of
+ * the records. */
 static int bind_tensors(struct delta *d, const struct tensor_table *t, const struct base *base,
 	struct reason *reason)
 {
+	_cleanup_(freep) struct binding *bindings = calloc(t->n + 1, sizeof(*bindings));
 	uint8_t *room = d->expanded;
+	int r = 0;
 
+	if (!bindings)
+		return reason_set(reason, -ENOMEM, "out of memory");
 	for (size_t i = 0; i < t->n; i++) {
 		const struct tensor_record *record = &t->records[i];
-		const struct payload p = {
+
+		bindings[i].payload = (struct payload){
 			.record = record,
 			.bytes = t->bytes + record->offset,
 			.room = room,
@@ -160,18 +197,21 @@ static int bind_tensors(struct delta *d, const struct tensor_table *t, const str
 					       base, (enum tensor_role)record->role, record->layer)
 				     : NULL,
 		};
-		int r = bind_tensor(d, &p, reason);
-
-		if (r < 0)
-			return tensor_reason(record, r, reason);
 		if (room)
 			room += part_layout(record).expanded_bytes;
 	}
+	if (d->expanded_bytes >= PARALLEL_BYTES)
+		parallel_for(t->n, bind_one, bindings);
+	else
+		for (size_t i = 0; i < t->n; i++)
+			bind_one(bindings, i);
+	for (size_t i = 0; r == 0 && i < t->n; i++)
+		r = put_in_place(d, &bindings[i], reason);
 	if (d->config.flags & MODEL_TIED_HEAD)
 		d->head = d->embed;
 	d->records = t->records;
 	d->n_records = t->n;
-	return 0;
+	return r;
 }
 
 static int bind_certificate(

@@ -97,8 +97,8 @@ static int wrap(
 }
 
 /* The header page of an open file, checked against the file's size. */
-static int read_header(
-	int fd, uint8_t page[static FORMAT_PAGE], struct load *l, struct reason *reason)
+static int read_header(int fd, uint8_t page[static FORMAT_PAGE], uint64_t *ret_bytes,
+	struct format_header *ret, struct reason *reason)
 {
 	struct stat st;
 	int r;
@@ -114,15 +114,23 @@ static int read_header(
 	r = file_read_at(fd, page, FORMAT_PAGE, 0);
 	if (r < 0)
 		return reason_set(reason, r, "cannot read the header: %s", strerror(-r));
-	l->file_bytes = (uint64_t)st.st_size;
-	return image_parse_header(page, l->file_bytes, &l->header, reason);
+	*ret_bytes = (uint64_t)st.st_size;
+	return image_parse_header(page, *ret_bytes, ret, reason);
+}
+
+int image_peek(int fd, struct format_header *ret, struct reason *reason)
+{
+	uint8_t page[FORMAT_PAGE];
+	uint64_t n_bytes;
+
+	return read_header(fd, page, &n_bytes, ret, reason);
 }
 
 /* Everything before the body, into memory that is made now that its size is believed. */
 static int load_head(struct load *l, int fd, struct reason *reason)
 {
 	uint8_t page[FORMAT_PAGE];
-	int r = read_header(fd, page, l, reason);
+	int r = read_header(fd, page, &l->file_bytes, &l->header, reason);
 
 	if (r < 0)
 		return r;

@@ -52,6 +52,10 @@ int image_root(const struct format_header *header, const void *digests, uint64_t
 const uint8_t *image_section(
 	const struct image *image, enum section_kind kind, uint64_t *ret_bytes);
 
+/* The header of a file that stays where it is; its word alone, nothing else is looked at. -EBADMSG
+ * if the file has none. */
+int image_peek(int fd, struct format_header *ret, struct reason *reason) _must_check_;
+
 /*
  * Reads an open file through io_uring (plain reads where the kernel forbids it), several chunks in
  * flight, each verified on arrival. `fd` stays the caller's. A chunk that does not match is

@@ -48,6 +48,7 @@ static int find(void *user, const char *name, struct registry_file *ret, struct 
 		*ret = (struct registry_file){
 			.fd = -1,
 			.bytes = w->files[i].bytes,
+			.memory_bytes = w->files[i].bytes,
 			.inode = w->files[i].inode,
 			.is_base = w->files[i].is_base,
 		};

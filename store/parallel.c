@@ -1,0 +1,55 @@
+#include "store/parallel.h"
+
+#include "common/base.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#define MAX_HELPERS 15u
+
+struct work {
+	size_t n;
+	void (*fn)(void *arg, size_t i);
+	void *arg;
+	atomic_size_t next;
+};
+
+static void *take_pieces(void *arg)
+{
+	struct work *w = arg;
+	size_t i;
+
+	while ((i = atomic_fetch_add(&w->next, 1)) < w->n)
+		w->fn(w->arg, i);
+	return NULL;
+}
+
+static size_t processors(void)
+{
+	cpu_set_t set;
+
+	if (sched_getaffinity(0, sizeof(set), &set) < 0)
+		return 1;
+	return (size_t)CPU_COUNT(&set);
+}
+
+void parallel_for(size_t n, void (*fn)(void *arg, size_t i), void *arg)
+{
+	struct work work = {.n = n, .fn = fn, .arg = arg};
+	size_t wanted = min_u64(min_u64(processors(), n) - (n > 0), MAX_HELPERS), n_helpers = 0;
+	pthread_t helpers[MAX_HELPERS];
+	sigset_t all, before;
+
+	/* Signals are for the threads that wait for them. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	while (n_helpers < wanted &&
+		pthread_create(&helpers[n_helpers], NULL, take_pieces, &work) == 0)
+		n_helpers++;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	take_pieces(&work);
+	for (size_t i = 0; i < n_helpers; i++)
+		pthread_join(helpers[i], NULL);
+}
