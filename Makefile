@@ -160,6 +160,7 @@ help:
 	@echo 'make soak        a long run of many clients against one daemon; SOAK_SECONDS=300'
 	@echo 'make boot        boot systemd in a container and let a client start the service (root)'
 	@echo 'make bench       measure kernels, loading and serving'
+	@echo 'make bench-quality   every compression method at every size: bench/results/quality.md'
 	@echo 'make install     under prefix=$(prefix), DESTDIR honoured (uninstall takes it back)'
 	@echo 'make format      clang-format over the tree'
 
@@ -231,6 +232,12 @@ boot: deps
 bench: deps
 	@$(MAKE) --no-print-directory -s $(JOBS) all $(BENCHES)
 	@scripts/bench.sh $(BUILD)
+
+# Every compression method at every size on the fine-tunes in ../shared/models; hours on two cores.
+.PHONY: bench-quality
+bench-quality: deps
+	@$(MAKE) --no-print-directory -s $(JOBS) all
+	@bench/quality.sh --build $(BUILD)
 
 .PHONY: format
 format:

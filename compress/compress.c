@@ -4,6 +4,7 @@
 #include "compress/certificate.h"
 #include "compress/delta_file.h"
 #include "compress/exact.h"
+#include "compress/levels.h"
 #include "compress/outer.h"
 #include "compress/pair.h"
 #include "compress/served.h"
@@ -46,6 +47,7 @@ struct job {
 	struct walk_report projections;
 	struct bytes extra_tokens, chat, selftest;
 	struct certificate certificate;
+	struct rate_point points[FORMAT_MAX_LEVELS]; /* of the levels but the last */
 	struct compress_report *report;
 };
 
@@ -218,7 +220,8 @@ static int add_text_sections(struct job *j, struct reason *reason)
 	return 0;
 }
 
-static int write_file(struct job *j, bool whole, int fd, struct reason *reason)
+static int write_file(
+	struct job *j, bool whole, int fd, struct format_header *ret, struct reason *reason)
 {
 	struct delta_file_parts parts = {
 		.config = &j->pair.tuned_config,
@@ -229,34 +232,31 @@ static int write_file(struct job *j, bool whole, int fd, struct reason *reason)
 		.chat = j->chat.at,
 		.n_chat = j->chat.n,
 	};
-	struct format_header header;
-	int r;
 
 	if (whole) {
 		parts.certificate = &j->certificate;
+		parts.points = j->points;
 		parts.selftest = j->selftest.at;
 		parts.n_selftest = j->selftest.n;
 	}
-	r = delta_file_write(j->file, &parts, fd, &header, reason);
-	if (r < 0)
-		return r;
-	j->report->root = header.root;
-	j->report->file_bytes = header.file_bytes;
+	return delta_file_write(j->file, &parts, fd, ret, reason);
+}
+
+static int open_memory(int *ret, struct reason *reason)
+{
+	*ret = memfd_create("deltad-delta", MFD_CLOEXEC);
+	if (*ret < 0)
+		return reason_set(reason, -errno, "cannot make a memory file");
 	return 0;
 }
 
 /* The delta so far, read back as anybody would. */
-static int reopen(struct job *j, const struct base *base, struct delta **ret, struct reason *reason)
+static int reopen(int fd, const struct base *base, struct delta **ret, struct reason *reason)
 {
-	_cleanup_(closep) int fd = memfd_create("deltad-delta", MFD_CLOEXEC);
 	struct image *image;
 	int r;
 
-	if (fd < 0)
-		return reason_set(reason, -errno, "cannot make a memory file");
-	r = write_file(j, false, fd, reason);
-	if (r == 0)
-		r = image_load(fd, &image, NULL, reason);
+	r = image_load(fd, &image, NULL, reason);
 	if (r < 0)
 		return r;
 	r = delta_bind(image, base, ret, reason);
@@ -265,8 +265,9 @@ static int reopen(struct job *j, const struct base *base, struct delta **ret, st
 	return r;
 }
 
-static int measure_served(
-	struct job *j, const struct served *base, const struct served *tuned, struct reason *reason)
+/* `fd` holds the delta so far, which base has; it has none afterwards. */
+static int measure_served(struct job *j, struct served *base, const struct served *tuned, int fd,
+	const struct format_header *header, struct reason *reason)
 {
 	const struct calibration *c = j->calibration;
 	const struct certificate_settings settings = {
@@ -279,11 +280,16 @@ static int measure_served(
 	int r;
 
 	r = certificate_measure(&settings, &j->certificate, reason);
+	if (r == 0)
+		r = selftest_make(base->with_delta, j->pool, c->held_out,
+			min_u64(SELFTEST_IDS, c->window), SELFTEST_TOLERANCE, &j->selftest.at,
+			&j->selftest.n, reason);
 	if (r < 0)
 		return r;
-	return selftest_make(base->with_delta, j->pool, c->held_out,
-		min_u64(SELFTEST_IDS, c->window), SELFTEST_TOLERANCE, &j->selftest.at,
-		&j->selftest.n, reason);
+	served_drop_delta(base);
+	j->certificate.n_points = header->n_levels - 1;
+	return levels_measure(
+		&settings, base, fd, header, j->projections.original_bytes, j->points, reason);
 }
 
 /* Certificate and self-test, by the engine that will serve the file. */
@@ -291,19 +297,47 @@ static int measure(struct job *j, struct reason *reason)
 {
 	_cleanup_(served_done) struct served base = {0};
 	_cleanup_(served_done) struct served tuned = {0};
+	_cleanup_(closep) int fd = -1;
+	struct format_header header;
 	struct delta *delta;
 	int r;
 
-	r = served_of_checkpoint(j->pair.base, &j->kernels, j->progress, &base, reason);
+	r = open_memory(&fd, reason);
+	if (r == 0)
+		r = write_file(j, false, fd, &header, reason);
+	if (r == 0)
+		r = served_of_checkpoint(j->pair.base, &j->kernels, j->progress, &base, reason);
 	if (r == 0)
 		r = served_of_checkpoint(j->pair.tuned, &j->kernels, j->progress, &tuned, reason);
 	if (r == 0)
-		r = reopen(j, base.base, &delta, reason);
+		r = reopen(fd, base.base, &delta, reason);
 	if (r == 0)
 		r = served_add_delta(&base, delta, reason);
 	if (r == 0)
-		r = measure_served(j, &base, &tuned, reason);
+		r = measure_served(j, &base, &tuned, fd, &header, reason);
 	return r;
+}
+
+/* Where levels end is known once everything has its size; telling it changes no size. */
+static int write_whole(struct job *j, int fd, struct reason *reason)
+{
+	_cleanup_(closep) int draft = -1;
+	struct format_header header;
+	int r;
+
+	r = open_memory(&draft, reason);
+	if (r == 0)
+		r = write_file(j, true, draft, &header, reason);
+	if (r < 0)
+		return r;
+	for (uint64_t i = 0; i < j->certificate.n_points; i++)
+		j->points[i].file_bytes = header.level_end[i];
+	r = write_file(j, true, fd, &header, reason);
+	if (r < 0)
+		return r;
+	j->report->root = header.root;
+	j->report->file_bytes = header.file_bytes;
+	return 0;
 }
 
 static bool is_outer_matrix(enum tensor_role role)
@@ -374,7 +408,7 @@ static int run(struct job *j, int fd, struct reason *reason)
 	fill_certificate(j);
 	r = measure(j, reason);
 	if (r == 0)
-		r = write_file(j, true, fd, reason);
+		r = write_whole(j, fd, reason);
 	return r;
 }
 

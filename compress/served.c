@@ -72,6 +72,12 @@ int served_of_checkpoint(struct checkpoint *checkpoint, const struct kernels *ke
 	return served_of_base(base, kernels, ret, reason);
 }
 
+void served_drop_delta(struct served *s)
+{
+	s->with_delta = variant_free(s->with_delta);
+	s->delta = delta_free(s->delta);
+}
+
 int served_add_delta(struct served *s, struct delta *delta, struct reason *reason)
 {
 	int r;

@@ -24,4 +24,7 @@ int served_of_base(struct base *base, const struct kernels *kernels, struct serv
 /* Binds a delta to it, which it takes, whatever the result. */
 int served_add_delta(struct served *s, struct delta *delta, struct reason *reason) _must_check_;
 
+/* Forgets the delta, if there is one. */
+void served_drop_delta(struct served *s);
+
 void served_done(struct served *s);

@@ -31,7 +31,12 @@ head -c $(($(size "$store/two.delta") + 4096)) "$store/whole.delta" >"$work/long
 check_fails 3 "$(size "$store/two.delta")" "another length is refused and the nearest told" \
 	"$deltactl" verify "$work/long.delta"
 
-# The levels as inspect tells them.
+# The levels as inspect tells them, each with its size and the KL that was measured.
+"$deltactl" inspect "$store/whole.delta" --json -q >"$work/json"
+for levels in one two; do
+	grep -qE "\"file_bytes\": *$(size "$store/$levels.delta"),\"bits_per_weight\": *[0-9.]+,\"kl\": *[0-9.]+[},]" "$work/json" &&
+		ok "inspect tells size and KL of level $levels" || not_ok "inspect tells size and KL of level $levels"
+done
 "$deltactl" inspect "$store/two.delta" --json -q >"$work/json"
 grep -q "\"cut\": *true" "$work/json" && ok "inspect says that it is cut" || not_ok "inspect says that it is cut"
 grep -q "\"file_bytes\": *$(size "$store/two.delta")" "$work/json" &&
