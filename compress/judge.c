@@ -2,6 +2,7 @@
 
 #include "compress/moments.h"
 #include "compress/part_values.h"
+#include "compress/spectrum.h"
 
 #include <math.h>
 #include <string.h>
@@ -67,6 +68,7 @@ int judge_matrix(const struct method_group *group, struct method_matrix *m, floa
 	size_t n = (size_t)m->rows * m->cols;
 	_cleanup_(freep) float *error = malloc((n + 1) * sizeof(*error));
 	struct sizes whole, missed, base;
+	uint8_t spectrum[FORMAT_SPECTRUM];
 	int r;
 
 	if (!error)
@@ -75,6 +77,8 @@ int judge_matrix(const struct method_group *group, struct method_matrix *m, floa
 	r = measure(group, m->delta, m->rows, &whole);
 	if (r == 0)
 		r = measure(group, m->base, m->rows, &base);
+	if (r == 0)
+		r = spectrum_measure(m->delta, m->rows, m->cols, spectrum);
 	if (r < 0)
 		return r;
 	*ret = judge(&whole, &whole);
@@ -92,6 +96,7 @@ int judge_matrix(const struct method_group *group, struct method_matrix *m, floa
 		q->weight_error = (float)ret->weight_error;
 		q->activation_error = (float)ret->held_out_error;
 		q->delta_norm = (float)share(whole.norm, base.norm);
+		memcpy(q->spectrum, spectrum, sizeof(q->spectrum));
 	}
 	return 0;
 }
