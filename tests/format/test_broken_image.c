@@ -190,6 +190,9 @@ static void expect_length_refused(const struct breakable *f, uint64_t n_bytes)
 	struct reason reason;
 	int r;
 
+	/* Cut where a level ends, a delta is whole: test_image looks at that. */
+	if (image_levels(&f->header, n_bytes) > 0)
+		return;
 	assert_int_equal(ftruncate(f->fd, (off_t)n_bytes), 0);
 	r = open_checked(f, &reason);
 	breakable_restore(f);
