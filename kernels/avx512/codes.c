@@ -217,8 +217,10 @@ static always_inline_ __m512i plane_load(
 /* Asks for what the next tile will read where this one reads a vector of the lowest plane. */
 static always_inline_ void codes_prefetch(const uint8_t *at, struct plane p, int bits)
 {
+	const int n_bytes = 64 * bits / p.width;
+
 #pragma GCC unroll 4
-	for (int byte = 0; byte < 64 * bits / p.width; byte += 64)
+	for (int byte = 0; byte < n_bytes; byte += 64)
 		_mm_prefetch((const char *)at + byte, _MM_HINT_T0);
 }
 
