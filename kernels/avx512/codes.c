@@ -199,13 +199,14 @@ static always_inline_ __m512i plane_load(
 	const size_t plane_bytes = (size_t)(QMAT_LANES * p.width), n_bytes = left * plane_bytes;
 	const __mmask64 mask =
 		is_full || n_bytes >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << n_bytes) - 1;
+	const size_t n_parts = 64 / plane_bytes;
 	__m512i ret = _mm512_setzero_si512();
 
 	if (p.width == bits || p.width >= 4)
 		return _mm512_maskz_loadu_epi8(mask, codes);
 		/* Groups stand apart: each gives its part. */
 #pragma GCC unroll 4
-	for (size_t i = 0; i < 64 / plane_bytes; i++) {
+	for (size_t i = 0; i < n_parts; i++) {
 		__mmask64 part = ((UINT64_C(1) << plane_bytes) - 1) << (i * plane_bytes);
 
 		ret = _mm512_mask_loadu_epi8(ret, mask & part,
@@ -229,17 +230,15 @@ struct sums {
 };
 
 /* Adds the dots with one plane of a block. */
-static always_inline_ void plane_dot(struct sums *s, const struct chunk *c, size_t row,
-	size_t block, int height, int bits, int plane, bool is_full)
+static always_inline_ void plane_dot(struct sums *s, const struct chunk *c, const size_t *offsets,
+	size_t block, int bits, int plane, bool is_full)
 {
 	const struct plane p = plane_of(bits, plane);
 	const int steps = 8 / p.width; /* codes of a byte */
 	const int vector_groups = p.width < 4 ? 4 / p.width : 1;
-	const size_t row_bytes = qmat_groups(c->m->cols) * qmat_group_bytes((uint32_t)bits);
 	const size_t n_groups = is_full ? BLOCK_GROUPS : c->n_groups - block * BLOCK_GROUPS;
 	const uint8_t *codes =
-		c->m->codes + row * row_bytes +
-		(c->group + block * BLOCK_GROUPS) * qmat_group_bytes((uint32_t)bits) +
+		c->m->codes + (c->group + block * BLOCK_GROUPS) * qmat_group_bytes((uint32_t)bits) +
 		p.shift * QMAT_LANES;
 	const __m512i mask = _mm512_set1_epi8((char)((1 << p.width) - 1));
 	const size_t n = (n_groups * (size_t)p.width + 3) / 4;
@@ -251,12 +250,12 @@ static always_inline_ void plane_dot(struct sums *s, const struct chunk *c, size
 		__m512i bytes[TILE];
 
 #pragma GCC unroll 4
-		for (int r = 0; r < height; r++) {
-			const uint8_t *line = at + (size_t)r * row_bytes;
+		for (int r = 0; r < TILE; r++) {
+			const uint8_t *line = at + offsets[r];
 
 			bytes[r] = plane_load(line, n_groups - group, p, bits, is_full);
 			if (plane == 0)
-				codes_prefetch(line + (size_t)height * row_bytes, p, bits);
+				codes_prefetch(line + offsets[TILE], p, bits);
 		}
 #pragma GCC unroll 8
 		for (int step = 0; step < steps; step++) {
@@ -264,7 +263,7 @@ static always_inline_ void plane_dot(struct sums *s, const struct chunk *c, size
 				block * BLOCK_STEPS + v * (size_t)steps + (size_t)step;
 
 #pragma GCC unroll 4
-			for (int r = 0; r < height; r++) {
+			for (int r = 0; r < TILE; r++) {
 				__m512i code = _mm512_and_si512(
 					mask, _mm512_srli_epi32(
 						      bytes[r], (unsigned int)(step * p.width)));
@@ -305,14 +304,14 @@ static always_inline_ void row_store(const struct chunk *c, size_t row, __m512 s
 }
 
 /* Adds a block's dots, all planes, to the totals. */
-static always_inline_ void block_dot(__m512 totals[TILE], const struct chunk *c, size_t row,
-	size_t block, int height, int bits, bool is_full)
+static always_inline_ void block_dot(__m512 totals[TILE], const struct chunk *c,
+	const size_t *offsets, size_t block, int bits, bool is_full)
 {
 	const __m512 unit = _mm512_set1_ps(c->panel->units[block]);
 	struct sums s;
 
 #pragma GCC unroll 12
-	for (int i = 0; i < height * DIGITS; i++)
+	for (int i = 0; i < TILE * DIGITS; i++)
 		s.digits[i / DIGITS][i % DIGITS] = _mm512_setzero_si512();
 #pragma GCC unroll 3
 	for (int plane = MAX_PLANES - 1; plane >= 0; plane--) {
@@ -321,32 +320,39 @@ static always_inline_ void block_dot(__m512 totals[TILE], const struct chunk *c,
 		if (width == 0)
 			continue;
 #pragma GCC unroll 12
-		for (int i = 0; i < height * DIGITS; i++)
+		for (int i = 0; i < TILE * DIGITS; i++)
 			s.digits[i / DIGITS][i % DIGITS] = _mm512_slli_epi32(
 				s.digits[i / DIGITS][i % DIGITS], (unsigned int)width);
-		plane_dot(&s, c, row, block, height, bits, plane, is_full);
+		plane_dot(&s, c, offsets, block, bits, plane, is_full);
 	}
 #pragma GCC unroll 4
-	for (int r = 0; r < height; r++)
+	for (int r = 0; r < TILE; r++)
 		totals[r] =
 			_mm512_fmadd_ps(block_sum(s.digits[r], c->panel, block), unit, totals[r]);
 }
 
-static always_inline_ void chunk_tile(const struct chunk *c, size_t row, int height, int bits)
+/* `height` rows from `row` on, at most TILE; where they are fewer, the last one is read again. */
+static always_inline_ void chunk_tile(const struct chunk *c, size_t row, size_t height, int bits)
 {
+	const size_t row_bytes = qmat_groups(c->m->cols) * qmat_group_bytes((uint32_t)bits);
 	const size_t n_full = c->n_groups / BLOCK_GROUPS;
+	size_t offsets[TILE + 1]; /* of rows, and from a row to the next tile's */
 	__m512 totals[TILE];
 
 #pragma GCC unroll 4
-	for (int r = 0; r < height; r++)
+	for (size_t r = 0; r < TILE; r++) {
+		offsets[r] = (row + min_u64(r, height - 1)) * row_bytes;
 		totals[r] = _mm512_setzero_ps();
+	}
+	offsets[TILE] = TILE * row_bytes;
 	for (size_t b = 0; b < n_full; b++)
-		block_dot(totals, c, row, b, height, bits, true);
+		block_dot(totals, c, offsets, b, bits, true);
 	if (c->n_groups % BLOCK_GROUPS)
-		block_dot(totals, c, row, n_full, height, bits, false);
+		block_dot(totals, c, offsets, n_full, bits, false);
 #pragma GCC unroll 4
-	for (int r = 0; r < height; r++)
-		row_store(c, row + (size_t)r, totals[r]);
+	for (size_t r = 0; r < TILE; r++)
+		if (r < height)
+			row_store(c, row + r, totals[r]);
 }
 
 typedef void chunk_fn(const struct chunk *c, size_t row0, size_t row1);
@@ -354,10 +360,8 @@ typedef void chunk_fn(const struct chunk *c, size_t row0, size_t row1);
 #define DOT(bits)                                                                                  \
 	static void dot_##bits(const struct chunk *c, size_t row0, size_t row1)                    \
 	{                                                                                          \
-		for (; row1 - row0 >= TILE; row0 += TILE)                                          \
-			chunk_tile(c, row0, TILE, bits);                                           \
-		for (; row0 < row1; row0++)                                                        \
-			chunk_tile(c, row0, 1, bits);                                              \
+		for (; row0 < row1; row0 += TILE)                                                  \
+			chunk_tile(c, row0, min_u64(row1 - row0, TILE), bits);                     \
 	}
 DOT(1)
 DOT(2)
