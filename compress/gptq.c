@@ -29,6 +29,7 @@ struct sweep {
 	double *work;   /* g->n x n_rows, in sweep order; what is still to be quantised */
 	double *errors; /* BLOCK x n_rows */
 	void (*quantise)(struct sweep *s, uint32_t step);
+	const struct gptq_rounding *rounding; /* instead of q */
 };
 
 struct gptq *gptq_free(struct gptq *g)
@@ -151,6 +152,16 @@ static void quantise_across(struct sweep *s, uint32_t step)
 		values[i] -= qvectors_put(s->q, vector, s->first + (uint32_t)i, values[i]);
 }
 
+static void quantise_rounded(struct sweep *s, uint32_t step)
+{
+	uint32_t column = s->g->order[step];
+	double *values = s->work + step * s->n_rows;
+
+	for (size_t i = 0; i < s->n_rows; i++)
+		values[i] -= s->rounding->round(
+			s->rounding->arg, s->first + (uint32_t)i, column, values[i]);
+}
+
 /* Quantises column `step`; its error over T_pp stays in `error` and goes to the block's rest. */
 static void sweep_column(struct sweep *s, uint32_t step, uint32_t end, double *error)
 {
@@ -237,4 +248,25 @@ int gptq_across(const struct gptq *g, const double *vectors, uint32_t first, uin
 		.quantise = quantise_across};
 
 	return sweep_run(&s, vectors, q->length, 1);
+}
+
+int gptq_rows(const struct gptq *g, const double *matrix, uint32_t first, uint32_t last,
+	const struct gptq_rounding *rounding)
+{
+	struct sweep s = {.g = g,
+		.rounding = rounding,
+		.first = first,
+		.n_rows = last - first,
+		.quantise = quantise_rounded};
+
+	return sweep_run(&s, matrix, 1, g->n);
+}
+
+void gptq_weights(const struct gptq *g, double *ret)
+{
+	for (uint32_t p = 0; p < g->n; p++) {
+		double t = g->factor[(size_t)p * g->n + p];
+
+		ret[g->order[p]] = g->dead[g->order[p]] ? 0 : 1 / (t * t);
+	}
 }

@@ -47,3 +47,18 @@ int gptq_along(const struct gptq *g, const double *vectors, uint32_t first, uint
  */
 int gptq_across(const struct gptq *g, const double *vectors, uint32_t first, uint32_t last,
 	struct qvectors *q) _must_check_;
+
+/* Any rounding: called once for each number, columns in the order of the sweep; returns the value
+ * that the number is stored as. */
+struct gptq_rounding {
+	double (*round)(void *arg, uint32_t row, uint32_t column, double value);
+	void *arg;
+};
+
+/* Rounds rows [first, last) of a matrix of rows of n numbers. -ENOMEM. */
+int gptq_rows(const struct gptq *g, const double *matrix, uint32_t first, uint32_t last,
+	const struct gptq_rounding *rounding) _must_check_;
+
+/* What the squared error of each column costs once the columns after it have made up for what they
+ * can: 1 / T_cc^2 with H^-1 = T^T T; 0 where there is no input. ret has n numbers. */
+void gptq_weights(const struct gptq *g, double *ret);

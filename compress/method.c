@@ -7,6 +7,16 @@
 static const struct method *const methods[] = {
 	&method_delta_come,
 	&method_deltadq,
+	&method_k_bit,
+	&method_sign,
+	&method_sign_row,
+	&method_low_rank,
+	&method_low_rank_whitened,
+	&method_low_rank_k_bit,
+	&method_sparse,
+	&method_lossless,
+	&method_dense,
+	&method_zero,
 };
 
 const struct method *method_at(size_t i)
@@ -41,6 +51,31 @@ double method_ratio(const struct method *m, const struct method_options *options
 	if (options->bits > 0 && m->default_ratio > 0)
 		return 16 / options->bits;
 	return m->default_ratio;
+}
+
+uint64_t method_codes_bytes(uint32_t rows, uint32_t cols, uint8_t bits, enum grid_kind grid)
+{
+	const struct tensor_record record = {
+		.codec = CODEC_CODES,
+		.n = rows,
+		.rows = rows,
+		.cols = cols,
+		.bits = bits,
+		.grid = (uint8_t)grid,
+	};
+
+	return part_layout(&record).end + METHOD_RECORD_BYTES;
+}
+
+struct part_place method_matrix_place(const struct method_matrix *m, uint8_t level)
+{
+	return (struct part_place){
+		.role = m->role,
+		.layer = m->layer,
+		.rows = m->rows,
+		.cols = m->cols,
+		.level = level,
+	};
 }
 
 int method_matrix_add(struct method_matrix *m, struct part *part)

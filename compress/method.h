@@ -20,6 +20,8 @@
 #include "engine/pool.h"
 
 #define METHOD_MAX_PARTS FORMAT_MAX_LEVELS
+#define METHOD_RECORD_BYTES sizeof(struct tensor_record) /* of a part, beside its payload */
+#define METHOD_MAX_GROUP 3u                              /* q, k, v */
 #define METHOD_MAX_FIGURES 8u
 
 enum method_needs {
@@ -81,6 +83,7 @@ struct method {
 	const char *name;
 	const char *summary;  /* one line for the help */
 	uint32_t needs;       /* enum method_needs, or-ed */
+	bool exact;           /* also meets projections where only bits changed: -0, NaN */
 	double default_ratio; /* where neither ratio nor bits is said; 0: sizes itself */
 	/* -EINVAL names the option and what is expected. */
 	int (*check)(const struct method_options *options, struct reason *reason);
@@ -103,6 +106,12 @@ int method_check_ratio(const struct method_options *options, struct reason *reas
 
 /* The ratio that options ask of a method; 0: none. */
 double method_ratio(const struct method *m, const struct method_options *options);
+
+/* What codes of all rows of a matrix take, not entropy coded, with their record. */
+uint64_t method_codes_bytes(uint32_t rows, uint32_t cols, uint8_t bits, enum grid_kind grid);
+
+/* Where a part of the matrix belongs. */
+struct part_place method_matrix_place(const struct method_matrix *m, uint8_t level);
 
 /* Gives a matrix another part, which it takes, whatever the result. -E2BIG: more than
  * METHOD_MAX_PARTS. */

@@ -55,7 +55,7 @@ int pair_read_matrix(const struct pair *p, enum tensor_role role, uint32_t layer
 	_cleanup_(freep) float *base = NULL;
 	_cleanup_(freep) float *delta = NULL;
 	uint32_t rows, cols;
-	bool changed = false;
+	bool changed, all_zero = true;
 	size_t n;
 	int r;
 
@@ -71,14 +71,38 @@ int pair_read_matrix(const struct pair *p, enum tensor_role role, uint32_t layer
 	base = malloc((n + 1) * sizeof(*base));
 	if (!base)
 		return -ENOMEM;
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; i < n; i++)
 		base[i] = bf16_to_f32(narrow[i]);
+	changed = memcmp(base, delta, n * sizeof(*base)) != 0;
+	for (size_t i = 0; i < n; i++) {
 		delta[i] -= base[i];
-		changed |= delta[i] != 0;
+		all_zero &= delta[i] == 0;
 	}
-	*ret = (struct pair_matrix){.rows = rows, .cols = cols, .base = take_ptr(base)};
+	*ret = (struct pair_matrix){
+		.rows = rows, .cols = cols, .base = take_ptr(base), .all_zero = all_zero};
 	if (changed)
 		ret->delta = take_ptr(delta);
+	return 0;
+}
+
+int pair_read_words(const struct pair *p, enum tensor_role role, uint32_t layer,
+	uint16_t **ret_base, uint16_t **ret_tuned, struct reason *reason)
+{
+	_cleanup_(freep) uint16_t *base = NULL;
+	uint32_t rows, cols;
+	size_t n;
+	int r;
+
+	if (!model_config_shape(&p->base_config, role, layer, &rows, &cols))
+		return reason_set(
+			reason, -EINVAL, "no %s in layer %u", tensor_role_name(role), layer);
+	n = (size_t)rows * cols;
+	r = read_bf16(p->base, role, layer, n, &base, reason);
+	if (r == 0)
+		r = read_bf16(p->tuned, role, layer, n, ret_tuned, reason);
+	if (r < 0)
+		return r;
+	*ret_base = take_ptr(base);
 	return 0;
 }
 

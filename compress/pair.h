@@ -17,14 +17,19 @@ int pair_init(struct pair *p, struct checkpoint *base, struct checkpoint *tuned,
 	struct reason *reason) _must_check_;
 
 /* A projection: the base's weights and the change, both malloc'ed, rows x cols. *ret_delta is NULL
- * where nothing changed. */
+ * where not a bit changed. */
 struct pair_matrix {
 	uint32_t rows, cols;
 	float *base;
 	float *delta;
+	bool all_zero; /* the delta: all that changed is the sign of zeros */
 };
 int pair_read_matrix(const struct pair *p, enum tensor_role role, uint32_t layer,
 	struct pair_matrix *ret, struct reason *reason) _must_check_;
+
+/* The same as bf16 words, the fine-tune's rounded if they are wider; both malloc'ed. */
+int pair_read_words(const struct pair *p, enum tensor_role role, uint32_t layer,
+	uint16_t **ret_base, uint16_t **ret_tuned, struct reason *reason) _must_check_;
 
 /* A norm or bias of the fine-tune, malloc'ed; NULL if the model has none. */
 int pair_read_vector(const struct pair *p, enum tensor_role role, uint32_t layer, float **ret,

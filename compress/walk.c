@@ -83,7 +83,7 @@ static size_t fill_group(struct walk *w, size_t first, size_t last, struct metho
 	for (size_t i = first; i < last; i++) {
 		const struct pair_matrix *m = &w->layer.matrices[i];
 
-		if (!m->delta) {
+		if (!m->delta || (m->all_zero && !w->settings->method->exact)) {
 			w->report.n_unchanged++;
 			continue;
 		}

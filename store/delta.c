@@ -286,6 +286,8 @@ static int check_vocabulary(
 static int bind_contents(
 	struct delta *d, const struct image *image, const struct base *base, struct reason *reason)
 {
+	/* Without weights nothing can be told from them. */
+	const struct base *weights = base && base->layers ? base : NULL;
 	struct tensor_table table;
 	int r = tensor_table_open(image, &d->config, &table, reason);
 
@@ -294,10 +296,10 @@ static int bind_contents(
 	d->layers = calloc(d->config.n_layers, sizeof(*d->layers));
 	if (!d->layers)
 		return reason_set(reason, -ENOMEM, "out of memory");
-	if (base)
+	if (weights)
 		r = make_room(d, image, &table, reason);
 	if (r == 0)
-		r = bind_tensors(d, &table, base, reason);
+		r = bind_tensors(d, &table, weights, reason);
 	if (r == 0)
 		r = bind_certificate(d, image, table.n_all, reason);
 	return r;
