@@ -6,15 +6,14 @@
 
 #include "common/progress.h"
 #include "foreign/config_json.h"
+#include "foreign/safetensors_numbers.h"
 #include "kernels/convert.h"
 #include "store/base.h"
 #include "store/model_digest.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#define NAME_SIZE 96
 #define CHUNK_NUMBERS 65536u
 
 struct checkpoint {
@@ -56,17 +55,9 @@ static const struct {
 	[ROLE_HEAD] = {false, "lm_head.weight"},
 };
 
-/* A role's place in a tensor by name, before anybody looked whether the tensor is there. */
-struct place {
-	char name[NAME_SIZE];
-	uint32_t first_row;
-	uint32_t rows, cols;
-	uint64_t tensor_rows;
-};
-
 /* Phi-3 stacks the rows of q, k and v in one tensor, those of gate and up in another. */
-static void place_fused(
-	const struct model_config *c, enum tensor_role role, uint32_t layer, struct place *p)
+static void place_fused(const struct model_config *c, enum tensor_role role, uint32_t layer,
+	struct checkpoint_place *p)
 {
 	uint32_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
 	const char *name = "self_attn.qkv_proj.weight";
@@ -91,10 +82,10 @@ static bool is_fused(const struct model_config *c, enum tensor_role role)
 		       role == ROLE_UP);
 }
 
-static bool place_of(
-	const struct model_config *c, enum tensor_role role, uint32_t layer, struct place *p)
+bool checkpoint_place(const struct model_config *c, enum tensor_role role, uint32_t layer,
+	struct checkpoint_place *p)
 {
-	*p = (struct place){0};
+	*p = (struct checkpoint_place){0};
 	if (!model_config_shape(c, role, layer, &p->rows, &p->cols))
 		return false;
 	p->tensor_rows = p->rows;
@@ -107,13 +98,8 @@ static bool place_of(
 	return true;
 }
 
-static bool dtype_readable(enum safetensors_dtype dtype)
-{
-	return dtype == SAFETENSORS_BF16 || dtype == SAFETENSORS_F16 || dtype == SAFETENSORS_F32;
-}
-
-static int check_tensor(const struct place *p, bool vector, const struct safetensors_tensor *t,
-	struct reason *reason)
+static int check_tensor(const struct checkpoint_place *p, bool vector,
+	const struct safetensors_tensor *t, struct reason *reason)
 {
 	char shape[192];
 	uint32_t n_dims = vector ? 1 : 2;
@@ -130,7 +116,7 @@ static int check_tensor(const struct place *p, bool vector, const struct safeten
 		return reason_set(reason, -EBADMSG, "tensor '%s': shape %s, expected [%llu, %u]",
 			p->name, shape, (unsigned long long)p->tensor_rows, p->cols);
 	}
-	if (!dtype_readable(t->dtype))
+	if (!safetensors_has_numbers(t))
 		return reason_set(reason, -EOPNOTSUPP,
 			"tensor '%s': dtype %s is not implemented (BF16, F16 and F32 are)", p->name,
 			safetensors_dtype_name(t->dtype));
@@ -141,12 +127,12 @@ static int check_tensor(const struct place *p, bool vector, const struct safeten
 static int check_roles(const struct checkpoint *c, bool *ret_used, struct reason *reason)
 {
 	const struct safetensors_tensor *t;
-	struct place place;
+	struct checkpoint_place place;
 	int r;
 
 	for (uint32_t layer = 0; layer < c->config.n_layers; layer++)
 		for (int role = 0; role < N_ROLES; role++) {
-			if (!place_of(&c->config, (enum tensor_role)role, layer, &place))
+			if (!checkpoint_place(&c->config, (enum tensor_role)role, layer, &place))
 				continue;
 			t = safetensors_find(c->tensors, place.name);
 			r = check_tensor(
@@ -277,9 +263,9 @@ const struct safetensors *checkpoint_tensors(const struct checkpoint *c)
 bool checkpoint_part(const struct checkpoint *c, enum tensor_role role, uint32_t layer,
 	struct checkpoint_part *ret)
 {
-	struct place place;
+	struct checkpoint_place place;
 
-	if (!place_of(&c->config, role, layer, &place))
+	if (!checkpoint_place(&c->config, role, layer, &place))
 		return false;
 	*ret = (struct checkpoint_part){
 		.tensor = safetensors_find(c->tensors, place.name),
@@ -288,23 +274,6 @@ bool checkpoint_part(const struct checkpoint *c, enum tensor_role role, uint32_t
 		.cols = place.cols,
 	};
 	return true;
-}
-
-/* The caller has checked that the type is one of the three. */
-static void to_floats(enum safetensors_dtype dtype, const void *raw, float *ret, size_t n)
-{
-	const uint32_t *words = raw;
-	const uint16_t *halves = raw;
-
-	if (dtype == SAFETENSORS_F32)
-		for (size_t i = 0; i < n; i++)
-			ret[i] = f32_from_bits(le32toh(words[i]));
-	else if (dtype == SAFETENSORS_BF16)
-		for (size_t i = 0; i < n; i++)
-			ret[i] = bf16_to_f32(le16toh(halves[i]));
-	else
-		for (size_t i = 0; i < n; i++)
-			ret[i] = f16_to_f32(le16toh(halves[i]));
 }
 
 /* Where numbers go as they are read: one of the two. */
@@ -328,45 +297,23 @@ static void sink_put(struct sink *sink, uint64_t at, const float *values, size_t
 	}
 }
 
-/* Index of the first number that is infinite, or would be in bf16, or is none; n if there is none.
- */
-static size_t find_not_finite(const float *values, size_t n)
-{
-	static const float limit = 0x1.ffp127f; /* half a step above the largest bf16 */
-	size_t i = 0;
-
-	while (i < n && fabsf(values[i]) < limit)
-		i++;
-	return i;
-}
-
 static int read_part(const struct checkpoint *c, const struct checkpoint_part *part,
 	struct sink *sink, struct reason *reason)
 {
-	enum safetensors_dtype dtype = part->tensor->dtype;
-	size_t size = safetensors_dtype_bits(dtype) / 8;
 	uint64_t n = (uint64_t)part->rows * part->cols;
 	uint64_t first = (uint64_t)part->first_row * part->cols;
-	_cleanup_(freep) void *raw = malloc(CHUNK_NUMBERS * size);
 	_cleanup_(freep) float *values = malloc(CHUNK_NUMBERS * sizeof(*values));
 	int r;
 
-	if (!raw || !values)
+	if (!values)
 		return reason_set(reason, -ENOMEM, "out of memory");
 	for (uint64_t at = 0; at < n; at += CHUNK_NUMBERS) {
-		size_t chunk = (size_t)min_u64(CHUNK_NUMBERS, n - at), bad;
+		size_t chunk = (size_t)min_u64(CHUNK_NUMBERS, n - at);
 
-		r = safetensors_read(
-			c->tensors, part->tensor, (first + at) * size, raw, chunk * size, reason);
+		r = safetensors_read_f32(
+			c->tensors, part->tensor, first + at, values, chunk, reason);
 		if (r < 0)
 			return reason_prefix(reason, r, "%s", c->folder);
-		to_floats(dtype, raw, values, chunk);
-		bad = find_not_finite(values, chunk);
-		if (bad < chunk)
-			return reason_set(reason, -EBADMSG,
-				"%s: tensor '%s': number %llu is %g, expected a finite one",
-				c->folder, part->tensor->name,
-				(unsigned long long)(first + at + bad), (double)values[bad]);
 		sink_put(sink, at, values, chunk);
 	}
 	return 0;

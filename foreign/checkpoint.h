@@ -38,6 +38,17 @@ int checkpoint_read_bf16(struct checkpoint *c, enum tensor_role role, uint32_t l
 int checkpoint_digest(struct checkpoint *c, const struct progress *progress, struct digest *ret,
 	struct reason *reason) _must_check_;
 
+/* A role's place in a tensor, by the names that Hugging Face gives: rows [first_row, first_row +
+ * rows) of tensor_rows. False if such a model has no such role. */
+struct checkpoint_place {
+	char name[96]; /* "model.layers.0.self_attn.q_proj.weight" */
+	uint32_t first_row;
+	uint32_t rows, cols;
+	uint64_t tensor_rows;
+};
+bool checkpoint_place(const struct model_config *c, enum tensor_role role, uint32_t layer,
+	struct checkpoint_place *ret);
+
 /* The files behind it, borrowed; and where a role lies in them: rows [first_row, first_row + rows)
  * of a tensor. False if the model has no such role. */
 struct checkpoint_part {

@@ -27,7 +27,7 @@ owners='
 ^systemd/:daemon/loop.c daemon/notify.c daemon/log.c daemon/loop.h
 ^seccomp\.h$:foreign/sandbox.c foreign/sandbox_filter.c
 ^jansson\.h$:foreign/ compress/ client/deltactl/
-^pcre2\.h$:engine/
+^pcre2\.h$:engine/ foreign/adapter_config.c
 ^utf8proc\.h$:engine/ foreign/
 ^(cblas|lapacke|f77blas)\.h$:kernels/blas.c
 '
