@@ -12,7 +12,7 @@ struct encode_work {
 	const struct allocate_settings *settings;
 	double lambda;
 	struct encoded {
-		struct rate_point point;
+		struct rate_loss point;
 		struct reason reason;
 		int error;
 	} * encoded;
@@ -28,12 +28,12 @@ static void encode_piece(void *arg, size_t piece, size_t worker)
 	e->error = t->encode(t->self, w->lambda, &e->point, &e->reason);
 }
 
-int allocate_at(const struct allocate_settings *s, double lambda, struct rate_point *ret,
+int allocate_at(const struct allocate_settings *s, double lambda, struct rate_loss *ret,
 	struct reason *reason)
 {
 	_cleanup_(freep) struct encoded *encoded = calloc(s->n + 1, sizeof(*encoded));
 	struct encode_work work = {.settings = s, .lambda = lambda, .encoded = encoded};
-	struct rate_point sum = {0};
+	struct rate_loss sum = {0};
 
 	if (!encoded)
 		return -ENOMEM;

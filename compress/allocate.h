@@ -13,7 +13,7 @@
 #include "common/reason.h"
 #include "engine/pool.h"
 
-struct rate_point {
+struct rate_loss {
 	double bytes; /* payload and record */
 	double loss;
 };
@@ -22,13 +22,13 @@ struct rate_point {
 struct allocate_tensor {
 	/* Codes it at lambda and keeps the codes, instead of those of the call before. Calls for
 	 * different tensors run side by side. */
-	int (*encode)(void *self, double lambda, struct rate_point *ret, struct reason *reason);
+	int (*encode)(void *self, double lambda, struct rate_loss *ret, struct reason *reason);
 	void *self;
 };
 
 struct allocation {
 	double lambda;
-	struct rate_point sum;
+	struct rate_loss sum;
 	uint32_t n_trials; /* lambdas that were tried */
 };
 
@@ -43,7 +43,7 @@ struct allocate_settings {
 };
 
 /* All tensors at one lambda. Pieces of work are tensors, in the order given. */
-int allocate_at(const struct allocate_settings *s, double lambda, struct rate_point *ret,
+int allocate_at(const struct allocate_settings *s, double lambda, struct rate_loss *ret,
 	struct reason *reason) _must_check_;
 
 /*

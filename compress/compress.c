@@ -76,6 +76,10 @@ int compress_settings_check(const struct compress_settings *s, struct reason *re
 		return reason_set(reason, -EINVAL,
 			"alpha, code bits, parts, groups, seeds and a claimed ratio are for "
 			"--method deltadq");
+	if ((s->options.tasks || s->options.max_kl != 0 || s->options.train_steps_given) &&
+		strcmp(s->method, "auto") != 0)
+		return reason_set(reason, -EINVAL,
+			"tasks, max-kl and training steps are for --method auto");
 	r = method->check(&s->options, reason);
 	if (r < 0)
 		return reason_prefix(reason, r, "method %s", s->method);

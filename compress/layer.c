@@ -3,6 +3,8 @@
 #include "compress/exact.h"
 #include "store/base.h"
 
+#include <string.h>
+
 static const enum tensor_role roles[N_PLACES] = {
 	ROLE_Q, ROLE_K, ROLE_V, ROLE_O, ROLE_GATE, ROLE_UP, ROLE_DOWN};
 
@@ -26,32 +28,39 @@ void layer_done(struct layer *l)
 	*l = (struct layer){0};
 }
 
-static int load_vector(const struct pair *pair, size_t at, struct delta_file *f, struct layer *l,
-	struct reason *reason)
+static int load_vector(const struct pair *pair, const struct vector_source *vectors, size_t at,
+	struct delta_file *f, struct layer *l, struct reason *reason)
 {
+	const float *other;
 	enum tensor_role role = vector_roles[at];
 	uint32_t rows, cols;
 	bool changed;
 	int r;
 
 	r = pair_read_vector(pair, role, l->index, &l->vectors[at], &changed, reason);
-	if (r < 0 || !changed)
+	if (r < 0 || !l->vectors[at])
 		return r;
+	other = vectors->of ? vectors->of(vectors->state, role, l->index) : NULL;
+	if (!changed && !other)
+		return 0;
 	if (!model_config_shape(&pair->base_config, role, l->index, &rows, &cols))
 		return -EINVAL;
+	if (other)
+		memcpy(l->vectors[at], other, rows * sizeof(*other));
 	return exact_vector(f, role, l->index, l->vectors[at], rows);
 }
 
-int layer_load(const struct pair *pair, uint32_t index, struct delta_file *f, struct layer *ret,
-	struct reason *reason)
+int layer_load(const struct pair *pair, const struct vector_source *vectors, struct delta_file *f,
+	struct layer *ret, struct reason *reason)
 {
+	uint32_t index = ret->index;
 	int r = 0;
 
 	*ret = (struct layer){.index = index};
 	for (size_t i = 0; r == 0 && i < N_PLACES; i++)
 		r = pair_read_matrix(pair, roles[i], index, &ret->matrices[i], reason);
 	for (size_t i = 0; r == 0 && i < LAYER_VECTORS; i++)
-		r = load_vector(pair, i, f, ret, reason);
+		r = load_vector(pair, vectors, i, f, ret, reason);
 	return r;
 }
 

@@ -28,10 +28,17 @@ struct layer {
 
 enum tensor_role layer_role(enum layer_place place);
 
+/* Norms and biases that stand in the place of the fine-tune's; may be NULL, as may what it returns.
+ */
+struct vector_source {
+	const float *(*of)(const void *state, enum tensor_role role, uint32_t layer);
+	const void *state;
+};
+
 /* Reads all of it; norms and biases that changed are added to the file, exactly. What a failure
- * leaves behind goes to layer_done(). */
-int layer_load(const struct pair *pair, uint32_t index, struct delta_file *f, struct layer *ret,
-	struct reason *reason) _must_check_;
+ * leaves behind goes to layer_done(). ret->index says which. */
+int layer_load(const struct pair *pair, const struct vector_source *vectors, struct delta_file *f,
+	struct layer *ret, struct reason *reason) _must_check_;
 void layer_done(struct layer *l);
 
 /* The block as it stands: `base` of each matrix, the fine-tune's vectors. */

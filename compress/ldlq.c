@@ -18,6 +18,14 @@ struct sweep {
 	double loss;
 };
 
+/* y += a x. Without contraction every clone gives the same bits. */
+__attribute__((target_clones("avx512f", "avx2", "default"))) static void add_scaled(
+	float *restrict y, float a, const float *restrict x, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		y[i] += a * x[i];
+}
+
 static float *buffer(size_t n)
 {
 	return malloc((n + 1) * sizeof(float));
@@ -84,16 +92,17 @@ static void round_row(struct sweep *s, uint32_t row, uint32_t first, uint32_t n,
 			code = nearest_code(wanted * inverse);
 		}
 		codes[col] = (int8_t)code;
+		if (s->ret->wanted)
+			s->ret->wanted[at + col] = wanted * inverse;
 		rest = wanted - step * (float)code;
 		s->loss += weight * (double)rest * (double)rest;
 		error = p->target[at + col] - step * (float)code;
 		s->ret->error[at + col] = error;
 		s->fed[at + col] = error + left[i];
 		if (p->h->feedback) {
-			const float *feedback = p->h->feedback + col * n_h + first;
+			const float *feedback = p->h->feedback + col * n_h + col + 1;
 
-			for (uint32_t k = i + 1; k < n; k++)
-				left[k] += error * feedback[k];
+			add_scaled(left + i + 1, error, feedback, n - i - 1);
 		}
 	}
 }
@@ -109,8 +118,7 @@ static void add_rows_above(
 		float factor = p->g->feedback[(size_t)k * p->rows + row];
 		const float *fed = s->fed + (size_t)k * p->cols + first;
 
-		for (uint32_t i = 0; i < n; i++)
-			up[i] += factor * fed[i];
+		add_scaled(up, factor, fed, n);
 	}
 }
 

@@ -21,7 +21,7 @@
 #include "compress/code_costs.h"
 #include "compress/metric.h"
 
-#define LDLQ_SWEEPS 2u
+#define LDLQ_SWEEPS 3u
 
 struct ldlq_problem {
 	uint32_t rows, cols;
@@ -35,6 +35,7 @@ struct ldlq_problem {
 struct ldlq {
 	int8_t *codes; /* rows x cols, the caller's */
 	float *error;  /* rows x cols, the caller's: E */
+	float *wanted; /* rows x cols, the caller's, or NULL: what was rounded, in steps */
 	double loss;   /* tr(G E H E^T) */
 	double bits;   /* estimated length of the codes */
 };

@@ -5,6 +5,7 @@
 #include <string.h>
 
 static const struct method *const methods[] = {
+	&method_auto,
 	&method_delta_come,
 	&method_deltadq,
 	&method_k_bit,

@@ -30,10 +30,17 @@ enum method_needs {
 };
 
 /* What the user asked of the method; what has no meaning for it is refused by check(). */
+struct tasks; /* compress/tasks.h */
+
 struct method_options {
 	double ratio; /* 16-bit bytes of the projections over all their bytes; 0: not said */
 	double bits;  /* 0: not said. Methods of a fixed width: bits of a code, else 16 / ratio */
 	struct deltadq_options deltadq;
+	/* Of auto. */
+	const struct tasks *tasks; /* words of the fine-tune's task; NULL: none */
+	double max_kl;        /* nats on text that is kept back, instead of a size; 0: not said */
+	uint32_t train_steps; /* if train_steps_given */
+	bool train_steps_given;
 };
 
 /* One projection. */
@@ -91,6 +98,9 @@ struct method {
 	int (*prepare)(const struct method_model *model, void **ret_state, struct reason *reason);
 	/* -ENOMEM, -EDOM for numbers that are not finite. */
 	int (*quantise)(void *state, struct method_group *group, struct reason *reason);
+	/* A norm or bias that the method puts in the place of the fine-tune's, or NULL; NULL:
+	 * never. */
+	const float *(*vector)(const void *state, enum tensor_role role, uint32_t layer);
 	/* NULL: nothing. Fills at most METHOD_MAX_FIGURES; returns how many. */
 	size_t (*report)(const void *state, struct method_figure *ret);
 	void (*done)(void *state); /* NULL where there is no prepare() */

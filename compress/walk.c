@@ -226,9 +226,11 @@ static int compress_layer(struct walk *w, struct reason *reason)
 
 static int walk_layer(struct walk *w, uint32_t index, struct reason *reason)
 {
+	const struct vector_source vectors = {.of = w->settings->method->vector, .state = w->state};
 	int r;
 
-	r = layer_load(w->settings->pair, index, w->file, &w->layer, reason);
+	w->layer.index = index;
+	r = layer_load(w->settings->pair, &vectors, w->file, &w->layer, reason);
 	if (r == 0)
 		r = compress_layer(w, reason);
 	layer_done(&w->layer);

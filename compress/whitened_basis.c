@@ -12,9 +12,6 @@ struct whitened_basis *whitened_basis_free(struct whitened_basis *b)
 	free(b->u);
 	free(b->v);
 	free(b->sigma);
-	free(b->gd);
-	free(b->dh);
-	free(b->gdh);
 	free(b);
 	return NULL;
 }
@@ -30,32 +27,7 @@ static int basis_room(struct whitened_basis *b)
 	b->u = buffer(b->rank, b->rows);
 	b->v = buffer(b->rank, b->cols);
 	b->sigma = buffer(b->rank, 1);
-	b->gd = buffer(b->rows, b->cols);
-	b->dh = buffer(b->rows, b->cols);
-	b->gdh = buffer(b->rows, b->cols);
-	return b->u && b->v && b->sigma && b->gd && b->dh && b->gdh ? 0 : -ENOMEM;
-}
-
-/* G D, D H, G D H; identities pass the values on. */
-static void products(struct whitened_basis *b, const double *d)
-{
-	size_t n = (size_t)b->rows * b->cols;
-	const struct blas_gemm left = {.m = b->rows, .n = b->cols, .k = b->rows, .alpha = 1};
-	const struct blas_gemm right = {.m = b->rows, .n = b->cols, .k = b->cols, .alpha = 1};
-
-	memcpy(b->gd, d, n * sizeof(*d));
-	memcpy(b->dh, d, n * sizeof(*d));
-	if (b->g->matrix)
-		blas_gemm_f64(&left, b->g->matrix, d, b->gd);
-	if (b->h->matrix)
-		blas_gemm_f64(&right, d, b->h->matrix, b->dh);
-	if (b->h->matrix)
-		blas_gemm_f64(&right, b->gd, b->h->matrix, b->gdh);
-	else
-		memcpy(b->gdh, b->gd, n * sizeof(*d));
-	b->energy = 0;
-	for (size_t i = 0; i < n; i++)
-		b->energy += d[i] * b->gdh[i];
+	return b->u && b->v && b->sigma ? 0 : -ENOMEM;
 }
 
 /* ret = L_g^T D L_h. */
@@ -129,7 +101,6 @@ int whitened_basis_new(const float *target, const struct metric *g, const struct
 		return r;
 	for (size_t i = 0; i < (size_t)b->rows * b->cols; i++)
 		d[i] = (double)target[i];
-	products(b, d);
 	whiten(b, d, scratch, white);
 	r = decompose(b, white, scratch, reason);
 	if (r < 0)

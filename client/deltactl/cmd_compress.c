@@ -3,6 +3,7 @@
  */
 #include "client/deltactl/command.h"
 #include "client/deltactl/commands.h"
+#include "client/deltactl/compress_auto.h"
 #include "client/deltactl/compress_deltadq.h"
 #include "client/deltactl/default_calibration.h"
 #include "client/deltactl/json_line.h"
@@ -36,11 +37,12 @@ static const char options_help[] =
 	"  --calibration-tokens N   most tokens of it to use (default 32768)\n"
 	"  --threads N              default: as many as the process may use\n"
 	"  --json                   the report as a JSON object\n"
-	"  -q, --quiet              no progress\n" COMPRESS_DELTADQ_HELP;
+	"  -q, --quiet              no progress\n" COMPRESS_AUTO_HELP COMPRESS_DELTADQ_HELP;
 
 struct options {
 	const char *base, *tuned, *output, *calibrate;
 	struct compress_settings settings;
+	struct auto_arguments automatic;
 	bool json, quiet;
 };
 
@@ -75,6 +77,7 @@ static const struct option long_options[] = {
 	{"calibrate", required_argument, NULL, OPTION_CALIBRATE},
 	{"calibration-tokens", required_argument, NULL, OPTION_TOKENS},
 	{"threads", required_argument, NULL, OPTION_THREADS},
+	COMPRESS_AUTO_OPTIONS,
 	COMPRESS_DELTADQ_OPTIONS,
 	{"json", no_argument, NULL, OPTION_JSON},
 	{"quiet", no_argument, NULL, 'q'},
@@ -97,6 +100,8 @@ static bool set_option(struct options *o, int option)
 {
 	if (option >= OPTION_DELTADQ_FIRST && option < OPTION_DELTADQ_END)
 		return compress_deltadq_option(option, optarg, &o->settings.options.deltadq);
+	if (option >= OPTION_AUTO_FIRST && option < OPTION_AUTO_END)
+		return compress_auto_option(option, optarg, &o->automatic, &o->settings.options);
 	switch (option) {
 	case OPTION_BASE:
 		o->base = optarg;
@@ -191,6 +196,8 @@ static int compress_in_sandbox(void *arg, struct reason *reason)
 	const struct options *o = call->options;
 	_cleanup_(checkpointp) struct checkpoint *base = NULL;
 	_cleanup_(checkpointp) struct checkpoint *tuned = NULL;
+	_cleanup_(tasks_done) struct tasks tasks = {0};
+	struct compress_settings settings = o->settings;
 	struct progress_bar bar;
 	const struct progress progress = {.update = update_bar, .user = &bar};
 	int r;
@@ -200,8 +207,10 @@ static int compress_in_sandbox(void *arg, struct reason *reason)
 	if (r == 0)
 		r = checkpoint_open(o->tuned, &tuned, reason);
 	if (r == 0)
+		r = compress_auto_load(&o->automatic, &tasks, &settings.options, reason);
+	if (r == 0)
 		r = compress_delta(
-			base, tuned, &o->settings, call->fd, &progress, call->report, reason);
+			base, tuned, &settings, call->fd, &progress, call->report, reason);
 	progress_bar_end(&bar);
 	return r;
 }

@@ -1,0 +1,41 @@
+#include "client/deltactl/compress_auto.h"
+
+#include "client/deltactl/number.h"
+
+bool compress_auto_option(
+	int option, const char *value, struct auto_arguments *a, struct method_options *o)
+{
+	float number;
+
+	switch (option) {
+	case OPTION_AUTO_TASKS:
+		a->tasks = value;
+		return true;
+	case OPTION_AUTO_ROWS:
+		return number_range(value, &a->first_row, &a->end_row);
+	case OPTION_AUTO_MAX_KL:
+		if (!number_f32(value, &number) || !(number > 0))
+			return false;
+		o->max_kl = (double)number;
+		return true;
+	case OPTION_AUTO_STEPS:
+		o->train_steps_given = true;
+		return number_u32(value, &o->train_steps);
+	default:
+		return false;
+	}
+}
+
+int compress_auto_load(const struct auto_arguments *a, struct tasks *ret,
+	struct method_options *options, struct reason *reason)
+{
+	int r;
+
+	if (!a->tasks)
+		return 0;
+	r = tasks_load_rows(
+		a->tasks, a->first_row, a->end_row ? a->end_row : SIZE_MAX, ret, reason);
+	if (r == 0)
+		options->tasks = ret;
+	return r;
+}

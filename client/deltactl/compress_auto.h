@@ -1,0 +1,49 @@
+/*
+ * The options of `deltactl compress` that method auto alone knows.
+ */
+#pragma once
+
+#include "common/reason.h"
+#include "compress/method.h"
+#include "compress/tasks.h"
+
+#include <getopt.h>
+
+enum {
+	OPTION_AUTO_FIRST = 768,
+	OPTION_AUTO_TASKS = OPTION_AUTO_FIRST,
+	OPTION_AUTO_ROWS,
+	OPTION_AUTO_MAX_KL,
+	OPTION_AUTO_STEPS,
+	OPTION_AUTO_END,
+};
+
+/* clang-format off */
+#define COMPRESS_AUTO_OPTIONS                                    \
+	{"tasks", required_argument, NULL, OPTION_AUTO_TASKS},      \
+	{"task-rows", required_argument, NULL, OPTION_AUTO_ROWS},   \
+	{"max-kl", required_argument, NULL, OPTION_AUTO_MAX_KL},    \
+	{"train-steps", required_argument, NULL, OPTION_AUTO_STEPS}
+
+#define COMPRESS_AUTO_HELP                                                                     \
+	"method auto:\n"                                                                       \
+	"  --tasks FILE             prompts and answers of the fine-tune's own task, as eval\n" \
+	"                           takes them; much better than general text\n"               \
+	"  --task-rows A:B          only tasks A up to but not B of the file, from 0\n"        \
+	"  --max-kl X               as small as it gets with a KL of X nats a token on text\n" \
+	"                           that is kept back, instead of a size\n"                    \
+	"  --train-steps N          of training after the codes are chosen (default 60 with\n" \
+	"                           --tasks, else 0)\n"
+/* clang-format on */
+
+struct auto_arguments {
+	const char *tasks;
+	uint64_t first_row, end_row; /* end 0: all */
+};
+
+/* True if the value is understood. */
+bool compress_auto_option(
+	int option, const char *value, struct auto_arguments *a, struct method_options *o);
+/* Reads the tasks, if any, and sets the options to them. */
+int compress_auto_load(const struct auto_arguments *a, struct tasks *ret,
+	struct method_options *options, struct reason *reason) _must_check_;

@@ -1,0 +1,148 @@
+#include "compress/auto_text.h"
+
+#include "compress/served.h"
+#include "compress/task_text.h"
+#include "kernels/kernels.h"
+
+#define KEPT_BACK_SHARE 10u /* every tenth */
+#define OWN_WORDS_TOKENS 8192u
+#define MAX_ANSWER 256u
+
+static const char *const names[] = {
+	[AUTO_TEXT_GENERIC] = "generic",
+	[AUTO_TEXT_OWN_WORDS] = "own-words",
+	[AUTO_TEXT_TASKS] = "tasks",
+};
+
+const char *auto_text_name(enum auto_text_kind kind)
+{
+	return names[kind];
+}
+
+void auto_text_done(struct auto_text *t)
+{
+	sequences_done(&t->learn);
+	sequences_done(&t->kept_back);
+}
+
+/* Every tenth to the one, the others to the other. */
+static int deal(const struct sequences *all, struct auto_text *t)
+{
+	for (size_t i = 0; i < all->n; i++) {
+		const struct sequence *s = &all->items[i];
+		bool kept = i % KEPT_BACK_SHARE == KEPT_BACK_SHARE - 1;
+		int r = sequences_add(
+			kept ? &t->kept_back : &t->learn, sequence_ids(all, i), s->n, s->answer);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int add_windows(
+	const uint32_t *ids, uint32_t n_windows, uint32_t window, struct sequences *ret)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; r == 0 && i < n_windows; i++)
+		r = sequences_add(ret, ids + (size_t)i * window, window, 1);
+	return r;
+}
+
+/* The calibration text has its held-out part already. */
+static int add_generic(const struct method_model *m, uint32_t share, struct auto_text *t)
+{
+	const struct calibration *c = m->calibration;
+	int r = add_windows(
+		c->ids, (uint32_t)max_u64(1, c->n_windows / share), c->window, &t->learn);
+
+	return r == 0 ? add_windows(c->held_out, c->n_held_out, c->window, &t->kept_back) : r;
+}
+
+/* Both kinds of answers; a task's two sequences go the same way. */
+static int add_tasks(const struct method_model *m, struct task_text *text, struct auto_text *t,
+	struct reason *reason)
+{
+	struct sequences *const all[] = {&(struct sequences){0}, &(struct sequences){0}};
+	int r = task_text_references(text, m->options->tasks, all[0], reason);
+
+	if (r == 0)
+		r = task_text_answers(text, m->options->tasks, all[1], reason);
+	for (size_t i = 0; i < array_len(all); i++) {
+		if (r == 0)
+			r = deal(all[i], t);
+		sequences_done(all[i]);
+	}
+	if (r == 0 && (t->kept_back.n == 0 || t->learn.n == 0))
+		return reason_set(reason, -EINVAL,
+			"%zu tasks, expected at least %u that fit into the model",
+			m->options->tasks->n, KEPT_BACK_SHARE);
+	t->kind = AUTO_TEXT_TASKS;
+	return r;
+}
+
+static int add_own_words(const struct method_model *m, struct task_text *text, struct auto_text *t,
+	struct reason *reason)
+{
+	struct sequences all = {0};
+	int r = task_text_invent(text, OWN_WORDS_TOKENS, &all, reason);
+
+	if (r == 0)
+		r = deal(&all, t);
+	sequences_done(&all);
+	if (r < 0)
+		return r;
+	t->kind = AUTO_TEXT_OWN_WORDS;
+	return add_generic(m, 4, t);
+}
+
+/* -EOPNOTSUPP where the fine-tune's folder has no tokenizer or it makes nothing up. */
+static int ask_fine_tune(const struct method_model *m, struct auto_text *t, struct reason *reason)
+{
+	_cleanup_(served_done) struct served tuned = {0};
+	_cleanup_(task_textp) struct task_text *text = NULL;
+	struct task_text_settings settings = {
+		.config = &m->pair->tuned_config,
+		.pool = m->pool,
+		.max_answer = MAX_ANSWER,
+		.sampling = sampler_defaults,
+		.progress = m->progress,
+	};
+	struct kernels kernels;
+	int r;
+
+	r = kernels_select(&kernels, NULL, reason);
+	if (r == 0)
+		r = served_of_checkpoint(m->pair->tuned, &kernels, m->progress, &tuned, reason);
+	if (r < 0)
+		return r;
+	settings.base = tuned.base->image;
+	settings.model = tuned.model;
+	settings.variant = tuned.variant;
+	settings.sampling.temperature = 1;
+	settings.sampling.seed = 1;
+	r = task_text_new(&settings, &text, reason);
+	if (r < 0)
+		return r;
+	if (m->options->tasks)
+		return add_tasks(m, text, t, reason);
+	return add_own_words(m, text, t, reason);
+}
+
+int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)
+{
+	_cleanup_(auto_text_done) struct auto_text t = {.kind = AUTO_TEXT_GENERIC};
+	struct reason refusal = {0};
+	int r = ask_fine_tune(model, &t, &refusal);
+
+	if (r == -EOPNOTSUPP && !model->options->tasks)
+		r = add_generic(model, 1, &t);
+	else if (r < 0)
+		*reason = refusal;
+	if (r < 0)
+		return r;
+	*ret = t;
+	t = (struct auto_text){0};
+	return 0;
+}

@@ -1,0 +1,32 @@
+/*
+ * What method "auto" learns a fine-tune's sensitivities from, best first:
+ *
+ *   tasks     prompts of the user's, with the reference answers and an answer that the fine-tune
+ *             draws for each
+ *   own words conversations that a fine-tune with a chat format makes up; a model that was never
+ *             taught to write prompts makes up poor ones, so generic text is mixed in
+ *   generic   the calibration text
+ *
+ * A tenth is kept back to judge by.
+ */
+#pragma once
+
+#include "compress/method.h"
+#include "compress/sequences.h"
+
+enum auto_text_kind {
+	AUTO_TEXT_GENERIC,
+	AUTO_TEXT_OWN_WORDS,
+	AUTO_TEXT_TASKS,
+};
+
+struct auto_text {
+	enum auto_text_kind kind;
+	struct sequences learn, kept_back; /* neither is empty */
+};
+
+int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)
+	_must_check_;
+void auto_text_done(struct auto_text *t);
+
+const char *auto_text_name(enum auto_text_kind kind);

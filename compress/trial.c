@@ -1,0 +1,366 @@
+#include "compress/trial.h"
+
+#include "compress/ldlq.h"
+
+#include <math.h>
+#include <string.h>
+
+#define TRUST 2.0 /* factor of lambda */
+
+/* The range of codes: how wide they are, and which of them is zero. */
+struct code_range {
+	uint32_t bits;
+	uint8_t centre;
+};
+
+/* What is tried. */
+static const struct trial_winner candidates[] = {
+	{TRIAL_NOTHING, 0},
+	{TRIAL_CODES, .7},
+	{TRIAL_CODES, 1},
+	{TRIAL_FACTORS, 1},
+	{TRIAL_FACTORS, 1.5},
+};
+
+/* A coding that may win. */
+struct coding {
+	struct trial_winner what;
+	int8_t *codes;
+	float *wanted;
+	double step;
+	struct whitened *factors;
+	struct rate_loss point;
+};
+
+static void coding_done(struct coding *c)
+{
+	free(c->codes);
+	free(c->wanted);
+	whitened_free(c->factors);
+	*c = (struct coding){0};
+}
+
+int trial_new(const struct trial_settings *settings, struct trial **ret)
+{
+	struct trial *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return -ENOMEM;
+	t->settings = *settings;
+	t->allowed = UINT32_MAX;
+	*ret = t;
+	return 0;
+}
+
+static void forget(struct trial *t)
+{
+	free(t->codes);
+	free(t->wanted);
+	whitened_free(t->factors);
+	t->codes = NULL;
+	t->wanted = NULL;
+	t->factors = NULL;
+	t->winner = (struct trial_winner){.codec = TRIAL_NOTHING};
+}
+
+struct trial *trial_free(struct trial *t)
+{
+	if (!t)
+		return NULL;
+	whitened_basis_free(t->basis);
+	forget(t);
+	free(t);
+	return NULL;
+}
+
+void trial_allow(struct trial *t, uint32_t allowed)
+{
+	forget(t);
+	t->allowed = allowed;
+	t->n_explored = 0;
+}
+
+static size_t n_numbers(const struct trial *t)
+{
+	return (size_t)t->settings.place.rows * t->settings.place.cols;
+}
+
+/* Codes of one sign-symmetric grid: bits and centre that hold all of them. */
+static struct code_range range_of(const int8_t *a, size_t n_a, const int8_t *b, size_t n_b)
+{
+	int lowest = 0, highest = 0;
+	struct code_range range = {.bits = 1};
+
+	for (size_t i = 0; i < n_a; i++) {
+		lowest = a[i] < lowest ? a[i] : lowest;
+		highest = a[i] > highest ? a[i] : highest;
+	}
+	for (size_t i = 0; i < n_b; i++) {
+		lowest = b[i] < lowest ? b[i] : lowest;
+		highest = b[i] > highest ? b[i] : highest;
+	}
+	while (1 << range.bits <= highest - lowest)
+		range.bits++;
+	range.centre = (uint8_t)-lowest;
+	return range;
+}
+
+static int matrix_of(const int8_t *codes, uint32_t rows, uint32_t cols, struct code_range range,
+	struct code_matrix **ret)
+{
+	int r = code_matrix_new(rows, cols, (uint8_t)range.bits, GRID_MATRIX, ret);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < (size_t)rows * cols; i++)
+		(*ret)->codes[i] = (uint8_t)(codes[i] + range.centre);
+	(*ret)->step = 1;
+	(*ret)->zero = range.centre;
+	return 0;
+}
+
+static int codes_part(
+	const struct part_place *p, const int8_t *codes, double step, struct part *ret)
+{
+	_cleanup_(code_matrix_freep) struct code_matrix *m = NULL;
+	int r = matrix_of(
+		codes, p->rows, p->cols, range_of(codes, (size_t)p->rows * p->cols, NULL, 0), &m);
+
+	if (r < 0)
+		return r;
+	m->step = (float)step;
+	return part_codes(p, m, NULL, true, ret);
+}
+
+static int factors_part(const struct part_place *p, const struct whitened *w, struct part *ret)
+{
+	struct code_range range =
+		range_of(w->v, (size_t)w->n * p->cols, w->u, (size_t)w->n * p->rows);
+	_cleanup_(code_matrix_freep) struct code_matrix *v = NULL;
+	_cleanup_(code_matrix_freep) struct code_matrix *u = NULL;
+	int r = matrix_of(w->v, w->n, p->cols, range, &v);
+
+	if (r == 0)
+		r = matrix_of(w->u, w->n, p->rows, range, &u);
+	if (r < 0)
+		return r;
+	return part_factors(p, v, u, w->sigma, true, ret);
+}
+
+int trial_part(const struct trial *t, struct part *ret)
+{
+	const struct part_place *p = &t->settings.place;
+
+	switch (t->winner.codec) {
+	case TRIAL_CODES:
+		return codes_part(p, t->codes, t->step, ret);
+	case TRIAL_FACTORS:
+		return factors_part(p, t->factors, ret);
+	case TRIAL_NOTHING:
+		break;
+	}
+	*ret = (struct part){0};
+	return 0;
+}
+
+int trial_values(const struct trial *t, float *ret)
+{
+	if (t->winner.codec == TRIAL_FACTORS)
+		return whitened_values(t->factors, ret);
+	for (size_t i = 0; i < n_numbers(t); i++)
+		ret[i] = t->winner.codec == TRIAL_CODES ? (float)t->step * (float)t->codes[i] : 0;
+	return 0;
+}
+
+static void round_again(int8_t *codes, const float *latent, size_t n, float threshold)
+{
+	for (size_t i = 0; i < n; i++)
+		if (codes[i] != 0 && fabsf(latent[i]) < threshold)
+			codes[i] = 0;
+}
+
+void trial_round(struct trial *t, float threshold)
+{
+	struct whitened *w = t->factors;
+
+	if (t->winner.codec == TRIAL_CODES)
+		round_again(t->codes, t->wanted, n_numbers(t), threshold);
+	if (t->winner.codec != TRIAL_FACTORS)
+		return;
+	round_again(w->u, w->latent_u, (size_t)w->n * w->rows, threshold);
+	round_again(w->v, w->latent_v, (size_t)w->n * w->cols, threshold);
+}
+
+int trial_weigh(struct trial *t)
+{
+	_cleanup_(part_done) struct part part = {0};
+	_cleanup_(freep) float *error = malloc((n_numbers(t) + 1) * sizeof(*error));
+	int r = error ? trial_values(t, error) : -ENOMEM;
+
+	if (r == 0)
+		r = trial_part(t, &part);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n_numbers(t); i++)
+		error[i] = t->settings.delta[i] - error[i];
+	r = metric_loss(t->settings.codes.g, t->settings.codes.h, error, &t->point.loss);
+	t->point.loss /= 2;
+	t->point.bytes = part.payload ? (double)part_file_bytes(&part) : 0;
+	return r;
+}
+
+/* The KL is half of the quadratic form, and lambda here is of a byte. */
+static double form_lambda(double lambda)
+{
+	return 2 * lambda / 8;
+}
+
+static int code_directly(struct trial *t, double lambda)
+{
+	const struct trial_settings *s = &t->settings;
+	size_t n = n_numbers(t);
+	_cleanup_(freep) float *error = malloc((n + 1) * sizeof(*error));
+	struct ldlq_problem problem = {
+		.rows = s->place.rows,
+		.cols = s->place.cols,
+		.target = s->delta,
+		.g = s->codes.g,
+		.h = s->codes.h,
+		.lambda = form_lambda(lambda),
+		.n_sweeps = LDLQ_SWEEPS,
+	};
+	struct ldlq result = {.error = error};
+
+	t->codes = malloc(n + 1);
+	t->wanted = malloc((n + 1) * sizeof(*t->wanted));
+	if (!error || !t->codes || !t->wanted)
+		return -ENOMEM;
+	t->step = (double)(float)(t->winner.step * ldlq_step(problem.g, problem.h, problem.lambda));
+	problem.step = t->step;
+	result.codes = t->codes;
+	result.wanted = t->wanted;
+	return ldlq_run(&problem, &result);
+}
+
+static int code_factors(struct trial *t, double lambda, struct reason *reason)
+{
+	const struct trial_settings *s = &t->settings;
+	const struct whitened_settings settings = {
+		.lambda = form_lambda(lambda),
+		.coarseness = t->winner.step,
+		.least = t->winner.step > 1 ? .45 : .6,
+	};
+	int r = 0;
+
+	if (!t->basis)
+		r = whitened_basis_new(s->delta, s->factors.g, s->factors.h, &t->basis, reason);
+	if (r == 0)
+		r = whitened_quantise(t->basis, &settings, &t->factors);
+	if (r == 0 && t->factors->n == 0)
+		forget(t);
+	return r;
+}
+
+/* Makes it stand. */
+static int code_as(struct trial *t, struct trial_winner what, double lambda, struct reason *reason)
+{
+	int r = 0;
+
+	forget(t);
+	t->winner = what;
+	switch (what.codec) {
+	case TRIAL_NOTHING:
+		break;
+	case TRIAL_CODES:
+		r = code_directly(t, lambda);
+		break;
+	case TRIAL_FACTORS:
+		r = code_factors(t, lambda, reason);
+		break;
+	}
+	return r < 0 ? r : trial_weigh(t);
+}
+
+/* What stands, taken away, and put back. */
+static struct coding take_coding(struct trial *t)
+{
+	struct coding c = {
+		.what = t->winner,
+		.codes = take_ptr(t->codes),
+		.wanted = take_ptr(t->wanted),
+		.step = t->step,
+		.factors = take_ptr(t->factors),
+		.point = t->point,
+	};
+
+	return c;
+}
+
+static void put_coding(struct trial *t, struct coding *c)
+{
+	forget(t);
+	t->winner = c->what;
+	t->codes = take_ptr(c->codes);
+	t->wanted = take_ptr(c->wanted);
+	t->step = c->step;
+	t->factors = take_ptr(c->factors);
+	t->point = c->point;
+}
+
+/* Everything that is allowed; the cheapest stands. */
+static int explore(struct trial *t, double lambda, struct reason *reason)
+{
+	_cleanup_(coding_done) struct coding best = {0};
+	struct trial_winner winner = {0};
+	double least = INFINITY;
+
+	for (size_t i = 0; i < array_len(candidates); i++) {
+		double cost;
+		int r;
+
+		if (!(t->allowed & 1u << candidates[i].codec))
+			continue;
+		r = code_as(t, candidates[i], lambda, reason);
+		if (r < 0)
+			return r;
+		cost = t->point.loss + lambda * t->point.bytes;
+		if (cost >= least)
+			continue;
+		least = cost;
+		winner = candidates[i];
+		coding_done(&best);
+		best = take_coding(t);
+	}
+	put_coding(t, &best);
+	if (t->n_explored < TRIAL_MAX_EXPLORED) {
+		t->explored[t->n_explored].lambda = lambda;
+		t->explored[t->n_explored++].winner = winner;
+	}
+	return 0;
+}
+
+static const struct trial_winner *known_winner(const struct trial *t, double lambda)
+{
+	const struct trial_winner *found = NULL;
+	double nearest = log(TRUST);
+
+	for (uint32_t i = 0; i < t->n_explored; i++) {
+		double distance = fabs(log(lambda / t->explored[i].lambda));
+
+		if (distance <= nearest) {
+			nearest = distance;
+			found = &t->explored[i].winner;
+		}
+	}
+	return found;
+}
+
+int trial_encode(void *self, double lambda, struct rate_loss *ret, struct reason *reason)
+{
+	struct trial *t = self;
+	const struct trial_winner *known = known_winner(t, lambda);
+	int r = known ? code_as(t, *known, lambda, reason) : explore(t, lambda, reason);
+
+	*ret = t->point;
+	return r;
+}

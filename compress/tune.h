@@ -1,0 +1,51 @@
+/*
+ * Codes that learn: what allocation chose is trained on KL(fine-tune || compressed), so that what
+ * can be stored makes up for what cannot, across matrices and layers.
+ *
+ * Trained by Adam are the latent numbers behind the codes, with a straight-through rounding
+ * (forward and in the file a number counts as its nearest integer, backward as itself), logarithms
+ * of sigmas and steps, and the norms of the blocks, which cost no bytes. The size hardly moves.
+ *
+ * Rates were found on the fine-tunes of ../shared: components want larger ones the coarser they
+ * are; direct codes bear small ones only (zeros begin to walk) and none above 1.6 bits. Training
+ * text is soon known by heart, so that what counts is the KL on text that was kept back: without
+ * a gain there, everything is as it was.
+ */
+#pragma once
+
+#include "compress/distil.h"
+#include "compress/trial.h"
+
+struct tune_settings {
+	struct trial *const *trials; /* what stands coded; updated */
+	size_t n_trials;
+	const struct dense_model *base; /* whose projections the codes are added to */
+	/* Projections are overwritten with base + codes; norms of the blocks are trained. */
+	struct dense_model *weights;
+	struct dense_model *teacher;
+	const struct sequences *sequences, *kept_back;
+	struct pool *pool;
+	const struct progress *progress;
+	uint32_t n_steps;
+	double bits; /* of a projection weight, about: what the rates depend on */
+	bool freeze; /* the codes */
+	uint64_t seed;
+};
+
+struct tune_report {
+	double kl_before, kl_after; /* on the text that was kept back */
+	double training_kl_before, training_kl_after;
+	bool reverted; /* no gain: nothing has changed */
+	double seconds;
+};
+
+/* Trials stand with the trained codes; trial_weigh() them. */
+int tune_run(const struct tune_settings *settings, struct tune_report *ret, struct reason *reason)
+	_must_check_;
+
+/* KL of weights to the teacher on sequences. */
+int tune_measure(const struct tune_settings *settings, const struct sequences *sequences,
+	double *ret, struct reason *reason) _must_check_;
+
+/* base + what stands coded, for all trials. */
+int tune_install(const struct tune_settings *settings) _must_check_;

@@ -1,0 +1,157 @@
+/* Method auto on the tiny models: the budget, the same bytes for any threads, and its worth. */
+#include "compress/compress.h"
+#include "kernels/blas.h"
+#include "tests/golden_file.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+struct folders {
+	struct checkpoint *base, *tuned;
+};
+
+static struct checkpoint *opened(const char *name)
+{
+	struct reason reason = {0};
+	struct checkpoint *c;
+	char folder[128];
+
+	if (checkpoint_open(tiny_folder(name, folder), &c, &reason) < 0)
+		fail_msg("%s: %s", folder, reason.text);
+	return c;
+}
+
+static struct folders folders_of(const char *name)
+{
+	char tuned[64];
+
+	snprintf(tuned, sizeof(tuned), "%s-ft", name);
+	return (struct folders){.base = opened(name), .tuned = opened(tuned)};
+}
+
+static void folders_done(struct folders *f)
+{
+	checkpoint_free(f->base);
+	checkpoint_free(f->tuned);
+}
+
+static int compressed(const struct folders *f, const struct method_options *options,
+	uint32_t n_threads, struct compress_report *ret, struct reason *reason)
+{
+	const struct compress_settings settings = {
+		.method = "auto",
+		.options = *options,
+		.calibration_tokens = 1024,
+		.window = 64,
+		.n_threads = n_threads,
+	};
+	_cleanup_(closep) int fd = memfd_create("made", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	return compress_delta(f->base, f->tuned, &settings, fd, NULL, ret, reason);
+}
+
+static struct compress_report made(
+	const struct folders *f, const struct method_options *options, uint32_t n_threads)
+{
+	struct compress_report report;
+	struct reason reason = {0};
+
+	if (compressed(f, options, n_threads, &report, &reason) < 0)
+		fail_msg("%s", reason.text);
+	return report;
+}
+
+/* Direct codes, both, components. */
+static void test_the_budget_is_kept_and_used(void **state)
+{
+	static const double bits[] = {4, 1, .5};
+	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+
+	(void)state;
+	for (size_t i = 0; i < array_len(bits); i++) {
+		const struct method_options options = {.bits = bits[i]};
+		struct compress_report r = made(&f, &options, 2);
+		double allowed = (double)r.projection_original_bytes * bits[i] / 16;
+		double used = (double)r.projection_bytes; /* records included */
+
+		assert_true(used <= allowed);
+		assert_true(used > .75 * allowed);
+	}
+}
+
+static void test_more_bytes_are_closer(void **state)
+{
+	_cleanup_(folders_done) struct folders f = folders_of("qwen3");
+	const struct method_options coarse = {.bits = 1}, fine = {.bits = 4};
+
+	(void)state;
+	assert_true(made(&f, &fine, 2).kl < made(&f, &coarse, 2).kl);
+}
+
+static void test_training_helps_and_threads_do_not_matter(void **state)
+{
+	_cleanup_(folders_done) struct folders f = folders_of("llama-mha-tied");
+	struct method_options options = {.bits = 1, .train_steps_given = true};
+	struct compress_report plain = made(&f, &options, 1), one, three;
+
+	(void)state;
+	options.train_steps = 12;
+	one = made(&f, &options, 1);
+	three = made(&f, &options, 3);
+	assert_memory_equal(&one.root, &three.root, sizeof(one.root));
+	assert_true(memcmp(&one.root, &plain.root, sizeof(one.root)) != 0);
+	assert_true(one.kl < plain.kl);
+}
+
+static void test_a_quality_is_reached(void **state)
+{
+	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	struct method_options options = {.bits = 2};
+	struct compress_report sized = made(&f, &options, 2), found;
+
+	(void)state;
+	options = (struct method_options){.max_kl = 2 * sized.kl};
+	found = made(&f, &options, 2);
+	assert_true(found.kl < 3 * sized.kl);
+	assert_true(found.projection_bytes < sized.projection_bytes);
+}
+
+static void test_refusals(void **state)
+{
+	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	const struct method_options both = {.bits = 2, .max_kl = .1}, negative = {.max_kl = -1};
+	struct compress_report report;
+	struct reason reason = {0};
+
+	(void)state;
+	assert_int_equal(compressed(&f, &both, 1, &report, &reason), -EINVAL);
+	assert_non_null(strstr(reason.text, "max-kl"));
+	assert_int_equal(compressed(&f, &negative, 1, &report, &reason), -EINVAL);
+}
+
+static int load_blas(void **state)
+{
+	struct reason reason = {0};
+
+	(void)state;
+	return blas_load(1, &reason);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_the_budget_is_kept_and_used),
+		cmocka_unit_test(test_more_bytes_are_closer),
+		cmocka_unit_test(test_training_helps_and_threads_do_not_matter),
+		cmocka_unit_test(test_a_quality_is_reached),
+		cmocka_unit_test(test_refusals),
+	};
+
+	return cmocka_run_group_tests(tests, load_blas, NULL);
+}
