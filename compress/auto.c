@@ -21,6 +21,7 @@
 #include "compress/layer.h"
 #include "compress/methods.h"
 #include "compress/tune.h"
+#include "kernels/convert.h"
 #include "store/base.h"
 
 #include <math.h>
@@ -192,6 +193,16 @@ static int read_models(struct auto_run *a, struct reason *reason)
 	return r;
 }
 
+/* As a reader will have it, so that training makes up for its error too. */
+static void take_embedding(struct auto_run *a)
+{
+	float *embedding = dense_embedding(a->weights);
+	size_t n = dense_count(a->weights, ROLE_EMBED, 0);
+
+	for (size_t i = 0; i < n; i++)
+		embedding[i] = bf16_to_f32(a->model->embedding[i]);
+}
+
 static int make_room(struct auto_run *a)
 {
 	size_t n_layers = a->model->pair->base_config.n_layers;
@@ -218,6 +229,7 @@ static int sense(struct auto_run *a, struct reason *reason)
 		r = make_room(a);
 	if (r < 0)
 		return r;
+	take_embedding(a);
 	settings.model = a->tuned;
 	return fisher_run(&settings, take_block, a, reason);
 }
