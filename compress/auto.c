@@ -217,14 +217,17 @@ static int make_room(struct auto_run *a)
 
 static int sense(struct auto_run *a, struct reason *reason)
 {
+	_cleanup_(sequences_done) struct sequences sample = {0};
 	struct fisher_settings settings = {
 		.pool = a->model->pool,
-		.sequences = &a->text.learn,
+		.sequences = &sample,
 		.seed = 1,
 		.progress = a->model->progress,
 	};
-	int r = read_models(a, reason);
+	int r = auto_text_sample(&a->text, &sample);
 
+	if (r == 0)
+		r = read_models(a, reason);
 	if (r == 0)
 		r = make_room(a);
 	if (r < 0)

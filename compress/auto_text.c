@@ -7,6 +7,8 @@
 #define KEPT_BACK_SHARE 10u /* every tenth */
 #define OWN_WORDS_TOKENS 8192u
 #define MAX_ANSWER 256u
+#define ENOUGH_TOKENS 49152u /* of references: no more answers are drawn */
+#define SENSED_TOKENS 32768u /* give steady Fisher factors */
 
 static const char *const names[] = {
 	[AUTO_TEXT_GENERIC] = "generic",
@@ -67,7 +69,7 @@ static int add_tasks(const struct method_model *m, struct task_text *text, struc
 	struct sequences *const all[] = {&(struct sequences){0}, &(struct sequences){0}};
 	int r = task_text_references(text, m->options->tasks, all[0], reason);
 
-	if (r == 0)
+	if (r == 0 && sequences_read(all[0]) < ENOUGH_TOKENS)
 		r = task_text_answers(text, m->options->tasks, all[1], reason);
 	for (size_t i = 0; i < array_len(all); i++) {
 		if (r == 0)
@@ -128,6 +130,19 @@ static int ask_fine_tune(const struct method_model *m, struct auto_text *t, stru
 	if (m->options->tasks)
 		return add_tasks(m, text, t, reason);
 	return add_own_words(m, text, t, reason);
+}
+
+int auto_text_sample(const struct auto_text *t, struct sequences *ret)
+{
+	size_t every = div_up(sequences_read(&t->learn), SENSED_TOKENS);
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < t->learn.n; i += every) {
+		const struct sequence *s = &t->learn.items[i];
+
+		r = sequences_add(ret, sequence_ids(&t->learn, i), s->n, s->answer);
+	}
+	return r;
 }
 
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)

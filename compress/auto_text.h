@@ -1,8 +1,8 @@
 /*
  * What method "auto" learns a fine-tune's sensitivities from, best first:
  *
- *   tasks     prompts of the user's, with the reference answers and an answer that the fine-tune
- *             draws for each
+ *   tasks     prompts of the user's, with the reference answers and, where these are few, an
+ *             answer that the fine-tune draws for each
  *   own words conversations that a fine-tune with a chat format makes up; a model that was never
  *             taught to write prompts makes up poor ones, so generic text is mixed in
  *   generic   the calibration text
@@ -27,6 +27,8 @@ struct auto_text {
 
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)
 	_must_check_;
+/* Of `learn`, evenly spread, as much as the Fisher factors want; appended. */
+int auto_text_sample(const struct auto_text *t, struct sequences *ret) _must_check_;
 void auto_text_done(struct auto_text *t);
 
 const char *auto_text_name(enum auto_text_kind kind);
