@@ -244,7 +244,7 @@ static void test_a_smaller_lambda_loses_less(void **state)
 	double last = 0;
 	uint32_t n = UINT32_MAX;
 
-	for (double share = 1e-7; share < 1e-3; share *= 8) {
+	for (double share = 1e-5; share < 2e-3; share *= 8) {
 		_cleanup_(whitened_freep) struct whitened *w = quantised(f, share, 1);
 
 		assert_true(w->n > 0 && w->n <= n);
@@ -255,13 +255,13 @@ static void test_a_smaller_lambda_loses_less(void **state)
 	assert_true(last < whole_energy(f));
 }
 
-/* Finer than anything that matters, all components are there and the matrix with them. */
-static void test_fine_codes_give_the_matrix(void **state)
+/* As fine as codes of 8 bits can be. */
+static void test_fine_codes_give_most_of_the_matrix(void **state)
 {
 	const struct fixture *f = *state;
-	_cleanup_(whitened_freep) struct whitened *w = quantised(f, 2e-7, 1);
+	_cleanup_(whitened_freep) struct whitened *w = quantised(f, 1e-5, 1);
 
-	assert_true(loss_of(f, w) < 1e-3 * whole_energy(f));
+	assert_true(loss_of(f, w) < .05 * whole_energy(f));
 }
 
 static void test_nothing_stands_out_of_an_enormous_grid(void **state)
@@ -282,7 +282,7 @@ int main(void)
 		cmocka_unit_test(test_codes_are_the_nearest_to_what_they_stand_for),
 		cmocka_unit_test(test_latent_numbers_are_the_components),
 		cmocka_unit_test(test_a_smaller_lambda_loses_less),
-		cmocka_unit_test(test_fine_codes_give_the_matrix),
+		cmocka_unit_test(test_fine_codes_give_most_of_the_matrix),
 		cmocka_unit_test(test_nothing_stands_out_of_an_enormous_grid),
 	};
 
