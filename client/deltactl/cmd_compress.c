@@ -17,14 +17,11 @@
 #include <string.h>
 
 #define METHOD_LIST "list" /* in the place of a name */
-#define METHOD_LORA "lora"
 #define MAX_CALIBRATION_BYTES (UINT64_C(256) << 20)
 
 static const char options_help[] =
 	"  --base DIR               the model that the fine-tune started from\n"
 	"  --tuned DIR              the fine-tune\n"
-	"  --adapter DIR            instead of --tuned: a LoRA adapter as PEFT writes it, whose\n"
-	"                           factors are stored as they are\n"
 	"  -o, --output FILE        the delta file to make\n"
 	"  --ratio N                16-bit size of the projections over their size in the file,\n"
 	"                           everything counted (delta-come: 16)\n"
@@ -35,6 +32,13 @@ static const char options_help[] =
 	"  --embedding HOW          embedding and head: exact (the default), 8, 4, 3, 2 or 1 bits\n"
 	"                           a weight, or auto: as many bits as the projections have,\n"
 	"                           given to the rows of tokens that are used\n"
+	"  --base-weights KIND      weights of the base that will serve: bf16 (the default), "
+	"int8,\n"
+	"                           int4, as for import\n"
+	"  --against WHAT           make the delta against what that base serves, which it then "
+	"fits\n"
+	"                           alone (served), or so that it fits every packing (original);\n"
+	"                           default: as the method does best\n"
 	"  --calibrate FILE         text to calibrate on, documents separated by blank lines\n"
 	"                           (default: a general text that deltactl carries)\n"
 	"  --calibration-tokens N   most tokens of it to use (default 32768)\n"
@@ -43,8 +47,7 @@ static const char options_help[] =
 	"  -q, --quiet              no progress\n" COMPRESS_AUTO_HELP COMPRESS_DELTADQ_HELP;
 
 struct options {
-	const char *base, *tuned, *adapter, *output, *calibrate;
-	const char *method; /* NULL: not said */
+	const char *base, *tuned, *output, *calibrate;
 	struct compress_settings settings;
 	struct auto_arguments automatic;
 	bool json, quiet;
@@ -59,10 +62,11 @@ struct call {
 enum option_value {
 	OPTION_BASE = 256,
 	OPTION_TUNED,
-	OPTION_ADAPTER,
 	OPTION_RATIO,
 	OPTION_BITS,
 	OPTION_METHOD,
+	OPTION_BASE_WEIGHTS,
+	OPTION_AGAINST,
 	OPTION_EMBEDDING,
 	OPTION_CALIBRATE,
 	OPTION_TOKENS,
@@ -74,12 +78,13 @@ enum option_value {
 static const struct option long_options[] = {
 	{"base", required_argument, NULL, OPTION_BASE},
 	{"tuned", required_argument, NULL, OPTION_TUNED},
-	{"adapter", required_argument, NULL, OPTION_ADAPTER},
 	{"output", required_argument, NULL, 'o'},
 	{"ratio", required_argument, NULL, OPTION_RATIO},
 	{"bits", required_argument, NULL, OPTION_BITS},
 	{"method", required_argument, NULL, OPTION_METHOD},
 	{"embedding", required_argument, NULL, OPTION_EMBEDDING},
+	{"base-weights", required_argument, NULL, OPTION_BASE_WEIGHTS},
+	{"against", required_argument, NULL, OPTION_AGAINST},
 	{"calibrate", required_argument, NULL, OPTION_CALIBRATE},
 	{"calibration-tokens", required_argument, NULL, OPTION_TOKENS},
 	{"threads", required_argument, NULL, OPTION_THREADS},
@@ -101,6 +106,17 @@ static bool set_double(double *ret)
 	return true;
 }
 
+static bool set_against(enum compress_against *ret)
+{
+	if (strcmp(optarg, "served") == 0)
+		*ret = AGAINST_SERVED;
+	else if (strcmp(optarg, "original") == 0)
+		*ret = AGAINST_ORIGINAL;
+	else
+		return false;
+	return true;
+}
+
 /* True if the value is understood. */
 static bool set_option(struct options *o, int option)
 {
@@ -115,9 +131,6 @@ static bool set_option(struct options *o, int option)
 	case OPTION_TUNED:
 		o->tuned = optarg;
 		return true;
-	case OPTION_ADAPTER:
-		o->adapter = optarg;
-		return true;
 	case 'o':
 		o->output = optarg;
 		return true;
@@ -126,10 +139,14 @@ static bool set_option(struct options *o, int option)
 	case OPTION_BITS:
 		return set_double(&o->settings.options.bits);
 	case OPTION_METHOD:
-		o->method = optarg;
+		o->settings.method = optarg;
 		return true;
 	case OPTION_EMBEDDING:
 		return embedding_choice_parse(optarg, &o->settings.embedding);
+	case OPTION_BASE_WEIGHTS:
+		return weights_parse(optarg, &o->settings.base_weights);
+	case OPTION_AGAINST:
+		return set_against(&o->settings.against);
 	case OPTION_CALIBRATE:
 		o->calibrate = optarg;
 		return true;
@@ -148,11 +165,6 @@ static bool set_option(struct options *o, int option)
 	}
 }
 
-static bool wants_list(const struct options *o)
-{
-	return o->method && strcmp(o->method, METHOD_LIST) == 0;
-}
-
 static int list_methods(void)
 {
 	const struct method *m;
@@ -162,35 +174,11 @@ static int list_methods(void)
 	return EXIT_OK;
 }
 
-/* What is said together must make sense together; EXIT_USAGE if not. */
-static int check_options(struct options *o)
-{
-	const struct command *self = &command_compress;
-	struct reason reason = {0};
-
-	if (o->adapter && o->tuned)
-		return command_usage(self, "--adapter and --tuned exclude each other");
-	if (o->adapter && o->method)
-		return command_usage(self, "--adapter and --method exclude each other");
-	if (o->adapter && (o->settings.options.ratio != 0 || o->settings.options.bits != 0))
-		return command_usage(self, "--adapter has a size of its own, there is no ratio");
-	if (!o->base || !(o->tuned || o->adapter) || !o->output)
-		return command_usage(self, "--base, --tuned or --adapter, and -o are needed");
-	if (o->method && !o->adapter && strcmp(o->method, METHOD_LORA) == 0)
-		return command_usage(self, "--method " METHOD_LORA " is what --adapter does");
-	if (o->method)
-		o->settings.method = o->method;
-	if (o->adapter)
-		o->settings.method = METHOD_LORA;
-	if (compress_settings_check(&o->settings, &reason) < 0)
-		return command_usage(self, "%s", reason.text);
-	return 0;
-}
-
 /* 0: go on. EXIT_USAGE or, for --help, -1 otherwise. */
 static int parse_options(int argc, char **argv, struct options *o)
 {
 	const struct command *self = &command_compress;
+	struct reason reason = {0};
 	int option;
 
 	optind = 0;
@@ -205,7 +193,13 @@ static int parse_options(int argc, char **argv, struct options *o)
 	}
 	if (optind < argc)
 		return command_usage(self, "unexpected argument '%s'", argv[optind]);
-	return wants_list(o) ? 0 : check_options(o);
+	if (strcmp(o->settings.method, METHOD_LIST) == 0)
+		return 0;
+	if (!o->base || !o->tuned || !o->output)
+		return command_usage(self, "--base, --tuned and -o are needed");
+	if (compress_settings_check(&o->settings, &reason) < 0)
+		return command_usage(self, "%s", reason.text);
+	return 0;
 }
 
 /* The bar's numbers are bytes while files are read, then blocks, then windows of text. */
@@ -219,13 +213,6 @@ static void update_bar(void *user, const char *stage, uint64_t done, uint64_t to
 	if (strcmp(stage, "measuring") == 0)
 		bar->unit = "windows";
 	progress_update(&bar->progress, stage, done, total);
-}
-
-static int open_tuned(const struct options *o, struct checkpoint **ret, struct reason *reason)
-{
-	if (o->adapter)
-		return checkpoint_open_adapted(o->base, o->adapter, ret, reason);
-	return checkpoint_open(o->tuned, ret, reason);
 }
 
 /* In the sandbox. */
@@ -244,7 +231,7 @@ static int compress_in_sandbox(void *arg, struct reason *reason)
 	progress_bar(&bar, "bytes", o->quiet);
 	r = checkpoint_open(o->base, &base, reason);
 	if (r == 0)
-		r = open_tuned(o, &tuned, reason);
+		r = checkpoint_open(o->tuned, &tuned, reason);
 	if (r == 0)
 		r = compress_auto_load(&o->automatic, &tasks, &settings.options, reason);
 	if (r == 0)
@@ -274,6 +261,10 @@ static void print_report(const struct options *o, const struct compress_report *
 		o->settings.embedding.kind == EMBEDDING_EXACT ? "exact" : "as codes");
 	printf("  the rest      %10s  norms, biases, tables, digests\n",
 		human_bytes(r->other_bytes, a));
+	if (o->settings.base_weights != WEIGHTS_BF16)
+		printf("  base          served as %s, delta made against %s\n",
+			weights_name(o->settings.base_weights),
+			r->against_served ? "what it serves" : "the original");
 	if (r->n_left_out)
 		printf("  in %u projections that changed the base's weights stay\n", r->n_left_out);
 	printf("  mean error    weights %.3f, activations on held-out text %.3f\n",
@@ -310,9 +301,11 @@ static int print_json(
 	json_t *json;
 
 	digest_hex(&r->root, root);
-	json = json_pack("{ss ss ss sf sI sI sf sI sI sf sI sI si si si"
+	json = json_pack("{ss ss ss ss ss sf sI sI sf sI sI sf sI sI si si si"
 			 " sf sf sf sf sf sf sf sI sI sb ss sf ss}",
-		"file", o->output, "method", o->settings.method, "digest", root, "requested_ratio",
+		"file", o->output, "method", o->settings.method, "digest", root, "base_weights",
+		weights_name(o->settings.base_weights), "against",
+		r->against_served ? "served" : "original", "requested_ratio",
 		o->settings.options.ratio, "file_bytes", (json_int_t)r->file_bytes,
 		"original_bytes", (json_int_t)r->original_bytes, "file_ratio",
 		ratio_of(r->original_bytes, r->file_bytes), "projection_bytes",
@@ -402,7 +395,7 @@ static int run(int argc, char **argv)
 	r = parse_options(argc, argv, &o);
 	if (r != 0)
 		return r < 0 ? command_help(&command_compress, options_help) : r;
-	if (wants_list(&o))
+	if (strcmp(o.settings.method, METHOD_LIST) == 0)
 		return list_methods();
 	report = sandbox_memory_new(sizeof(*report));
 	if (!report)
@@ -420,7 +413,7 @@ static int run(int argc, char **argv)
 const struct command command_compress = {
 	.name = "compress",
 	.arguments =
-		"--base DIR (--tuned DIR | --adapter DIR) -o FILE [--ratio N] [--method NAME]",
+		"--base DIR --tuned DIR -o FILE [--ratio N] [--method NAME] [--calibrate FILE]",
 	.summary = "make a delta file from a base and a fine-tune of it",
 	.run = run,
 };
