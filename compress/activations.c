@@ -3,108 +3,290 @@
 #include "compress/moments.h"
 #include "kernels/convert.h"
 
+#include <string.h>
+
+/* Tokens whose inputs are in memory while moments are summed: not a matter of threads, because
+ * sums are in its order. */
+#define MOMENT_TOKENS 2048u
+
+/* Room of one worker: a window on its way through a step. */
+struct room {
+	struct block_scratch *scratch;
+	float *x;   /* window x hidden */
+	float *tap; /* window x tap_width */
+	int error;
+};
+
 struct activations {
 	struct activation_settings settings;
+	struct work_file *work;
 	struct block_shape *shape;
-	struct block_scratch **scratch; /* one a worker */
-	size_t n_scratch;
+	struct room *rooms; /* one a worker */
+	size_t n_rooms;
 	size_t window;
 	size_t n_windows; /* calibration, then held out */
 	size_t n_held_out;
-	float *x;         /* n_windows x window x hidden */
-	float *tap;       /* n_windows x window x tap_width */
 	size_t tap_width; /* of the widest inputs */
-};
-
-/* One step over all windows. */
-struct step {
-	const struct activations *a;
-	const struct block_weights *weights;
-	uint32_t layer;
-	enum activation_step step;
+	struct digest *digests;
 };
 
 struct activations *activations_free(struct activations *a)
 {
 	if (!a)
 		return NULL;
-	for (size_t i = 0; a->scratch && i < a->n_scratch; i++)
-		block_scratch_free(a->scratch[i]);
-	free(a->scratch);
+	for (size_t i = 0; a->rooms && i < a->n_rooms; i++) {
+		block_scratch_free(a->rooms[i].scratch);
+		free(a->rooms[i].x);
+		free(a->rooms[i].tap);
+	}
+	free(a->rooms);
+	free(a->digests);
 	block_shape_free(a->shape);
-	free(a->x);
-	free(a->tap);
 	free(a);
 	return NULL;
 }
 
-static int make_scratch(struct activations *a)
+static size_t calibration_windows(const struct activation_settings *s)
 {
-	int r = 0;
-
-	a->n_scratch = pool_threads(a->settings.pool);
-	a->scratch = calloc(a->n_scratch, sizeof(*a->scratch));
-	if (!a->scratch)
-		return -ENOMEM;
-	for (size_t i = 0; r == 0 && i < a->n_scratch; i++)
-		r = block_scratch_new(a->shape, &a->scratch[i]);
-	return r;
+	return s->held_out_only ? 0 : s->calibration->n_windows;
 }
 
-static void embed(struct activations *a, size_t first_window, const uint32_t *ids, size_t n_windows)
+void activations_shape(const struct activation_settings *s, struct work_shape *ret)
+{
+	const struct calibration *c = s->calibration;
+	uint64_t row = c->window * sizeof(float);
+
+	ret->n_windows = calibration_windows(s) + c->n_held_out;
+	ret->slot_bytes = row * s->config->hidden;
+	ret->tap_bytes = row * block_tap_width(s->config);
+}
+
+static int make_rooms(struct activations *a)
 {
 	size_t hidden = a->settings.config->hidden;
-	float *x = a->x + first_window * a->window * hidden;
 
-	for (size_t t = 0; t < n_windows * a->window; t++)
-		for (size_t i = 0; i < hidden; i++)
-			x[t * hidden + i] = bf16_to_f32(a->settings.embedding[ids[t] * hidden + i]);
+	a->n_rooms = pool_threads(a->settings.pool);
+	a->rooms = calloc(a->n_rooms, sizeof(*a->rooms));
+	if (!a->rooms)
+		return -ENOMEM;
+	for (size_t i = 0; i < a->n_rooms; i++) {
+		struct room *room = &a->rooms[i];
+		int r = block_scratch_new(a->shape, &room->scratch);
+
+		if (r < 0)
+			return r;
+		room->x = malloc(a->window * hidden * sizeof(float));
+		room->tap = malloc(a->window * a->tap_width * sizeof(float));
+		if (!room->x || !room->tap)
+			return -ENOMEM;
+	}
+	return 0;
 }
 
-int activations_new(
-	const struct activation_settings *settings, struct activations **ret, struct reason *reason)
+int activations_new(const struct activation_settings *settings, struct work_file *work,
+	struct activations **ret, struct reason *reason)
 {
 	const struct calibration *c = settings->calibration;
 	_cleanup_(activations_freep) struct activations *a = calloc(1, sizeof(*a));
-	size_t n_calibration = settings->held_out_only ? 0 : c->n_windows;
-	size_t n_tokens;
 	int r;
 
 	if (!a)
 		return -ENOMEM;
 	a->settings = *settings;
+	a->work = work;
 	a->window = c->window;
 	a->n_held_out = c->n_held_out;
-	a->n_windows = n_calibration + c->n_held_out;
+	a->n_windows = calibration_windows(settings) + c->n_held_out;
 	a->tap_width = block_tap_width(settings->config);
-	n_tokens = a->n_windows * a->window;
-	a->x = malloc(n_tokens * settings->config->hidden * sizeof(*a->x));
-	a->tap = malloc(n_tokens * a->tap_width * sizeof(*a->tap));
-	if (!a->x || !a->tap)
+	a->digests = calloc(a->n_windows + 1, sizeof(*a->digests));
+	if (!a->digests)
 		return -ENOMEM;
 	r = block_shape_new(settings->config, c->window, &a->shape, reason);
 	if (r == 0)
-		r = make_scratch(a);
+		r = make_rooms(a);
 	if (r < 0)
 		return r;
-	embed(a, 0, c->ids, n_calibration);
-	embed(a, n_calibration, c->held_out, c->n_held_out);
 	*ret = take_ptr(a);
 	return 0;
 }
 
-static void step_window(void *arg, size_t piece, size_t worker)
+/* Slot of the file that holds the inputs of the block in work; its outputs go to the other one. */
+static uint32_t input_slot(const struct activations *a)
 {
-	const struct step *s = arg;
-	const struct activations *a = s->a;
+	return work_file_blocks(a->work) % 2;
+}
+
+/* Runs a step that leaves the first error of each worker in its room. */
+static int run(struct activations *a, pool_fn *fn, void *arg)
+{
+	for (size_t i = 0; i < a->n_rooms; i++)
+		a->rooms[i].error = 0;
+	pool_run(a->settings.pool, fn, arg, a->n_windows);
+	for (size_t i = 0; i < a->n_rooms; i++)
+		if (a->rooms[i].error < 0)
+			return a->rooms[i].error;
+	return 0;
+}
+
+struct beginning {
+	struct activations *a;
+	const uint16_t *embedding;
+};
+
+static void begin_window(void *arg, size_t piece, size_t worker)
+{
+	const struct beginning *b = arg;
+	struct activations *a = b->a;
+	const struct calibration *c = a->settings.calibration;
 	size_t hidden = a->settings.config->hidden;
-	size_t first = piece * a->window;
+	size_t n_first = a->n_windows - a->n_held_out;
+	const uint32_t *ids = piece < n_first ? c->ids + piece * a->window
+					      : c->held_out + (piece - n_first) * a->window;
+	struct room *room = &a->rooms[worker];
+	int r;
+
+	for (size_t t = 0; t < a->window; t++)
+		for (size_t i = 0; i < hidden; i++)
+			room->x[t * hidden + i] = bf16_to_f32(b->embedding[ids[t] * hidden + i]);
+	r = work_file_write_x(a->work, 0, piece, room->x);
+	if (r < 0)
+		room->error = r;
+}
+
+int activations_begin(struct activations *a, const uint16_t *embedding)
+{
+	struct beginning b = {.a = a, .embedding = embedding};
+
+	return run(a, begin_window, &b);
+}
+
+static struct digest digest_x(const struct activations *a, const float *x)
+{
+	return digest_of(x, a->window * a->settings.config->hidden * sizeof(*x));
+}
+
+static void check_window(void *arg, size_t piece, size_t worker)
+{
+	struct activations *a = arg;
+	struct room *room = &a->rooms[worker];
+	int r;
+
+	r = work_file_read_x(a->work, input_slot(a), piece, room->x);
+	if (r < 0)
+		room->error = r;
+	else
+		a->digests[piece] = digest_x(a, room->x);
+}
+
+int activations_resume(struct activations *a)
+{
+	const struct digest *expected = work_file_digests(a->work);
+	int r = run(a, check_window, a);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < a->n_windows; i++)
+		if (!digest_equal(&a->digests[i], &expected[i]))
+			return 1;
+	return 0;
+}
+
+/* One step over all windows. */
+struct step {
+	struct activations *a;
+	const struct block_weights *weights;
+	enum activation_step step;
+	size_t n_before, n_after; /* inputs of a token that are read and written; 0: none */
+	bool reads_x, writes_x;
+	uint32_t x_from;
+};
+
+static void plan_step(struct step *s)
+{
+	const struct model_config *c = s->a->settings.config;
+	size_t heads = (size_t)c->n_heads * c->head_dim;
+	uint32_t from = input_slot(s->a);
+
+	switch (s->step) {
+	case STEP_TO_QKV:
+		s->reads_x = true;
+		s->x_from = from;
+		s->n_after = c->hidden;
+		return;
+	case STEP_TO_O:
+		s->n_before = c->hidden;
+		s->n_after = heads;
+		return;
+	case STEP_TO_GATE_UP:
+		s->reads_x = s->writes_x = true;
+		s->x_from = from;
+		s->n_before = heads;
+		s->n_after = c->hidden;
+		return;
+	case STEP_TO_DOWN:
+		s->n_before = c->hidden;
+		s->n_after = c->ffn;
+		return;
+	case STEP_TO_NEXT:
+		s->reads_x = s->writes_x = true;
+		s->x_from = 1 - from;
+		s->n_before = c->ffn;
+		return;
+	}
+}
+
+/* Rows stand tight in the file, tap_width numbers apart in a room. */
+static void spread_rows(const struct activations *a, float *tap, size_t width)
+{
+	for (size_t t = a->window; t-- > 1;)
+		memmove(tap + t * a->tap_width, tap + t * width, width * sizeof(*tap));
+}
+
+static void tighten_rows(const struct activations *a, float *tap, size_t width)
+{
+	for (size_t t = 1; t < a->window; t++)
+		memmove(tap + t * width, tap + t * a->tap_width, width * sizeof(*tap));
+}
+
+static int read_window(const struct step *s, size_t window, struct room *room)
+{
+	const struct activations *a = s->a;
+	int r = 0;
+
+	if (s->reads_x)
+		r = work_file_read_x(a->work, s->x_from, window, room->x);
+	if (r < 0 || s->n_before == 0)
+		return r;
+	r = work_file_read_tap(a->work, window, a->window * s->n_before * sizeof(float), room->tap);
+	spread_rows(a, room->tap, s->n_before);
+	return r;
+}
+
+static int write_window(const struct step *s, size_t window, struct room *room)
+{
+	struct activations *a = s->a;
+	int r = 0;
+
+	if (s->writes_x)
+		r = work_file_write_x(a->work, 1 - input_slot(a), window, room->x);
+	if (s->step == STEP_TO_NEXT)
+		a->digests[window] = digest_x(a, room->x);
+	if (r < 0 || s->n_after == 0)
+		return r;
+	tighten_rows(a, room->tap, s->n_after);
+	return work_file_write_tap(
+		a->work, window, a->window * s->n_after * sizeof(float), room->tap);
+}
+
+static void compute(const struct step *s, struct room *room)
+{
+	const struct activations *a = s->a;
 	const struct block_rows rows = {
 		.n = (uint32_t)a->window,
-		.layer = s->layer,
-		.x = a->x + first * hidden,
-		.x_stride = hidden,
-		.tap = a->tap + first * a->tap_width,
+		.layer = work_file_blocks(a->work),
+		.x = room->x,
+		.x_stride = a->settings.config->hidden,
+		.tap = room->tap,
 		.tap_stride = a->tap_width,
 	};
 
@@ -113,14 +295,14 @@ static void step_window(void *arg, size_t piece, size_t worker)
 		block_attention_input(a->shape, s->weights, &rows);
 		return;
 	case STEP_TO_O:
-		block_attention(a->shape, s->weights, a->scratch[worker], &rows);
+		block_attention(a->shape, s->weights, room->scratch, &rows);
 		return;
 	case STEP_TO_GATE_UP:
 		block_attention_output(a->shape, s->weights, &rows);
 		block_ffn_input(a->shape, s->weights, &rows);
 		return;
 	case STEP_TO_DOWN:
-		block_ffn(a->shape, s->weights, a->scratch[worker], &rows);
+		block_ffn(a->shape, s->weights, room->scratch, &rows);
 		return;
 	case STEP_TO_NEXT:
 		block_ffn_output(a->shape, s->weights, &rows);
@@ -128,12 +310,33 @@ static void step_window(void *arg, size_t piece, size_t worker)
 	}
 }
 
-void activations_advance(struct activations *a, const struct block_weights *weights, uint32_t layer,
-	enum activation_step step)
+static void step_window(void *arg, size_t piece, size_t worker)
 {
-	struct step s = {.a = a, .weights = weights, .layer = layer, .step = step};
+	const struct step *s = arg;
+	struct room *room = &s->a->rooms[worker];
+	int r;
 
-	pool_run(a->settings.pool, step_window, &s, a->n_windows);
+	r = read_window(s, piece, room);
+	if (r == 0) {
+		compute(s, room);
+		r = write_window(s, piece, room);
+	}
+	if (r < 0)
+		room->error = r;
+}
+
+int activations_advance(
+	struct activations *a, const struct block_weights *weights, enum activation_step step)
+{
+	struct step s = {.a = a, .weights = weights, .step = step};
+
+	plan_step(&s);
+	return run(a, step_window, &s);
+}
+
+const struct digest *activations_digests(const struct activations *a)
+{
+	return a->digests;
 }
 
 size_t activations_tokens(const struct activations *a, enum activation_text text)
@@ -146,9 +349,27 @@ size_t activations_tokens(const struct activations *a, enum activation_text text
 int activations_moments(
 	const struct activations *a, enum activation_text text, uint32_t width, double *ret)
 {
-	size_t first =
-		text == ACTIVATION_HELD_OUT ? activations_tokens(a, ACTIVATION_CALIBRATION) : 0;
+	size_t first = text == ACTIVATION_HELD_OUT ? a->n_windows - a->n_held_out : 0;
+	size_t n = activations_tokens(a, text) / a->window;
+	size_t step = max_u64(1, MOMENT_TOKENS / a->window);
+	_cleanup_(freep) float *x = malloc(step * a->window * width * sizeof(*x));
+	struct moments sum = {.n = width, .n_rows = n * a->window, .h = ret};
 
-	return moments_of(a->settings.pool, a->tap + first * a->tap_width, a->tap_width,
-		activations_tokens(a, text), width, ret);
+	if (!x)
+		return -ENOMEM;
+	for (size_t begin = 0; begin < n; begin += step) {
+		size_t n_windows = min_u64(step, n - begin);
+		size_t window_numbers = a->window * width;
+		int r = 0;
+
+		for (size_t i = 0; r == 0 && i < n_windows; i++)
+			r = work_file_read_tap(a->work, first + begin + i,
+				window_numbers * sizeof(*x), x + i * window_numbers);
+		if (r == 0)
+			r = moments_add(a->settings.pool, &sum, x, n_windows * a->window);
+		if (r < 0)
+			return r;
+	}
+	moments_finish(&sum);
+	return 0;
 }

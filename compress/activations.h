@@ -3,12 +3,14 @@
  * being compressed: the residual stream of every window and the inputs of the next projections.
  *
  * Both texts travel through the blocks as they are after compression, so that each block is judged
- * on the inputs that it will meet. This is all that the walk remembers of the blocks behind it.
+ * on the inputs that it will meet. They live in the file of work in progress; in memory is one
+ * window for each thread, and one stretch of inputs while second moments are summed.
  */
 #pragma once
 
 #include "compress/block.h"
 #include "compress/calibration.h"
+#include "compress/work_file.h"
 #include "engine/pool.h"
 
 struct activations;
@@ -31,23 +33,34 @@ enum activation_step {
 struct activation_settings {
 	const struct model_config *config;
 	const struct calibration *calibration;
-	const uint16_t *embedding; /* vocab x hidden, bf16 */
-	bool held_out_only;        /* the method does not look at calibration text */
-	struct pool *pool;         /* borrowed, as is the rest */
+	bool held_out_only; /* the method does not look at calibration text */
+	struct pool *pool;  /* borrowed, as is the rest */
 };
 
-int activations_new(const struct activation_settings *settings, struct activations **ret,
-	struct reason *reason) _must_check_;
+/* What the file of work has to hold for it; the caller adds the rest. */
+void activations_shape(const struct activation_settings *settings, struct work_shape *ret);
+
+int activations_new(const struct activation_settings *settings, struct work_file *work,
+	struct activations **ret, struct reason *reason) _must_check_;
 struct activations *activations_free(struct activations *a);
 
-void activations_advance(struct activations *a, const struct block_weights *weights, uint32_t layer,
-	enum activation_step step);
+/* Where the first block begins; `embedding` is vocab x hidden, bf16. */
+int activations_begin(struct activations *a, const uint16_t *embedding) _must_check_;
+/* Where block work_file_blocks() begins: what earlier blocks have left in the file is checked.
+ * 1 if it is damaged. */
+int activations_resume(struct activations *a) _must_check_;
+
+/* The steps of layer work_file_blocks(), in order. Errors are those of the file. */
+int activations_advance(struct activations *a, const struct block_weights *weights,
+	enum activation_step step) _must_check_;
+/* After STEP_TO_NEXT: of each window's residual stream. */
+const struct digest *activations_digests(const struct activations *a);
 
 /* Tokens of a text; 0 where it does not travel. */
 size_t activations_tokens(const struct activations *a, enum activation_text text);
 
 /* Second moments of the inputs that the last step has made; ret is width x width. The text has
- * tokens. -ENOMEM. */
+ * tokens. -ENOMEM and errors of the file. */
 int activations_moments(const struct activations *a, enum activation_text text, uint32_t width,
 	double *ret) _must_check_;
 

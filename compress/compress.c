@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #define SELFTEST_IDS 32u
@@ -38,12 +39,12 @@ struct job {
 	struct kernels kernels;
 	struct pool *pool;
 	struct pair pair;
-	enum weights against; /* what the delta is made against */
 	struct digest base_digest, tuned_digest;
 	struct tokenizer *tokenizer; /* the base's; NULL: none */
 	struct bytes tables;         /* which it borrows */
 	struct calibration *calibration;
 	uint16_t *embedding; /* as a reader will have it */
+	int memory;          /* in the place of a file of work; -1: there is one */
 	struct delta_file *file;
 	struct walk_report projections;
 	struct bytes extra_tokens, chat, selftest;
@@ -55,6 +56,7 @@ struct job {
 static void job_done(struct job *j)
 {
 	delta_file_free(j->file);
+	closep(&j->memory);
 	free(j->embedding);
 	calibration_free(j->calibration);
 	tokenizer_free(j->tokenizer);
@@ -79,8 +81,8 @@ int compress_settings_check(const struct compress_settings *s, struct reason *re
 			"--method deltadq");
 	if ((s->options.tasks || s->options.max_kl != 0 || s->options.train_steps_given) &&
 		strcmp(s->method, "auto") != 0)
-		return reason_set(
-			reason, -EINVAL, "tasks, max-kl and training steps are for --method auto");
+		return reason_set(reason, -EINVAL,
+			"tasks, max-kl and training steps are for --method auto");
 	r = method->check(&s->options, reason);
 	if (r < 0)
 		return reason_prefix(reason, r, "method %s", s->method);
@@ -93,14 +95,6 @@ int compress_settings_check(const struct compress_settings *s, struct reason *re
 	return 0;
 }
 
-static enum weights weights_against(const struct compress_settings *s)
-{
-	bool served = s->against == AGAINST_SERVED ||
-		      (s->against == AGAINST_METHOD && method_find(s->method)->against_served);
-
-	return served ? s->base_weights : WEIGHTS_BF16;
-}
-
 static int start(
 	struct job *j, struct checkpoint *base, struct checkpoint *tuned, struct reason *reason)
 {
@@ -109,11 +103,8 @@ static int start(
 	r = compress_settings_check(j->settings, reason);
 	if (r == 0)
 		r = pair_init(&j->pair, base, tuned, reason);
-	if (r < 0)
-		return r;
-	j->against = weights_against(j->settings);
-	j->pair.weights = j->against;
-	r = blas_load(1, reason);
+	if (r == 0)
+		r = blas_load(1, reason);
 	if (r == 0)
 		r = kernels_select(&j->kernels, j->settings->isa, reason);
 	if (r == 0)
@@ -121,7 +112,7 @@ static int start(
 	if (r == 0)
 		r = delta_file_new(&j->file);
 	if (r == 0)
-		r = weights_digest(base, j->against, j->progress, &j->base_digest, reason);
+		r = checkpoint_digest(base, j->progress, &j->base_digest, reason);
 	if (r == 0)
 		r = checkpoint_digest(tuned, j->progress, &j->tuned_digest, reason);
 	return r;
@@ -195,9 +186,33 @@ static int add_outer_tensors(struct job *j, struct reason *reason)
 	return outer_add(&settings, j->file, &j->embedding, reason);
 }
 
+static int open_memory(int *ret, struct reason *reason)
+{
+	*ret = memfd_create("deltad-delta", MFD_CLOEXEC);
+	if (*ret < 0)
+		return reason_set(reason, -errno, "cannot make a memory file");
+	return 0;
+}
+
+/* Parts of another core's BLAS may differ in their last bits. */
+static struct digest key_of(const struct job *j)
+{
+	const char *core = blas_core();
+	struct digest parts[4] = {
+		digest_of(core, strlen(core)),
+		j->base_digest,
+		j->tuned_digest,
+	};
+
+	if (j->settings->work)
+		parts[3] = j->settings->work->command;
+	return digest_of(parts, sizeof(parts));
+}
+
 static int add_projections(struct job *j, struct reason *reason)
 {
-	const struct walk_settings settings = {
+	const struct compress_work *work = j->settings->work;
+	struct walk_settings settings = {
 		.method = method_find(j->settings->method),
 		.options = &j->settings->options,
 		.pair = &j->pair,
@@ -205,8 +220,18 @@ static int add_projections(struct job *j, struct reason *reason)
 		.embedding = j->embedding,
 		.pool = j->pool,
 		.progress = j->progress,
+		.key = key_of(j),
 	};
+	int r;
 
+	if (!work) {
+		r = open_memory(&j->memory, reason);
+		if (r < 0)
+			return r;
+	}
+	settings.work_fd = work ? work->fd : j->memory;
+	settings.resume = work && work->resume;
+	settings.blocks_done = work ? work->blocks_done : NULL;
 	return walk_run(&settings, j->file, &j->projections, reason);
 }
 
@@ -258,14 +283,6 @@ static int write_file(
 	return delta_file_write(j->file, &parts, fd, ret, reason);
 }
 
-static int open_memory(int *ret, struct reason *reason)
-{
-	*ret = memfd_create("deltad-delta", MFD_CLOEXEC);
-	if (*ret < 0)
-		return reason_set(reason, -errno, "cannot make a memory file");
-	return 0;
-}
-
 /* The delta so far, read back as anybody would. */
 static int reopen(int fd, const struct base *base, struct delta **ret, struct reason *reason)
 {
@@ -296,6 +313,10 @@ static int measure_served(struct job *j, struct served *base, const struct serve
 	int r;
 
 	r = certificate_measure(&settings, &j->certificate, reason);
+	if (r == 0)
+		r = selftest_make(base->with_delta, j->pool, c->held_out,
+			min_u64(SELFTEST_IDS, c->window), SELFTEST_TOLERANCE, &j->selftest.at,
+			&j->selftest.n, reason);
 	if (r < 0)
 		return r;
 	served_drop_delta(base);
@@ -304,51 +325,27 @@ static int measure_served(struct job *j, struct served *base, const struct serve
 		&settings, base, fd, header, j->projections.original_bytes, j->points, reason);
 }
 
-/* The base with these weights, and the delta so far, which `fd` holds. */
-static int open_served(
-	struct job *j, enum weights weights, int fd, struct served *ret, struct reason *reason)
-{
-	struct delta *delta;
-	int r;
-
-	r = served_of_checkpoint(j->pair.base, weights, &j->kernels, j->progress, ret, reason);
-	if (r == 0)
-		r = reopen(fd, ret->base, &delta, reason);
-	return r < 0 ? r : served_add_delta(ret, delta, reason);
-}
-
-/* On a base that serves the values that the delta was made for. */
-static int make_selftest(struct job *j, const struct served *base, struct reason *reason)
-{
-	const struct calibration *c = j->calibration;
-
-	return selftest_make(base->with_delta, j->pool, c->held_out,
-		min_u64(SELFTEST_IDS, c->window), SELFTEST_TOLERANCE, &j->selftest.at,
-		&j->selftest.n, reason);
-}
-
 /* Certificate and self-test, by the engine that will serve the file. */
 static int measure(struct job *j, struct reason *reason)
 {
 	_cleanup_(served_done) struct served base = {0};
 	_cleanup_(served_done) struct served tuned = {0};
-	_cleanup_(served_done) struct served original = {0};
 	_cleanup_(closep) int fd = -1;
 	struct format_header header;
+	struct delta *delta;
 	int r;
 
 	r = open_memory(&fd, reason);
 	if (r == 0)
 		r = write_file(j, false, fd, &header, reason);
 	if (r == 0)
-		r = open_served(j, j->settings->base_weights, fd, &base, reason);
-	if (r == 0 && j->against != j->settings->base_weights)
-		r = open_served(j, j->against, fd, &original, reason);
+		r = served_of_checkpoint(j->pair.base, &j->kernels, j->progress, &base, reason);
 	if (r == 0)
-		r = make_selftest(j, original.base ? &original : &base, reason);
+		r = served_of_checkpoint(j->pair.tuned, &j->kernels, j->progress, &tuned, reason);
 	if (r == 0)
-		r = served_of_checkpoint(
-			j->pair.tuned, WEIGHTS_BF16, &j->kernels, j->progress, &tuned, reason);
+		r = reopen(fd, base.base, &delta, reason);
+	if (r == 0)
+		r = served_add_delta(&base, delta, reason);
 	if (r == 0)
 		r = measure_served(j, &base, &tuned, fd, &header, reason);
 	return r;
@@ -418,7 +415,8 @@ static void fill_report(struct job *j)
 	r->perplexity_delta = c->perplexity_delta;
 	r->n_calibration_tokens = c->n_calibration_tokens;
 	r->n_eval_tokens = c->n_eval_tokens;
-	r->against_served = j->against == j->settings->base_weights;
+	r->n_resumed = p->n_resumed;
+	r->began_anew = p->began_anew;
 }
 
 static double now_seconds(void)
@@ -427,6 +425,13 @@ static double now_seconds(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static uint64_t peak_bytes(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_SELF, &usage) < 0 ? 0 : (uint64_t)usage.ru_maxrss << 10;
 }
 
 static int run(struct job *j, int fd, struct reason *reason)
@@ -456,7 +461,7 @@ int compress_delta(struct checkpoint *base, struct checkpoint *tuned,
 	double started = now_seconds();
 	struct compress_report report = {0};
 	_cleanup_(job_done) struct job job = {
-		.settings = settings, .progress = progress, .report = &report};
+		.settings = settings, .progress = progress, .memory = -1, .report = &report};
 	int r;
 
 	r = start(&job, base, tuned, reason);
@@ -466,6 +471,7 @@ int compress_delta(struct checkpoint *base, struct checkpoint *tuned,
 		return r;
 	fill_report(&job);
 	report.seconds = now_seconds() - started;
+	report.peak_bytes = peak_bytes();
 	snprintf(report.blas_core, sizeof(report.blas_core), "%s", blas_core());
 	*ret = report;
 	return 0;

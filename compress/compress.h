@@ -12,23 +12,26 @@
 #include "common/progress.h"
 #include "compress/embedding.h"
 #include "compress/method.h"
-#include "foreign/weights.h"
+#include "foreign/checkpoint.h"
 
 #define COMPRESS_DEFAULT_METHOD "delta-come"
 #define COMPRESS_DEFAULT_TOKENS 32768u
 #define COMPRESS_DEFAULT_WINDOW 512u
 
-enum compress_against {
-	AGAINST_METHOD,   /* as the method does best */
-	AGAINST_SERVED,   /* the values that the base serves: what its codes lost is repaired too */
-	AGAINST_ORIGINAL, /* the base's own numbers: the delta fits every packing of it */
+/*
+ * The file that the work is done in (compress/work_file.h): after SIGKILL at any moment, the same
+ * inputs and settings go on at the block that the work was in, and end with the same bytes.
+ */
+struct compress_work {
+	int fd;                /* borrowed; readable and writable */
+	bool resume;           /* go on with what is there, if it is this work */
+	struct digest command; /* of all settings, and of the program that reads them */
+	uint32_t *blocks_done; /* NULL, or told how many blocks the file holds */
 };
 
 struct compress_settings {
 	const char *method; /* a name of compress/methods.h */
 	struct method_options options;
-	enum weights base_weights; /* of the base that will serve, and is measured with */
-	enum compress_against against;
 	struct embedding_choice embedding;
 	/* UTF-8, documents separated by blank lines. For a base without a tokenizer it may be NULL:
 	 * tokens are then drawn from the vocabulary, and the report says so. */
@@ -37,7 +40,9 @@ struct compress_settings {
 	uint32_t calibration_tokens; /* most tokens of it to use */
 	uint32_t window;             /* tokens of one calibration sequence */
 	uint32_t n_threads;          /* 0: what the process may use */
-	const char *isa;             /* kernels of the measurement: "ref", ...; NULL: the fastest */
+	/* NULL: memory, which holds all activations then, and nothing to go on with. */
+	const struct compress_work *work;
+	const char *isa; /* kernels of the measurement: "ref", ...; NULL: the fastest */
 };
 
 struct compress_report {
@@ -57,11 +62,13 @@ struct compress_report {
 	double kl, agreement; /* on held-out calibration text; see struct certificate */
 	double perplexity_base, perplexity_tuned, perplexity_delta;
 	uint64_t n_calibration_tokens, n_eval_tokens;
-	bool against_served;
 	bool random_calibration; /* tokens drawn from the vocabulary: there is no tokenizer */
 	char chat_refusal[256];  /* why the file has no chat format; empty if it has one */
+	uint32_t n_resumed;      /* blocks that an earlier run had made */
+	bool began_anew;         /* the file of work was of another command, or damaged */
 	double seconds;
-	char blas_core[32]; /* what OpenBLAS ran as; see kernels/blas.h */
+	uint64_t peak_bytes; /* the most memory that was resident, of this process */
+	char blas_core[32];  /* what OpenBLAS ran as; see kernels/blas.h */
 };
 
 /* Are method and numbers possible? -EINVAL names the setting. */

@@ -1,11 +1,21 @@
 #include "compress/delta_file.h"
 
+#include "common/file.h"
 #include "store/writer.h"
 
 #include <string.h>
 
+#define COPY_BYTES ((size_t)1 << 20)
+
+/* `part` comes first: sorting looks at nothing else. */
+struct kept_part {
+	struct part part; /* without payload: it is in fd, from `at` on */
+	int fd;
+	uint64_t at;
+};
+
 struct delta_file {
-	struct part *parts; /* sorted when written */
+	struct kept_part *parts; /* sorted when written */
 	size_t n, room;
 };
 
@@ -20,7 +30,7 @@ struct delta_file *delta_file_free(struct delta_file *f)
 	if (!f)
 		return NULL;
 	for (size_t i = 0; i < f->n; i++)
-		part_done(&f->parts[i]);
+		part_done(&f->parts[i].part);
 	free(f->parts);
 	free(f);
 	return NULL;
@@ -30,7 +40,7 @@ int delta_file_add(struct delta_file *f, struct part *part)
 {
 	if (f->n == f->room) {
 		size_t room = 2 * f->room + 16;
-		struct part *grown = realloc(f->parts, room * sizeof(*grown));
+		struct kept_part *grown = realloc(f->parts, room * sizeof(*grown));
 
 		if (!grown) {
 			part_done(part);
@@ -39,8 +49,47 @@ int delta_file_add(struct delta_file *f, struct part *part)
 		f->parts = grown;
 		f->room = room;
 	}
-	f->parts[f->n++] = *part;
+	f->parts[f->n++] = (struct kept_part){.part = *part, .fd = -1};
 	part->payload = NULL;
+	return 0;
+}
+
+size_t delta_file_count(const struct delta_file *f)
+{
+	return f->n;
+}
+
+const struct part *delta_file_part(const struct delta_file *f, size_t i)
+{
+	return &f->parts[i].part;
+}
+
+void delta_file_move(struct delta_file *f, size_t i, int fd, uint64_t at)
+{
+	struct kept_part *kept = &f->parts[i];
+
+	free(kept->part.payload);
+	kept->part.payload = NULL;
+	kept->fd = fd;
+	kept->at = at;
+}
+
+int delta_file_read(const struct delta_file *f, size_t i, struct part *ret)
+{
+	const struct kept_part *kept = &f->parts[i];
+	_cleanup_(freep) uint8_t *payload = malloc(kept->part.record.bytes + 1);
+	int r = 0;
+
+	if (!payload)
+		return -ENOMEM;
+	if (kept->fd < 0)
+		memcpy(payload, kept->part.payload, kept->part.record.bytes);
+	else
+		r = file_read_at(kept->fd, payload, kept->part.record.bytes, kept->at);
+	if (r < 0)
+		return r;
+	*ret = kept->part;
+	ret->payload = take_ptr(payload);
 	return 0;
 }
 
@@ -49,15 +98,15 @@ uint64_t delta_file_bytes(const struct delta_file *f, bool (*of)(enum tensor_rol
 	uint64_t sum = 0;
 
 	for (size_t i = 0; i < f->n; i++)
-		if (of((enum tensor_role)f->parts[i].record.role))
-			sum += part_file_bytes(&f->parts[i]);
+		if (of((enum tensor_role)f->parts[i].part.record.role))
+			sum += part_file_bytes(&f->parts[i].part);
 	return sum;
 }
 
 static int compare_parts(const void *left, const void *right)
 {
-	const struct tensor_record *a = &((const struct part *)left)->record;
-	const struct tensor_record *b = &((const struct part *)right)->record;
+	const struct tensor_record *a = &((const struct kept_part *)left)->part.record;
+	const struct tensor_record *b = &((const struct kept_part *)right)->part.record;
 
 	if (a->level != b->level)
 		return a->level < b->level ? -1 : 1;
@@ -72,7 +121,7 @@ static void number_levels(struct delta_file *f)
 	uint8_t level = 0, last = 0;
 
 	for (size_t i = 0; i < f->n; i++) {
-		struct tensor_record *record = &f->parts[i].record;
+		struct tensor_record *record = &f->parts[i].part.record;
 
 		if (i > 0 && record->level != last)
 			level++;
@@ -104,7 +153,7 @@ static uint64_t weights_offset(const struct delta_file *f, const struct delta_fi
 
 static bool begins_level(const struct delta_file *f, size_t i)
 {
-	return i > 0 && f->parts[i].record.level != f->parts[i - 1].record.level;
+	return i > 0 && f->parts[i].part.record.level != f->parts[i - 1].part.record.level;
 }
 
 /* Sets each record's offset, given where the payloads begin; returns where they end. */
@@ -113,7 +162,7 @@ static uint64_t place_payloads(struct delta_file *f, uint64_t begin)
 	uint64_t at = begin;
 
 	for (size_t i = 0; i < f->n; i++) {
-		struct tensor_record *record = &f->parts[i].record;
+		struct tensor_record *record = &f->parts[i].part.record;
 
 		at = align_up(at, begins_level(f, i) ? FORMAT_PAGE : PART_ALIGNMENT);
 		record->offset = at;
@@ -127,7 +176,7 @@ static uint64_t expanded_bytes(const struct delta_file *f)
 	uint64_t sum = 0;
 
 	for (size_t i = 0; i < f->n; i++)
-		sum += part_layout(&f->parts[i].record).expanded_bytes;
+		sum += part_layout(&f->parts[i].part.record).expanded_bytes;
 	return sum;
 }
 
@@ -137,7 +186,7 @@ static int write_records(struct writer *w, const struct delta_file *f)
 
 	r = writer_section_begin(w, SECTION_TENSORS, FORMAT_PAGE);
 	for (size_t i = 0; r == 0 && i < f->n; i++)
-		r = writer_append(w, &f->parts[i].record, sizeof(struct tensor_record));
+		r = writer_append(w, &f->parts[i].part.record, sizeof(struct tensor_record));
 	if (r == 0)
 		r = writer_section_end(w);
 	return r;
@@ -155,7 +204,7 @@ static int write_certificate(
 	if (r == 0)
 		r = writer_append(w, certificate, sizeof(*certificate));
 	for (size_t i = 0; r == 0 && i < f->n; i++)
-		r = writer_append(w, &f->parts[i].quality, sizeof(struct tensor_quality));
+		r = writer_append(w, &f->parts[i].part.quality, sizeof(struct tensor_quality));
 	if (r == 0)
 		r = writer_append(w, p->points, certificate->n_points * sizeof(*p->points));
 	if (r == 0)
@@ -163,15 +212,40 @@ static int write_certificate(
 	return r;
 }
 
+static int copy_payload(struct writer *w, const struct kept_part *kept, uint8_t *room)
+{
+	uint64_t bytes = kept->part.record.bytes;
+	int r = 0;
+
+	for (uint64_t at = 0; r == 0 && at < bytes; at += COPY_BYTES) {
+		size_t n = (size_t)min_u64(COPY_BYTES, bytes - at);
+
+		r = file_read_at(kept->fd, room, n, kept->at + at);
+		if (r == 0)
+			r = writer_append(w, room, n);
+	}
+	return r;
+}
+
+static int write_payload(struct writer *w, const struct kept_part *kept, uint8_t *room)
+{
+	if (kept->fd >= 0)
+		return copy_payload(w, kept, room);
+	return writer_append(w, kept->part.payload, kept->part.record.bytes);
+}
+
 static int write_payloads(struct writer *w, const struct delta_file *f)
 {
+	_cleanup_(freep) uint8_t *room = malloc(COPY_BYTES);
 	int r;
 
+	if (!room)
+		return -ENOMEM;
 	r = writer_section_begin(w, SECTION_WEIGHTS, FORMAT_PAGE);
 	for (size_t i = 0; r == 0 && i < f->n; i++) {
 		r = begins_level(f, i) ? writer_level_end(w) : writer_align(w, PART_ALIGNMENT);
 		if (r == 0)
-			r = writer_append(w, f->parts[i].payload, f->parts[i].record.bytes);
+			r = write_payload(w, &f->parts[i], room);
 	}
 	if (r == 0)
 		r = writer_section_end(w);

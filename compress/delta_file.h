@@ -1,6 +1,7 @@
 /*
- * A delta file in the making: tensor records with their payloads in memory, then the whole file at
- * once, as often as wanted (the certificate is measured on a first writing).
+ * A delta file in the making: tensor records with their payloads, in memory or in a file of work in
+ * progress, then the whole file at once, as often as wanted (the certificate is measured on a first
+ * writing).
  */
 #pragma once
 
@@ -16,6 +17,17 @@ struct delta_file *delta_file_free(struct delta_file *f);
 
 /* Takes the part's payload, whatever the result. Order is free; no (level, layer, role) twice. */
 int delta_file_add(struct delta_file *f, struct part *part) _must_check_;
+
+/* Parts so far, in the order in which they were added until the first writing sorts them. The
+ * payload of one that is kept elsewhere is NULL. */
+size_t delta_file_count(const struct delta_file *f);
+const struct part *delta_file_part(const struct delta_file *f, size_t i);
+
+/* The payload of part i stands in a file, which stays the caller's, from `at` on: it is read from
+ * there when it is needed, and no longer kept in memory. */
+void delta_file_move(struct delta_file *f, size_t i, int fd, uint64_t at);
+/* A part with its payload, malloc'ed, wherever it is. */
+int delta_file_read(const struct delta_file *f, size_t i, struct part *ret) _must_check_;
 
 /* Bytes of payloads and records of all parts for which the function is true. */
 uint64_t delta_file_bytes(const struct delta_file *f, bool (*of)(enum tensor_role role));

@@ -379,6 +379,14 @@ static int quantise(void *state, struct method_group *group, struct reason *reas
 	return r;
 }
 
+static void *sums(void *state, size_t *ret_bytes)
+{
+	struct deltadq *d = state;
+
+	*ret_bytes = sizeof(d->totals);
+	return &d->totals;
+}
+
 static size_t report(const void *state, struct method_figure *ret)
 {
 	const struct totals *t = &((const struct deltadq *)state)->totals;
@@ -410,6 +418,7 @@ const struct method method_deltadq = {
 	.check = check,
 	.prepare = prepare,
 	.quantise = quantise,
+	.sums = sums,
 	.report = report,
 	.done = done,
 };

@@ -17,25 +17,45 @@ static double square_root(double energy)
 	return energy > 0 ? sqrt(energy) : 0;
 }
 
-static int measure(
-	const struct method_group *g, const float *values, uint32_t rows, struct sizes *ret)
+static double norm_of(const float *values, size_t n)
 {
-	size_t n = (size_t)rows * g->cols;
-	double sum = 0, calibration = 0, held_out = 0;
-	int r;
+	double sum = 0;
 
 	for (size_t i = 0; i < n; i++)
 		sum += (double)values[i] * (double)values[i];
+	return sqrt(sum);
+}
+
+static int measure(
+	const struct method_group *g, const float *values, uint32_t rows, struct sizes *ret)
+{
+	double held_out;
+	int r;
+
 	r = moments_energy(g->pool, g->held_out, values, rows, g->cols, &held_out);
-	if (r == 0 && g->moments)
-		r = moments_energy(g->pool, g->moments, values, rows, g->cols, &calibration);
 	if (r < 0)
 		return r;
 	*ret = (struct sizes){
-		.norm = sqrt(sum),
-		.calibration = g->moments ? square_root(calibration) : (double)__builtin_nanf(""),
+		.norm = norm_of(values, (size_t)rows * g->cols),
+		.calibration = (double)__builtin_nanf(""),
 		.held_out = square_root(held_out),
 	};
+	return 0;
+}
+
+/* Only asked of the change and of what all parts together have missed. */
+static int measure_calibration(
+	const struct method_group *g, const float *values, uint32_t rows, struct sizes *sizes)
+{
+	double calibration;
+	int r;
+
+	if (!g->moments)
+		return 0;
+	r = moments_energy(g->pool, g->moments, values, rows, g->cols, &calibration);
+	if (r < 0)
+		return r;
+	sizes->calibration = square_root(calibration);
 	return 0;
 }
 
@@ -67,8 +87,9 @@ int judge_matrix(const struct method_group *group, struct method_matrix *m, floa
 {
 	size_t n = (size_t)m->rows * m->cols;
 	_cleanup_(freep) float *error = malloc((n + 1) * sizeof(*error));
-	struct sizes whole, missed, base;
+	struct sizes whole, missed;
 	uint8_t spectrum[FORMAT_SPECTRUM];
+	double base;
 	int r;
 
 	if (!error)
@@ -76,11 +97,12 @@ int judge_matrix(const struct method_group *group, struct method_matrix *m, floa
 	memcpy(ret_weights, m->base, n * sizeof(*ret_weights));
 	r = measure(group, m->delta, m->rows, &whole);
 	if (r == 0)
-		r = measure(group, m->base, m->rows, &base);
+		r = measure_calibration(group, m->delta, m->rows, &whole);
 	if (r == 0)
 		r = spectrum_measure(m->delta, m->rows, m->cols, spectrum);
 	if (r < 0)
 		return r;
+	base = norm_of(m->base, n);
 	*ret = judge(&whole, &whole);
 	for (uint32_t i = 0; i < m->n_parts; i++) {
 		struct tensor_quality *q = &m->parts[i].quality;
@@ -90,12 +112,14 @@ int judge_matrix(const struct method_group *group, struct method_matrix *m, floa
 			return r;
 		find_error(m, ret_weights, error);
 		r = measure(group, error, m->rows, &missed);
+		if (r == 0 && i + 1 == m->n_parts)
+			r = measure_calibration(group, error, m->rows, &missed);
 		if (r < 0)
 			return r;
 		*ret = judge(&missed, &whole);
 		q->weight_error = (float)ret->weight_error;
 		q->activation_error = (float)ret->held_out_error;
-		q->delta_norm = (float)share(whole.norm, base.norm);
+		q->delta_norm = (float)share(whole.norm, base);
 		memcpy(q->spectrum, spectrum, sizeof(q->spectrum));
 	}
 	return 0;

@@ -17,12 +17,18 @@ enum tensor_role layer_role(enum layer_place place)
 	return roles[place];
 }
 
-void layer_done(struct layer *l)
+void layer_drop(struct layer *l, size_t first, size_t last)
 {
-	for (size_t i = 0; i < N_PLACES; i++) {
+	for (size_t i = first; i < last; i++) {
 		free(l->matrices[i].base);
 		free(l->matrices[i].delta);
+		l->matrices[i] = (struct pair_matrix){0};
 	}
+}
+
+void layer_done(struct layer *l)
+{
+	layer_drop(l, 0, N_PLACES);
 	for (size_t i = 0; i < LAYER_VECTORS; i++)
 		free(l->vectors[i]);
 	*l = (struct layer){0};
@@ -57,10 +63,18 @@ int layer_load(const struct pair *pair, const struct vector_source *vectors, str
 	int r = 0;
 
 	*ret = (struct layer){.index = index};
-	for (size_t i = 0; r == 0 && i < N_PLACES; i++)
-		r = pair_read_matrix(pair, roles[i], index, &ret->matrices[i], reason);
 	for (size_t i = 0; r == 0 && i < LAYER_VECTORS; i++)
 		r = load_vector(pair, vectors, i, f, ret, reason);
+	return r;
+}
+
+int layer_read(
+	const struct pair *pair, struct layer *l, size_t first, size_t last, struct reason *reason)
+{
+	int r = 0;
+
+	for (size_t i = first; r == 0 && i < last; i++)
+		r = pair_read_matrix(pair, roles[i], l->index, &l->matrices[i], reason);
 	return r;
 }
 

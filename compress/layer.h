@@ -1,5 +1,5 @@
 /*
- * One block of base and fine-tune in memory.
+ * One block of base and fine-tune: its vectors, and of its matrices those in work.
  */
 #pragma once
 
@@ -35,11 +35,16 @@ struct vector_source {
 	const void *state;
 };
 
-/* Reads all of it; norms and biases that changed are added to the file, exactly. What a failure
+/* Reads the vectors; norms and biases that changed are added to the file, exactly. What a failure
  * leaves behind goes to layer_done(). ret->index says which. */
 int layer_load(const struct pair *pair, const struct vector_source *vectors, struct delta_file *f,
 	struct layer *ret, struct reason *reason) _must_check_;
+/* Reads the matrices [first, last); forgets them. */
+int layer_read(const struct pair *pair, struct layer *l, size_t first, size_t last,
+	struct reason *reason) _must_check_;
+void layer_drop(struct layer *l, size_t first, size_t last);
 void layer_done(struct layer *l);
 
-/* The block as it stands: `base` of each matrix, the fine-tune's vectors. */
+/* The block as it stands, NULL for what is not in memory: `base` of each matrix, the fine-tune's
+ * vectors. */
 struct block_weights layer_weights(const struct layer *l);

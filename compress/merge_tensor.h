@@ -3,12 +3,11 @@
  */
 #pragma once
 
-#include "foreign/weights.h"
+#include "foreign/checkpoint.h"
 #include "store/delta.h"
 
 struct merge_tensor {
 	struct checkpoint *base;
-	enum weights weights; /* of the base that is served */
 	const struct delta *delta;
 	enum tensor_role role;
 	uint32_t layer;

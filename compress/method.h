@@ -8,7 +8,8 @@
  * of the next group. A method may therefore try another method first and throw the answer away.
  *
  * A method keeps nothing from group to group but what prepare() made, which depends on the whole
- * model and the options alone: a walk that was interrupted goes on at any block.
+ * model and the options alone, and sums() for its report: a walk that was interrupted goes on at
+ * any block.
  */
 #pragma once
 
@@ -92,8 +93,6 @@ struct method {
 	uint32_t needs;       /* enum method_needs, or-ed */
 	bool exact;           /* also meets projections where only bits changed: -0, NaN */
 	double default_ratio; /* where neither ratio nor bits is said; 0: sizes itself */
-	bool against_served;  /* by default made for the values that a base of codes serves, else
-				 for the numbers that were packed; bench/results/base_weights.md */
 	/* -EINVAL names the option and what is expected. */
 	int (*check)(const struct method_options *options, struct reason *reason);
 	/* NULL: nothing to prepare. */
@@ -103,6 +102,9 @@ struct method {
 	/* A norm or bias that the method puts in the place of the fine-tune's, or NULL; NULL:
 	 * never. */
 	const float *(*vector)(const void *state, enum tensor_role role, uint32_t layer);
+	/* NULL: nothing. Where report() sums over the groups: the sums, *ret_bytes of them. The
+	 * walk keeps and restores them: the report of an interrupted one is of all groups. */
+	void *(*sums)(void *state, size_t *ret_bytes);
 	/* NULL: nothing. Fills at most METHOD_MAX_FIGURES; returns how many. */
 	size_t (*report)(const void *state, struct method_figure *ret);
 	void (*done)(void *state); /* NULL where there is no prepare() */

@@ -2,97 +2,133 @@
 
 #include "kernels/blas.h"
 
-#define STRIP 256u /* columns of the result in one piece */
-#define TILE 512u  /* rows of x (or of m) that are widened at a time */
+#include <string.h>
 
-struct moments {
+#define STRIP 256u /* columns of the result in one piece */
+
+struct stretch {
+	struct moments *moments;
 	const float *x;
-	size_t stride, n_rows;
-	uint32_t n;
-	double *h;
-	double *scratch; /* TILE x n for each worker */
+	size_t n_rows;
+	float *products; /* STRIP x n for each worker */
 };
 
-/* Rows [begin, end) of x, columns from `first` on, as doubles without gaps. */
-static void widen(const struct moments *m, size_t begin, size_t end, uint32_t first, double *ret)
+static void add_products(
+	struct moments *m, uint32_t first, uint32_t n_strip, const float *p, bool begins)
 {
 	size_t width = m->n - first;
+	double scale = 1.0 / (double)m->n_rows;
 
-	for (size_t t = begin; t < end; t++)
-		for (size_t c = 0; c < width; c++)
-			ret[(t - begin) * width + c] = (double)m->x[t * m->stride + first + c];
+	for (size_t i = 0; i < n_strip; i++) {
+		double *h = m->h + (first + i) * m->n + first;
+
+		if (begins)
+			memset(h, 0, width * sizeof(*h));
+		for (size_t c = i; c < width; c++)
+			h[c] += (double)p[i * width + c] * scale;
+	}
 }
 
+/* Rows [first, first + STRIP) of the upper triangle. */
 static void moments_strip(void *arg, size_t piece, size_t worker)
 {
-	const struct moments *m = arg;
+	const struct stretch *s = arg;
+	struct moments *m = s->moments;
 	uint32_t first = (uint32_t)piece * STRIP;
-	double *wide = m->scratch + worker * TILE * m->n;
+	float *products = s->products + worker * STRIP * m->n;
 	struct blas_gemm product = {
 		.m = min_u64(STRIP, m->n - first),
 		.n = m->n - first,
 		.transpose_a = true,
-		.alpha = 1.0 / (double)m->n_rows,
-		.a_stride = m->n - first,
-		.c_stride = m->n,
+		.alpha = 1,
+		.a_stride = m->n,
+		.b_stride = m->n,
 	};
 
-	for (size_t begin = 0; begin < m->n_rows; begin += TILE) {
-		size_t end = min_u64(begin + TILE, m->n_rows);
+	for (size_t begin = 0; begin < s->n_rows; begin += MOMENTS_TILE) {
+		const float *x = s->x + begin * m->n + first;
 
-		widen(m, begin, end, first, wide);
-		product.k = end - begin;
-		product.beta = begin > 0;
-		blas_gemm_f64(&product, wide, wide, m->h + (size_t)first * m->n + first);
+		product.k = min_u64(MOMENTS_TILE, s->n_rows - begin);
+		blas_gemm_f32(&product, x, x, products);
+		add_products(m, first, (uint32_t)product.m, products, m->n_seen + begin == 0);
 	}
 }
 
-int moments_of(
-	struct pool *pool, const float *x, size_t stride, size_t n_rows, uint32_t n, double *ret)
+int moments_add(struct pool *pool, struct moments *m, const float *x, size_t n_rows)
 {
-	_cleanup_(freep) double *scratch = malloc(pool_threads(pool) * TILE * n * sizeof(*scratch));
-	struct moments m = {
-		.x = x, .stride = stride, .n_rows = n_rows, .n = n, .h = ret, .scratch = scratch};
+	_cleanup_(freep) float *products =
+		malloc(pool_threads(pool) * STRIP * m->n * sizeof(*products));
+	struct stretch s = {.moments = m, .x = x, .n_rows = n_rows, .products = products};
 
-	if (!scratch)
+	if (!products)
 		return -ENOMEM;
-	pool_run(pool, moments_strip, &m, div_up(n, STRIP));
-	blas_mirror_upper(ret, n);
+	pool_run(pool, moments_strip, &s, div_up(m->n, STRIP));
+	m->n_seen += n_rows;
 	return 0;
+}
+
+void moments_finish(struct moments *m)
+{
+	blas_mirror_upper(m->h, m->n);
 }
 
 struct energy {
 	const double *h;
 	const float *m;
 	uint32_t rows, n;
-	double *scratch; /* 2 x TILE x n for each worker */
+	double *scratch; /* TILE x (n + STRIP) for each worker */
 	double *sums;    /* one a piece */
 };
+
+/* The columns [first, first + width) of M H, of which the rows of H beyond them are left out: what
+ * is above the diagonal counts twice. */
+static double energy_strip(
+	const struct energy *e, const double *wide, size_t n_rows, uint32_t first, double *product)
+{
+	struct blas_gemm gemm = {
+		.m = n_rows,
+		.n = min_u64(STRIP, e->n - first),
+		.k = first,
+		.alpha = 2,
+		.a_stride = e->n,
+		.b_stride = e->n,
+	};
+	double sum = 0;
+
+	if (first > 0)
+		blas_gemm_f64(&gemm, wide, e->h + first, product);
+	gemm.k = gemm.n;
+	gemm.alpha = 1;
+	gemm.beta = first > 0;
+	blas_gemm_f64(&gemm, wide + first, e->h + (size_t)first * e->n + first, product);
+	for (size_t r = 0; r < n_rows; r++)
+		for (size_t c = 0; c < gemm.n; c++)
+			sum += wide[r * e->n + first + c] * product[r * gemm.n + c];
+	return sum;
+}
 
 static void energy_tile(void *arg, size_t piece, size_t worker)
 {
 	const struct energy *e = arg;
-	size_t first = piece * TILE;
-	size_t n_rows = min_u64(TILE, e->rows - first);
-	double *wide = e->scratch + worker * 2 * TILE * e->n;
-	double *product = wide + (size_t)TILE * e->n;
-	struct blas_gemm gemm = {.m = n_rows, .n = e->n, .k = e->n, .alpha = 1};
+	size_t first = piece * MOMENTS_TILE;
+	size_t n_rows = min_u64(MOMENTS_TILE, e->rows - first);
+	double *wide = e->scratch + worker * MOMENTS_TILE * ((size_t)e->n + STRIP);
+	double *product = wide + (size_t)MOMENTS_TILE * e->n;
 	double sum = 0;
 
 	for (size_t i = 0; i < n_rows * e->n; i++)
 		wide[i] = (double)e->m[first * e->n + i];
-	blas_gemm_f64(&gemm, wide, e->h, product);
-	for (size_t i = 0; i < n_rows * e->n; i++)
-		sum += wide[i] * product[i];
+	for (uint32_t c = 0; c < e->n; c += STRIP)
+		sum += energy_strip(e, wide, n_rows, c, product);
 	e->sums[piece] = sum;
 }
 
 int moments_energy(
 	struct pool *pool, const double *h, const float *m, uint32_t rows, uint32_t n, double *ret)
 {
-	size_t n_tiles = div_up(rows, TILE);
+	size_t n_tiles = div_up(rows, MOMENTS_TILE);
 	_cleanup_(freep) double *scratch =
-		malloc(pool_threads(pool) * 2 * TILE * n * sizeof(*scratch));
+		malloc(pool_threads(pool) * MOMENTS_TILE * ((size_t)n + STRIP) * sizeof(*scratch));
 	_cleanup_(freep) double *sums = calloc(n_tiles + 1, sizeof(*sums));
 	struct energy e = {.h = h, .m = m, .rows = rows, .n = n, .scratch = scratch, .sums = sums};
 	double sum = 0;

@@ -7,12 +7,19 @@
  * inputs of the next group are computed, and the block's outputs, made by the compressed block, are
  * the next block's inputs. Norms, biases and the embedding are the fine-tune's.
  *
- * After a block, the walk's state is the activations and the parts made so far.
+ * After a block, the walk's state is the activations and the parts made so far. Both are in a file
+ * (compress/work_file.h), in which a walk with the same key goes on, whenever it was ended. One
+ * group of matrices is in memory at a time, with the second moments of its inputs.
  */
 #pragma once
 
+#include "common/digest.h"
 #include "compress/delta_file.h"
 #include "compress/method.h"
+
+/* Progress is told under this name, in groups. */
+#define WALK_STAGE "compressing"
+#define WALK_GROUPS 4u /* of a block */
 
 struct walk_settings {
 	const struct method *method;
@@ -22,6 +29,11 @@ struct walk_settings {
 	const uint16_t *embedding; /* the fine-tune's, vocab x hidden */
 	struct pool *pool;         /* BLAS runs on one thread in each of its workers */
 	const struct progress *progress;
+	int work_fd;       /* the file, borrowed: readable and writable */
+	bool resume;       /* go on with what is there */
+	struct digest key; /* of all that the parts depend on but calibration and embedding */
+	/* NULL, or told the number of blocks that are safe. */
+	uint32_t *blocks_done;
 };
 
 /* Sums are over the projections that were stored. */
@@ -35,6 +47,8 @@ struct walk_report {
 	uint64_t original_bytes; /* of all projections that changed, at 16 bits */
 	struct method_figure figures[METHOD_MAX_FIGURES];
 	size_t n_figures;
+	uint32_t n_resumed; /* blocks that an earlier walk had made */
+	bool began_anew;    /* the file held something else, or was damaged */
 };
 
 /* Adds the records of all projections, norms and biases of the blocks. */

@@ -19,9 +19,8 @@ struct breakable {
 	int fd; /* an unnamed file with what is to be opened */
 };
 
-/* A base image, a delta of it, and the base with codes for some matrices. */
-#define N_BREAKABLES 3
-extern struct breakable breakables[N_BREAKABLES];
+/* breakables[0] is a base image, breakables[1] a delta of it. */
+extern struct breakable breakables[2];
 
 /* Setup and teardown of a group of tests. */
 int breakables_make(void **state);

@@ -8,8 +8,10 @@
 #include "client/deltactl/default_calibration.h"
 #include "client/deltactl/json_line.h"
 #include "client/deltactl/number.h"
+#include "client/deltactl/partial_file.h"
 #include "common/file.h"
 #include "compress/compress.h"
+#include "compress/walk.h"
 #include "foreign/sandbox.h"
 #include "kernels/blas.h"
 
@@ -18,6 +20,7 @@
 
 #define METHOD_LIST "list" /* in the place of a name */
 #define MAX_CALIBRATION_BYTES (UINT64_C(256) << 20)
+#define MAX_PROGRAM_BYTES (UINT64_C(1) << 30)
 
 static const char options_help[] =
 	"  --base DIR               the model that the fine-tune started from\n"
@@ -32,17 +35,15 @@ static const char options_help[] =
 	"  --embedding HOW          embedding and head: exact (the default), 8, 4, 3, 2 or 1 bits\n"
 	"                           a weight, or auto: as many bits as the projections have,\n"
 	"                           given to the rows of tokens that are used\n"
-	"  --base-weights KIND      weights of the base that will serve: bf16 (the default), "
-	"int8,\n"
-	"                           int4, as for import\n"
-	"  --against WHAT           make the delta against what that base serves, which it then "
-	"fits\n"
-	"                           alone (served), or so that it fits every packing (original);\n"
-	"                           default: as the method does best\n"
 	"  --calibrate FILE         text to calibrate on, documents separated by blank lines\n"
 	"                           (default: a general text that deltactl carries)\n"
 	"  --calibration-tokens N   most tokens of it to use (default 32768)\n"
 	"  --threads N              default: as many as the process may use\n"
+	"  --no-resume              begin anew. Otherwise a command that was interrupted, given "
+	"again,\n"
+	"                           goes on at the block it was in: FILE.partial, which is "
+	"removed\n"
+	"                           in the end, holds what is done and the texts inside the model\n"
 	"  --json                   the report as a JSON object\n"
 	"  -q, --quiet              no progress\n" COMPRESS_AUTO_HELP COMPRESS_DELTADQ_HELP;
 
@@ -50,13 +51,20 @@ struct options {
 	const char *base, *tuned, *output, *calibrate;
 	struct compress_settings settings;
 	struct auto_arguments automatic;
-	bool json, quiet;
+	struct digest_state *said; /* the options that the parts depend on, while they are read */
+	bool json, quiet, no_resume;
+};
+
+/* What the child tells, in memory that it shares. */
+struct result {
+	struct compress_report report;
+	uint32_t blocks_done; /* that are safe in the partial file */
 };
 
 struct call {
-	const struct options *options;
-	int fd;                         /* of the new file */
-	struct compress_report *report; /* in memory that the child shares */
+	struct options *options;
+	int fd; /* of the new file */
+	struct result *result;
 };
 
 enum option_value {
@@ -65,12 +73,11 @@ enum option_value {
 	OPTION_RATIO,
 	OPTION_BITS,
 	OPTION_METHOD,
-	OPTION_BASE_WEIGHTS,
-	OPTION_AGAINST,
 	OPTION_EMBEDDING,
 	OPTION_CALIBRATE,
 	OPTION_TOKENS,
 	OPTION_THREADS,
+	OPTION_NO_RESUME,
 	OPTION_JSON,
 	OPTION_HELP,
 };
@@ -83,13 +90,12 @@ static const struct option long_options[] = {
 	{"bits", required_argument, NULL, OPTION_BITS},
 	{"method", required_argument, NULL, OPTION_METHOD},
 	{"embedding", required_argument, NULL, OPTION_EMBEDDING},
-	{"base-weights", required_argument, NULL, OPTION_BASE_WEIGHTS},
-	{"against", required_argument, NULL, OPTION_AGAINST},
 	{"calibrate", required_argument, NULL, OPTION_CALIBRATE},
 	{"calibration-tokens", required_argument, NULL, OPTION_TOKENS},
 	{"threads", required_argument, NULL, OPTION_THREADS},
 	COMPRESS_AUTO_OPTIONS,
 	COMPRESS_DELTADQ_OPTIONS,
+	{"no-resume", no_argument, NULL, OPTION_NO_RESUME},
 	{"json", no_argument, NULL, OPTION_JSON},
 	{"quiet", no_argument, NULL, 'q'},
 	{"help", no_argument, NULL, OPTION_HELP},
@@ -103,17 +109,6 @@ static bool set_double(double *ret)
 	if (!number_f32(optarg, &value))
 		return false;
 	*ret = (double)value;
-	return true;
-}
-
-static bool set_against(enum compress_against *ret)
-{
-	if (strcmp(optarg, "served") == 0)
-		*ret = AGAINST_SERVED;
-	else if (strcmp(optarg, "original") == 0)
-		*ret = AGAINST_ORIGINAL;
-	else
-		return false;
 	return true;
 }
 
@@ -143,10 +138,6 @@ static bool set_option(struct options *o, int option)
 		return true;
 	case OPTION_EMBEDDING:
 		return embedding_choice_parse(optarg, &o->settings.embedding);
-	case OPTION_BASE_WEIGHTS:
-		return weights_parse(optarg, &o->settings.base_weights);
-	case OPTION_AGAINST:
-		return set_against(&o->settings.against);
 	case OPTION_CALIBRATE:
 		o->calibrate = optarg;
 		return true;
@@ -154,6 +145,9 @@ static bool set_option(struct options *o, int option)
 		return number_u32(optarg, &o->settings.calibration_tokens);
 	case OPTION_THREADS:
 		return number_u32(optarg, &o->settings.n_threads);
+	case OPTION_NO_RESUME:
+		o->no_resume = true;
+		return true;
 	case OPTION_JSON:
 		o->json = true;
 		return true;
@@ -163,6 +157,33 @@ static bool set_option(struct options *o, int option)
 	default:
 		return false;
 	}
+}
+
+/* Folders and texts are known by what is in them; the others change no part. */
+static bool is_remembered(int option)
+{
+	switch (option) {
+	case OPTION_BASE:
+	case OPTION_TUNED:
+	case OPTION_CALIBRATE:
+	case OPTION_THREADS:
+	case OPTION_NO_RESUME:
+	case OPTION_JSON:
+	case 'o':
+	case 'q':
+		return false;
+	default:
+		return true;
+	}
+}
+
+static void remember(struct options *o, int option)
+{
+	if (!is_remembered(option))
+		return;
+	digest_add(o->said, &option, sizeof(option));
+	if (optarg)
+		digest_add(o->said, optarg, strlen(optarg) + 1);
 }
 
 static int list_methods(void)
@@ -190,6 +211,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 			return command_bad_option(self, argv);
 		if (!set_option(o, option))
 			return command_usage(self, "'%s' is not what the option takes", optarg);
+		remember(o, option);
 	}
 	if (optind < argc)
 		return command_usage(self, "unexpected argument '%s'", argv[optind]);
@@ -208,8 +230,11 @@ static void update_bar(void *user, const char *stage, uint64_t done, uint64_t to
 	struct progress_bar *bar = user;
 
 	bar->unit = "bytes";
-	if (strcmp(stage, "compressing") == 0)
+	bar->steps = 1;
+	if (strcmp(stage, WALK_STAGE) == 0) {
 		bar->unit = "blocks";
+		bar->steps = WALK_GROUPS;
+	}
 	if (strcmp(stage, "measuring") == 0)
 		bar->unit = "windows";
 	progress_update(&bar->progress, stage, done, total);
@@ -236,7 +261,7 @@ static int compress_in_sandbox(void *arg, struct reason *reason)
 		r = compress_auto_load(&o->automatic, &tasks, &settings.options, reason);
 	if (r == 0)
 		r = compress_delta(
-			base, tuned, &settings, call->fd, &progress, call->report, reason);
+			base, tuned, &settings, call->fd, &progress, &call->result->report, reason);
 	progress_bar_end(&bar);
 	return r;
 }
@@ -261,10 +286,6 @@ static void print_report(const struct options *o, const struct compress_report *
 		o->settings.embedding.kind == EMBEDDING_EXACT ? "exact" : "as codes");
 	printf("  the rest      %10s  norms, biases, tables, digests\n",
 		human_bytes(r->other_bytes, a));
-	if (o->settings.base_weights != WEIGHTS_BF16)
-		printf("  base          served as %s, delta made against %s\n",
-			weights_name(o->settings.base_weights),
-			r->against_served ? "what it serves" : "the original");
 	if (r->n_left_out)
 		printf("  in %u projections that changed the base's weights stay\n", r->n_left_out);
 	printf("  mean error    weights %.3f, activations on held-out text %.3f\n",
@@ -280,7 +301,12 @@ static void print_report(const struct options *o, const struct compress_report *
 		       "tokenizer\n");
 	if (r->chat_refusal[0])
 		printf("  no chat format: %s\n", r->chat_refusal);
-	printf("  %.1f s, OpenBLAS for %s\n", r->seconds, r->blas_core);
+	if (r->began_anew)
+		printf("  began anew: %s.partial was of another command, or damaged\n", o->output);
+	if (r->n_resumed)
+		printf("  went on after block %u of an earlier run\n", r->n_resumed);
+	printf("  %.1f s, at most %s of memory, OpenBLAS for %s\n", r->seconds,
+		human_bytes(r->peak_bytes, a), r->blas_core);
 }
 
 static int add_figures(json_t *json, const struct compress_report *r)
@@ -301,11 +327,9 @@ static int print_json(
 	json_t *json;
 
 	digest_hex(&r->root, root);
-	json = json_pack("{ss ss ss ss ss sf sI sI sf sI sI sf sI sI si si si"
-			 " sf sf sf sf sf sf sf sI sI sb ss sf ss}",
-		"file", o->output, "method", o->settings.method, "digest", root, "base_weights",
-		weights_name(o->settings.base_weights), "against",
-		r->against_served ? "served" : "original", "requested_ratio",
+	json = json_pack("{ss ss ss sf sI sI sf sI sI sf sI sI si si si"
+			 " sf sf sf sf sf sf sf sI sI sb ss si sb sf sI ss}",
+		"file", o->output, "method", o->settings.method, "digest", root, "requested_ratio",
 		o->settings.options.ratio, "file_bytes", (json_int_t)r->file_bytes,
 		"original_bytes", (json_int_t)r->original_bytes, "file_ratio",
 		ratio_of(r->original_bytes, r->file_bytes), "projection_bytes",
@@ -320,7 +344,8 @@ static int print_json(
 		r->perplexity_tuned, "perplexity_delta", r->perplexity_delta, "calibration_tokens",
 		(json_int_t)r->n_calibration_tokens, "eval_tokens", (json_int_t)r->n_eval_tokens,
 		"random_calibration", (int)r->random_calibration, "chat_refusal", r->chat_refusal,
-		"seconds", r->seconds, "blas_core", r->blas_core);
+		"resumed_blocks", (int)r->n_resumed, "began_anew", (int)r->began_anew, "seconds",
+		r->seconds, "peak_bytes", (json_int_t)r->peak_bytes, "blas_core", r->blas_core);
 	if (json && add_figures(json, r) < 0) {
 		json_decref(json);
 		return -ENOMEM;
@@ -354,10 +379,72 @@ static int compress_to_file(struct call *call, struct reason *reason)
 	return new_file_commit(&file, reason);
 }
 
-static int compress(struct options *o, struct compress_report *report, struct reason *reason)
+/* May the same command succeed another time? */
+static bool is_passing(int error)
 {
-	struct call call = {.options = o, .report = report};
+	return error == -ECANCELED || error == -ENOSPC || error == -EDQUOT || error == -EIO ||
+	       error == -ENOMEM;
+}
+
+static int compress_with_work(
+	struct call *call, const struct digest *command, struct reason *reason)
+{
+	_cleanup_(partial_file_done) struct partial_file partial = PARTIAL_FILE_INIT;
+	struct options *o = call->options;
+	struct compress_work work = {
+		.resume = !o->no_resume,
+		.command = *command,
+		.blocks_done = &call->result->blocks_done,
+	};
+	int r;
+
+	r = partial_file_open(&partial, o->output, reason);
+	if (r < 0)
+		return r;
+	work.fd = partial.fd;
+	o->settings.work = &work;
+	r = compress_to_file(call, reason);
+	o->settings.work = NULL;
+	if (is_passing(r) && call->result->blocks_done > 0)
+		fprintf(stderr, "deltactl: %s holds %u blocks; the same command goes on there\n",
+			partial.path, call->result->blocks_done);
+	else
+		partial_file_remove(&partial);
+	return r;
+}
+
+static int remember_file(
+	struct options *o, const char *path, uint64_t max_bytes, struct reason *reason)
+{
+	_cleanup_(freep) char *bytes = NULL;
+	size_t n;
+	int r;
+
+	r = file_load(path, max_bytes, &bytes, &n, reason);
+	if (r == 0)
+		digest_add(o->said, bytes, n);
+	return r;
+}
+
+/* Another build may make other parts of the same options. */
+static int digest_command(struct options *o, struct digest *ret, struct reason *reason)
+{
+	int r;
+
+	r = remember_file(o, "/proc/self/exe", MAX_PROGRAM_BYTES, reason);
+	if (r == 0 && o->automatic.tasks)
+		r = remember_file(o, o->automatic.tasks, MAX_CALIBRATION_BYTES, reason);
+	if (r < 0)
+		return r;
+	*ret = digest_finish(take_ptr(o->said));
+	return 0;
+}
+
+static int compress(struct options *o, struct result *result, struct reason *reason)
+{
+	struct call call = {.options = o, .result = result};
 	_cleanup_(freep) char *text = NULL;
+	struct digest command;
 	int r;
 
 	if (o->calibrate) {
@@ -367,11 +454,31 @@ static int compress(struct options *o, struct compress_report *report, struct re
 			return r;
 		o->settings.calibration_text = text;
 	}
+	r = digest_command(o, &command, reason);
 	/* The library is loaded here because the sandbox may not look for it. */
-	r = blas_load(1, reason);
+	if (r == 0)
+		r = blas_load(1, reason);
 	if (r < 0)
 		return r;
-	return compress_to_file(&call, reason);
+	return compress_with_work(&call, &command, reason);
+}
+
+static int compress_and_print(struct options *o, const char *name)
+{
+	struct reason reason = {0};
+	struct result *result = sandbox_memory_new(sizeof(*result));
+	int r;
+
+	if (!result)
+		return command_fail(name, -ENOMEM, &reason);
+	r = compress(o, result, &reason);
+	close_texts(&result->report);
+	if (r == 0 && o->json)
+		r = print_json(o, &result->report, &reason);
+	else if (r == 0)
+		print_report(o, &result->report);
+	sandbox_memory_free(result, sizeof(*result));
+	return r < 0 ? command_fail(name, r, &reason) : EXIT_OK;
 }
 
 static int run(int argc, char **argv)
@@ -387,27 +494,21 @@ static int run(int argc, char **argv)
 				.window = COMPRESS_DEFAULT_WINDOW,
 				.isa = getenv("DELTAD_ISA"),
 			},
+		.said = digest_new(),
 	};
-	struct reason reason = {0};
-	struct compress_report *report;
 	int r;
 
+	if (!o.said)
+		return command_fail(argv[0], -ENOMEM, &(struct reason){0});
 	r = parse_options(argc, argv, &o);
-	if (r != 0)
-		return r < 0 ? command_help(&command_compress, options_help) : r;
-	if (strcmp(o.settings.method, METHOD_LIST) == 0)
-		return list_methods();
-	report = sandbox_memory_new(sizeof(*report));
-	if (!report)
-		return command_fail(argv[0], -ENOMEM, &reason);
-	r = compress(&o, report, &reason);
-	close_texts(report);
-	if (r == 0 && o.json)
-		r = print_json(&o, report, &reason);
+	if (r < 0)
+		r = command_help(&command_compress, options_help);
+	else if (r == 0 && strcmp(o.settings.method, METHOD_LIST) == 0)
+		r = list_methods();
 	else if (r == 0)
-		print_report(&o, report);
-	sandbox_memory_free(report, sizeof(*report));
-	return r < 0 ? command_fail(argv[0], r, &reason) : EXIT_OK;
+		r = compress_and_print(&o, argv[0]);
+	digest_free(o.said);
+	return r;
 }
 
 const struct command command_compress = {

@@ -1,6 +1,7 @@
 #include "client/deltactl/command.h"
 
 #include <getopt.h>
+#include <math.h>
 #include <stdarg.h>
 #include <string.h>
 #include <time.h>
@@ -96,34 +97,44 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
-static void format_rate(const struct progress_bar *bar, double per_second, char ret[static 48])
+/* "53.1 MB/s", "2.04 windows/s", "block 3 of 32, 41.2 s each", whatever can be said of it. */
+static void format_rate(const struct progress_bar *bar, uint64_t done, uint64_t total,
+	double per_second, char ret[static 64])
 {
+	double steps = bar->steps ? bar->steps : 1;
 	char amount[16];
 
-	if (strcmp(bar->unit, "bytes") == 0)
-		snprintf(ret, 48, "%s/s", human_bytes((uint64_t)per_second, amount));
-	else
-		snprintf(ret, 48, "%.3g %s/s", per_second, bar->unit);
+	if (strcmp(bar->unit, "bytes") == 0) {
+		snprintf(ret, 64, "%s/s", human_bytes((uint64_t)per_second, amount));
+		return;
+	}
+	snprintf(ret, 64, "%.0f of %.0f %s", floor((double)done / steps),
+		floor((double)total / steps), bar->unit);
+	if (per_second > 0)
+		snprintf(ret + strlen(ret), 64 - strlen(ret), ", %.3g s each", steps / per_second);
 }
 
 static void draw(struct progress_bar *bar, uint64_t done, uint64_t total, uint64_t now)
 {
 	double seconds = (double)(now - bar->started_ns) * 1e-9;
-	double per_second = seconds > 0 ? (double)done / seconds : 0;
+	double per_second = seconds > 0 ? (double)(done - bar->first) / seconds : 0;
 	double share = total ? (double)done / (double)total : 0;
-	char rate[48], cells[BAR_WIDTH + 1];
+	char rate[64], left[32] = "", duration[16], cells[BAR_WIDTH + 1];
 
-	format_rate(bar, per_second, rate);
+	format_rate(bar, done, total, per_second, rate);
+	if (done < total && per_second > 0)
+		snprintf(left, sizeof(left), ", %s left",
+			human_duration(
+				(uint64_t)((double)(total - done) / per_second * 1e9), duration));
 	if (!bar->terminal) {
-		fprintf(stderr, "%s: %.0f %%, %s\n", bar->stage, 100 * share, rate);
+		fprintf(stderr, "%s: %.0f %%, %s%s\n", bar->stage, 100 * share, rate, left);
 		return;
 	}
 	for (int i = 0; i < BAR_WIDTH; i++)
 		cells[i] = i < (int)(share * BAR_WIDTH) ? '#' : '.';
 	cells[BAR_WIDTH] = '\0';
-	fprintf(stderr, "\r\033[K%-14s [%s] %3.0f %%  %s", bar->stage, cells, 100 * share, rate);
-	if (done < total && per_second > 0)
-		fprintf(stderr, "  %.0f s left", (double)(total - done) / per_second);
+	fprintf(stderr, "\r\033[K%-14s [%s] %3.0f %%  %s%s", bar->stage, cells, 100 * share, rate,
+		left);
 	fflush(stderr);
 }
 
@@ -135,11 +146,13 @@ static void update(void *user, const char *stage, uint64_t done, uint64_t total)
 
 	if (bar->quiet)
 		return;
-	if (strcmp(bar->stage, stage) != 0) {
+	if (strcmp(bar->stage, stage) != 0 || done < bar->done) {
+		bar->first = done;
 		snprintf(bar->stage, sizeof(bar->stage), "%s", stage);
 		bar->started_ns = now;
 		bar->drawn_ns = bar->terminal ? 0 : now;
 	}
+	bar->done = done;
 	if (now - bar->drawn_ns < interval)
 		return;
 	bar->drawn_ns = now;

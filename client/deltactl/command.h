@@ -46,8 +46,10 @@ struct progress_bar {
 	struct progress progress;
 	bool quiet;
 	bool terminal;
-	const char *unit; /* "bytes" scales to MiB; otherwise the word is printed */
+	const char *unit; /* "bytes" scales to MiB; otherwise the word is printed, with a count */
+	uint32_t steps;   /* of progress in one unit; 0: 1 */
 	char stage[64];
+	uint64_t first, done; /* where the stage began, and is */
 	uint64_t started_ns, drawn_ns;
 };
 const struct progress *progress_bar(struct progress_bar *bar, const char *unit, bool quiet);
