@@ -2,6 +2,7 @@
 
 #include "foreign/import.h"
 #include "tests/imported_base.h"
+#include "tests/program.h"
 #include "tests/random_delta.h"
 #include "tests/scratch.h"
 
@@ -179,18 +180,6 @@ size_t live_daemon_told(const struct live_daemon *d, const char *line)
 	return n;
 }
 
-/* BUILD/tests/e2e/test_NAME is this program; BUILD/bin/deltad is the daemon. */
-static void daemon_path(char ret[static PATH_MAX + 16])
-{
-	ssize_t n = readlink("/proc/self/exe", ret, PATH_MAX);
-
-	assert_true(n > 0);
-	ret[n] = '\0';
-	for (int i = 0; i < 3; i++)
-		*strrchr(ret, '/') = '\0';
-	snprintf(ret + strlen(ret), 16, "/bin/deltad");
-}
-
 /* In the child: the descriptors 3 and 4, the environment, the program. */
 static void become_daemon(struct live_daemon *d, const struct live_options *options, int sockets[2],
 	const char *program)
@@ -223,10 +212,10 @@ static void become_daemon(struct live_daemon *d, const struct live_options *opti
 static pid_t spawn(struct live_daemon *d, const struct live_options *options, int sockets[2])
 {
 	_cleanup_(freep) char *notify = scratch_path(d->folder, "notify");
-	char program[PATH_MAX + 16];
+	char program[PROGRAM_PATH_MAX];
 	pid_t pid;
 
-	daemon_path(program);
+	program_path("deltad", program);
 	setenv("NOTIFY_SOCKET", notify, 1);
 	pid = fork();
 	assert_true(pid >= 0);
@@ -432,6 +421,7 @@ static bool take_reply(const struct proto_message *m, struct answer *ret)
 {
 	if (m->op == PROTO_TOKEN) {
 		assert_true(ret->n_tokens < array_len(ret->tokens));
+		ret->logprobs[ret->n_tokens] = m->token.logprob;
 		ret->tokens[ret->n_tokens++] = m->token.token;
 		append(ret->text, sizeof(ret->text), m->token.text);
 		return true;

@@ -66,6 +66,7 @@ struct answer {
 	enum proto_finish finish;
 	uint32_t n_tokens, n_prompt;
 	uint32_t tokens[2048];
+	float logprobs[2048];
 	char text[16384];
 	char stop[PROTO_MAX_STOP_BYTES + 1];
 	char words[PROTO_MAX_WORDS + 1];
