@@ -161,24 +161,27 @@ static int read_config(struct json_fields *f, struct adapter_config *c)
 	return r;
 }
 
-int adapter_config_load(const char *folder, struct adapter_config **ret, struct reason *reason)
+int adapter_config_parse(const json_t *json, struct adapter_config **ret, struct reason *reason)
 {
 	_cleanup_(adapter_configp) struct adapter_config *c = calloc(1, sizeof(*c));
-	_cleanup_(json_freep) json_t *json = NULL;
-	struct json_fields f = {.name = FILE_NAME, .reason = reason};
+	struct json_fields f = {.object = json, .name = FILE_NAME, .reason = reason};
 	int r;
 
 	if (!c)
 		return -ENOMEM;
-	r = json_object_load(folder, FILE_NAME, &limits, &json, reason);
-	if (r < 0)
-		return r;
-	f.object = json;
 	r = read_config(&f, c);
 	if (r < 0)
 		return r;
 	*ret = take_ptr(c);
 	return 0;
+}
+
+int adapter_config_load(const char *folder, struct adapter_config **ret, struct reason *reason)
+{
+	_cleanup_(json_freep) json_t *json = NULL;
+	int r = json_object_load(folder, FILE_NAME, &limits, &json, reason);
+
+	return r < 0 ? r : adapter_config_parse(json, ret, reason);
 }
 
 /* The value of the first pattern that matches, or `otherwise`. */

@@ -5,9 +5,14 @@
 
 #include "common/reason.h"
 
+#include <jansson.h>
+
 struct adapter_config;
 
-/* -EOPNOTSUPP names what is not implemented. */
+/* -EBADMSG; -EOPNOTSUPP names what is not implemented. */
+int adapter_config_parse(const json_t *json, struct adapter_config **ret, struct reason *reason)
+	_must_check_;
+/* The file of that name in a folder. */
 int adapter_config_load(const char *folder, struct adapter_config **ret, struct reason *reason)
 	_must_check_;
 struct adapter_config *adapter_config_free(struct adapter_config *c);
