@@ -19,6 +19,7 @@ struct job {
 	struct projection projections[GROUP_MOST];
 	struct projection *members[GROUP_MOST];
 	size_t n;
+	bool alone[GROUP_MOST]; /* large: all threads on one */
 	int errors[GROUP_MOST];
 	struct reason reasons[GROUP_MOST];
 };
@@ -29,33 +30,39 @@ static void job_done(struct job *j)
 		projection_done(&j->projections[i]);
 }
 
+/* Small ones side by side. */
 static void decompose_one(void *arg, size_t piece, size_t worker)
 {
 	struct job *j = arg;
-	struct method_matrix *m = &j->group->matrices[piece];
-	double whole = 2.0 * m->rows * m->cols;
 
 	(void)worker;
 	j->errors[piece] = 0;
-	if (m->budget > 0)
-		j->errors[piece] = projection_decompose(
-			&j->projections[piece], whole / (double)m->budget, &j->reasons[piece]);
+	if (!j->alone[piece])
+		j->errors[piece] =
+			projection_decompose(NULL, j->members[piece], &j->reasons[piece]);
 }
 
 static int decompose(struct job *j, struct reason *reason)
 {
 	for (size_t i = 0; i < j->n; i++) {
 		const struct method_matrix *m = &j->group->matrices[i];
+		double whole = 2.0 * m->rows * m->cols;
 
 		j->projections[i] = (struct projection){
 			.role = m->role, .rows = m->rows, .cols = m->cols, .delta = m->delta};
 		j->members[i] = &j->projections[i];
+		j->alone[i] =
+			m->budget == 0 || projection_plan(j->members[i], whole / (double)m->budget);
 	}
 	pool_run(j->group->pool, decompose_one, j, j->n);
-	for (size_t i = 0; i < j->n; i++)
+	for (size_t i = 0; i < j->n; i++) {
+		if (j->alone[i] && j->group->matrices[i].budget > 0)
+			j->errors[i] =
+				projection_decompose(j->group->pool, j->members[i], &j->reasons[i]);
 		if (j->errors[i] < 0)
 			return reason_set(reason, j->errors[i], "%s: %s",
 				tensor_role_name(j->projections[i].role), j->reasons[i].text);
+	}
 	return 0;
 }
 

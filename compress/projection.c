@@ -62,16 +62,20 @@ static int make_vectors(struct projection *p)
 	return r;
 }
 
-int projection_decompose(struct projection *p, double ratio, struct reason *reason)
+bool projection_plan(struct projection *p, double ratio)
+{
+	bands_plan(p->rows, p->cols, ratio, &p->plan);
+	return svd_route(p->rows, p->cols, p->plan.n_ranks) != SVD_EXACT;
+}
+
+int projection_decompose(struct pool *pool, struct projection *p, struct reason *reason)
 {
 	int r;
 
-	r = svd_new(p->delta, p->rows, p->cols, &p->svd, reason);
+	r = svd_leading(pool, p->delta, p->rows, p->cols, p->plan.n_ranks, &p->svd, reason);
 	if (r < 0)
 		return r;
-	bands_plan(p->rows, p->cols, ratio, &p->plan);
 	p->energy = (float)svd_energy(p->svd, p->plan.n_ranks);
-	svd_truncate(p->svd, p->plan.n_ranks);
 	return make_vectors(p);
 }
 

@@ -1,7 +1,7 @@
 /*
  * One projection of one block on its way into a delta: decomposed, quantised, packed.
  *
- *   projection_decompose    svd and the plan of its bands; independent of any input
+ *   projection_plan, projection_decompose    bands, then the svd; independent of any input
  *   projections_quantise    V, then U, for all projections with the same inputs
  *   projection_part         the bytes that store/part.h describes
  */
@@ -26,7 +26,11 @@ struct projection {
 
 void projection_done(struct projection *p);
 
-int projection_decompose(struct projection *p, double ratio, struct reason *reason) _must_check_;
+/* Plans the bands, and says whether the decomposition is worth all threads. */
+bool projection_plan(struct projection *p, double ratio);
+/* By svd_leading(); `pool` may be NULL. */
+int projection_decompose(struct pool *pool, struct projection *p, struct reason *reason)
+	_must_check_;
 
 /* Those without bands are passed by. `hessian` holds the second moments of the inputs that all of
  * them share. */

@@ -73,21 +73,19 @@ int svd_new(
 	if (r < 0)
 		return r;
 	set_vectors(s, u);
+	for (uint32_t i = 0; i < s->rank; i++)
+		s->total += s->sigma[i] * s->sigma[i];
 	*ret = take_ptr(s);
 	return 0;
 }
 
 double svd_energy(const struct svd *s, uint32_t n)
 {
-	double kept = 0, total = 0;
+	double kept = 0;
 
-	for (uint32_t i = 0; i < s->rank; i++) {
-		double square = s->sigma[i] * s->sigma[i];
-
-		total += square;
-		kept += i < n ? square : 0;
-	}
-	return total > 0 ? kept / total : 1;
+	for (uint32_t i = 0; i < s->rank && i < n; i++)
+		kept += s->sigma[i] * s->sigma[i];
+	return s->total > 0 ? fmin(1, kept / s->total) : 1;
 }
 
 /* A smaller block, or the old one where the allocator will not give it. */
