@@ -14,7 +14,7 @@
 #include "compress/method.h"
 #include "foreign/checkpoint.h"
 
-#define COMPRESS_DEFAULT_METHOD "delta-come"
+#define COMPRESS_DEFAULT_METHOD "auto"
 #define COMPRESS_DEFAULT_TOKENS 32768u
 #define COMPRESS_DEFAULT_WINDOW 512u
 

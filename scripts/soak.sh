@@ -20,7 +20,7 @@ export DELTAD_SOCKET=$work/deltad.sock DELTAD_ADMIN_SOCKET=$work/admin.sock
 mkdir "$work/store" "$work/reference" "$work/wrong"
 deltactl import models/Llama-deltad-16M -o "$work/store/base.base" --quiet
 for ratio in 8 16 32; do
-	deltactl compress --base models/Llama-deltad-16M --tuned models/Llama-deltad-16M-math --ratio $ratio \
+	deltactl compress --base models/Llama-deltad-16M --tuned models/Llama-deltad-16M-math --method delta-come --ratio $ratio \
 		-o "$work/store/math$ratio.delta" --calibration-tokens 4096 --quiet >"$work/compress.log"
 done
 # Room for two of the three deltas, so that asking for all of them evicts.

@@ -27,10 +27,9 @@ static const char options_help[] =
 	"  --tuned DIR              the fine-tune\n"
 	"  -o, --output FILE        the delta file to make\n"
 	"  --ratio N                16-bit size of the projections over their size in the file,\n"
-	"                           everything counted (delta-come: 16)\n"
+	"                           everything counted (default 16)\n"
 	"  --bits B                 --ratio 16/B; methods of whole codes: their width\n"
-	"  --method NAME            how the change becomes bytes (default delta-come); --method "
-	"list\n"
+	"  --method NAME            how the change becomes bytes (default auto); --method list\n"
 	"                           shows them all\n"
 	"  --embedding HOW          embedding and head: exact (the default), 8, 4, 3, 2 or 1 bits\n"
 	"                           a weight, or auto: as many bits as the projections have,\n"
@@ -102,11 +101,12 @@ static const struct option long_options[] = {
 	{0},
 };
 
-static bool set_double(double *ret)
+/* 0 stands for what was not said. */
+static bool set_positive(double *ret)
 {
 	float value;
 
-	if (!number_f32(optarg, &value))
+	if (!number_f32(optarg, &value) || !(value > 0))
 		return false;
 	*ret = (double)value;
 	return true;
@@ -130,9 +130,9 @@ static bool set_option(struct options *o, int option)
 		o->output = optarg;
 		return true;
 	case OPTION_RATIO:
-		return set_double(&o->settings.options.ratio);
+		return set_positive(&o->settings.options.ratio);
 	case OPTION_BITS:
-		return set_double(&o->settings.options.bits);
+		return set_positive(&o->settings.options.bits);
 	case OPTION_METHOD:
 		o->settings.method = optarg;
 		return true;

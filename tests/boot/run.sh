@@ -30,7 +30,7 @@ mkdir -p "$root/var/lib/deltad"
 if [ ! -e "$root/var/lib/deltad/math.delta" ]; then
 	echo "compressing a fine-tune, takes half a minute on two cores"
 	"$build/bin/deltactl" compress --base models/Llama-deltad-16M --tuned models/Llama-deltad-16M-math \
-		-o "$root/var/lib/deltad/math.delta" --quiet >"$root.log"
+		--method delta-come -o "$root/var/lib/deltad/math.delta" --quiet >"$root.log"
 fi
 rm -rf "$root/root/boot.log" "$root/root/boot.done" "$root"/var/log/journal/*
 

@@ -27,8 +27,10 @@ check 'it left the old file' only_old_file
 
 check_fails 1 'nowhere' 'a folder that is not there is named' \
 	compress $tiny/llama-gqa-ft "$work/nowhere/x.delta"
-check_fails 2 'ratio' 'an impossible ratio is wrong usage' \
+check_fails 2 "'0'" 'a ratio of nothing is wrong usage' \
 	compress $tiny/llama-gqa-ft "$old" --ratio 0
+check_fails 2 'ratio is 0.5' 'an impossible ratio is wrong usage' \
+	compress $tiny/llama-gqa-ft "$old" --ratio 0.5
 check_fails 2 'magic' 'an unknown method is wrong usage' \
 	compress $tiny/llama-gqa-ft "$old" --method magic
 check_fails 1 'absent.txt' 'a missing calibration text is named' \
@@ -45,7 +47,11 @@ wait $pid
 rm -f "$work/made/new.delta.partial"
 check 'terminated, it leaves nothing else behind' only_old_file
 
-check 'one thread makes a delta' compress $tiny/llama-gqa-ft "$work/one.delta" --json --threads 1
-check 'three threads make one' compress $tiny/llama-gqa-ft "$work/three.delta" --threads 3
+check 'one thread makes a delta' compress $tiny/llama-gqa-ft "$work/one.delta" --json --threads 1 \
+	--calibration-tokens 2048
+"$deltactl" inspect --json "$work/one.delta" >"$work/inspected"
+check 'three threads make one' compress $tiny/llama-gqa-ft "$work/three.delta" --threads 3 \
+	--calibration-tokens 2048
+check 'the method is auto where none is said' grep -q '"method": *"auto"' "$work/inspected"
 check 'the bytes are the same' cmp "$work/one.delta" "$work/three.delta"
 finish

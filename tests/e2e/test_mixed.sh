@@ -14,13 +14,13 @@ mkdir "$work/store"
 : >"$work/deltad.yaml"
 check "import" "$deltactl" import $base_model -o "$work/store/base.base" --quiet
 check "compress math" "$deltactl" compress --base $base_model --tuned $math_model -o "$work/store/math.delta" \
-	--calibration-tokens 4096 --quiet
+	--method delta-come --calibration-tokens 4096 --quiet
 if [ -d "$shared/models/tools" ]; then
 	check "compress tools" "$deltactl" compress --base $base_model --tuned "$shared/models/tools" \
-		-o "$work/store/tools.delta" --calibration-tokens 4096 --quiet
+		-o "$work/store/tools.delta" --method delta-come --calibration-tokens 4096 --quiet
 else
 	check "compress math at 64x, as there is no $shared/models/tools" "$deltactl" compress --base $base_model \
-		--tuned $math_model -o "$work/store/tools.delta" --ratio 64 --calibration-tokens 4096 --quiet
+		--tuned $math_model -o "$work/store/tools.delta" --ratio 64 --method delta-come --calibration-tokens 4096 --quiet
 fi
 "$deltad" --store "$work/store" --config "$work/deltad.yaml" --socket "$DELTAD_SOCKET" --admin-socket "$DELTAD_ADMIN_SOCKET" \
 	2>"$work/log" &

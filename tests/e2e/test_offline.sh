@@ -9,8 +9,8 @@ delta=$work/math.delta
 check "import makes a base image" "$deltactl" import $base_model -o "$base" --quiet
 check "import is deterministic: first" "$deltactl" import $base_model -o "$work/again.base" --quiet
 check "import is deterministic: same bytes" cmp "$base" "$work/again.base"
-check "compress makes a delta" "$deltactl" compress --base $base_model --tuned $math_model --ratio 16 --calibration-tokens 4096 \
-	-o "$delta" --quiet
+check "compress makes a delta" "$deltactl" compress --base $base_model --tuned $math_model --method delta-come --ratio 16 \
+	--calibration-tokens 4096 -o "$delta" --quiet
 check "inspect prints the base" "$deltactl" inspect "$base"
 check "inspect prints the delta" "$deltactl" inspect "$delta"
 check "inspect prints a model folder" "$deltactl" inspect $base_model
@@ -91,10 +91,10 @@ old_or_new() { # SECONDS COMPRESS-ARGUMENTS...
 	fi
 }
 for after in 0.1 0.5 1.2; do
-	old_or_new $after --base $base_model --tuned $math_model
+	old_or_new $after --base $base_model --tuned $math_model --method delta-come
 done
 tiny=tests/golden/data/tiny/llama-gqa
 for after in 0.05 0.10 0.13 0.16 0.18 0.20 0.22 0.24 0.27 0.30 0.40 0.60; do
-	old_or_new $after --base $tiny --tuned $tiny-ft --calibration-tokens 512
+	old_or_new $after --base $tiny --tuned $tiny-ft --method delta-come --calibration-tokens 512
 done
 finish

@@ -40,7 +40,7 @@ static void expect_ok(int r, const struct reason *reason)
 static void compress_pair(struct fixture *f)
 {
 	const struct compress_settings settings = {
-		.method = COMPRESS_DEFAULT_METHOD,
+		.method = "delta-come",
 		.options.ratio = 4,
 		.calibration_tokens = 512,
 		.window = 64,
