@@ -32,9 +32,11 @@ ratios='r8 r16 r32 r64 r128'
 plan() {
 	cat <<-END
 		delta-come generic exact $ratios
+		delta-come task exact $ratios
 		deltadq generic exact $ratios
 		k-bit generic exact r14
 		k-bit generic exact b1 b2 b3
+		k-bit task exact b1 b2 b3
 		sign generic exact -
 		sign-row generic exact -
 		low-rank generic exact $ratios
