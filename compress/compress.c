@@ -8,7 +8,6 @@
 #include "compress/outer.h"
 #include "compress/pair.h"
 #include "compress/served.h"
-#include "compress/task_calibration.h"
 #include "compress/walk.h"
 #include "engine/selftest.h"
 #include "foreign/tokenizer_json.h"
@@ -80,10 +79,10 @@ int compress_settings_check(const struct compress_settings *s, struct reason *re
 		return reason_set(reason, -EINVAL,
 			"alpha, code bits, parts, groups, seeds and a claimed ratio are for "
 			"--method deltadq");
-	if ((s->options.max_kl != 0 || s->options.train_steps_given) &&
+	if ((s->options.tasks || s->options.max_kl != 0 || s->options.train_steps_given) &&
 		strcmp(s->method, "auto") != 0)
 		return reason_set(
-			reason, -EINVAL, "max-kl and training steps are for --method auto");
+			reason, -EINVAL, "tasks, max-kl and training steps are for --method auto");
 	r = method->check(&s->options, reason);
 	if (r < 0)
 		return reason_prefix(reason, r, "method %s", s->method);
@@ -163,16 +162,13 @@ static int calibrate(struct job *j, struct reason *reason)
 		return calibration_of_vocabulary(
 			j->pair.base_config.vocab, &limits, &j->calibration);
 	}
-	/* auto learns from the tasks, so that they are no measure of what it made. */
-	if (s->options.tasks && strcmp(s->method, "auto") != 0)
-		r = calibration_of_tasks(checkpoint_folder(j->pair.tuned), &j->pair.tuned_config,
-			s->options.tasks, &limits, &j->calibration, reason);
-	else if (s->calibration_text)
-		r = calibration_of_text(j->tokenizer, s->calibration_text, s->n_calibration_text,
-			&limits, &j->calibration, reason);
-	else
-		r = reason_set(reason, -EINVAL, "no calibration text");
-	return r < 0 ? r : check_ids(j, reason);
+	if (!s->calibration_text)
+		return reason_set(reason, -EINVAL, "no calibration text");
+	r = calibration_of_text(j->tokenizer, s->calibration_text, s->n_calibration_text, &limits,
+		&j->calibration, reason);
+	if (r < 0)
+		return r;
+	return check_ids(j, reason);
 }
 
 static int add_outer_tensors(struct job *j, struct reason *reason)
@@ -431,6 +427,28 @@ static double now_seconds(void)
 	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static bool is_measured(const struct job *j)
+{
+	uint64_t bytes =
+		model_16bit_bytes(&j->pair.base_config) + model_16bit_bytes(&j->pair.tuned_config);
+
+	switch (j->settings->measure) {
+	case COMPRESS_MEASURE_ALWAYS:
+		return true;
+	case COMPRESS_MEASURE_NEVER:
+		return false;
+	case COMPRESS_MEASURE_SMALL:
+		break;
+	}
+	return bytes <= COMPRESS_MEASURE_BYTES;
+}
+
+static void leave_unmeasured(struct certificate *c)
+{
+	c->kl = c->agreement = (double)__builtin_nanf("");
+	c->perplexity_base = c->perplexity_tuned = c->perplexity_delta = c->kl;
+}
+
 static uint64_t peak_bytes(void)
 {
 	struct rusage usage;
@@ -452,7 +470,11 @@ static int run(struct job *j, int fd, struct reason *reason)
 	if (r < 0)
 		return r;
 	fill_certificate(j);
-	r = measure(j, reason);
+	j->report->measured = is_measured(j);
+	if (j->report->measured)
+		r = measure(j, reason);
+	else
+		leave_unmeasured(&j->certificate);
 	if (r == 0)
 		r = write_whole(j, fd, reason);
 	return r;

@@ -29,6 +29,19 @@ struct compress_work {
 	uint32_t *blocks_done; /* NULL, or told how many blocks the file holds */
 };
 
+/*
+ * The certificate's figures of the whole model and the self-test are taken by the engine, with base
+ * and fine-tune in memory at once. Where they would take more than this they are left out, unless
+ * asked for: the figures are then NaN, and there is no self-test.
+ */
+#define COMPRESS_MEASURE_BYTES (UINT64_C(4) << 30)
+
+enum compress_measure {
+	COMPRESS_MEASURE_SMALL,
+	COMPRESS_MEASURE_ALWAYS,
+	COMPRESS_MEASURE_NEVER,
+};
+
 struct compress_settings {
 	const char *method; /* a name of compress/methods.h */
 	struct method_options options;
@@ -42,6 +55,7 @@ struct compress_settings {
 	uint32_t n_threads;          /* 0: what the process may use */
 	/* NULL: memory, which holds all activations then, and nothing to go on with. */
 	const struct compress_work *work;
+	enum compress_measure measure;
 	const char *isa; /* kernels of the measurement: "ref", ...; NULL: the fastest */
 };
 
@@ -64,6 +78,7 @@ struct compress_report {
 	uint64_t n_calibration_tokens, n_eval_tokens;
 	bool random_calibration; /* tokens drawn from the vocabulary: there is no tokenizer */
 	char chat_refusal[256];  /* why the file has no chat format; empty if it has one */
+	bool measured;           /* kl, agreement, perplexities, and a self-test in the file */
 	uint32_t n_resumed;      /* blocks that an earlier run had made */
 	bool began_anew;         /* the file of work was of another command, or damaged */
 	double seconds;

@@ -1,6 +1,5 @@
 /*
- * What a delta carries outside the blocks: embedding, head and final norm. An adapter's factors of
- * the head stay what they are.
+ * What a delta carries outside the blocks: embedding, head and final norm.
  */
 #pragma once
 

@@ -16,18 +16,16 @@
 #include "kernels/blas.h"
 
 #include <getopt.h>
+#include <math.h>
 #include <string.h>
 
 #define METHOD_LIST "list" /* in the place of a name */
-#define METHOD_LORA "lora"
 #define MAX_CALIBRATION_BYTES (UINT64_C(256) << 20)
 #define MAX_PROGRAM_BYTES (UINT64_C(1) << 30)
 
 static const char options_help[] =
 	"  --base DIR               the model that the fine-tune started from\n"
 	"  --tuned DIR              the fine-tune\n"
-	"  --adapter DIR            instead of --tuned: a LoRA adapter as PEFT writes it, whose\n"
-	"                           factors are stored as they are\n"
 	"  -o, --output FILE        the delta file to make\n"
 	"  --ratio N                16-bit size of the projections over their size in the file,\n"
 	"                           everything counted (default 16)\n"
@@ -41,6 +39,8 @@ static const char options_help[] =
 	"                           (default: a general text that deltactl carries)\n"
 	"  --calibration-tokens N   most tokens of it to use (default 32768)\n"
 	"  --threads N              default: as many as the process may use\n"
+	"  --measure always|never   KL, agreement and self-test of the whole file; without it, of\n"
+	"                           models that fit into memory beside each other (2 GiB each)\n"
 	"  --no-resume              begin anew. Otherwise a command that was interrupted, given "
 	"again,\n"
 	"                           goes on at the block it was in: FILE.partial, which is "
@@ -50,8 +50,7 @@ static const char options_help[] =
 	"  -q, --quiet              no progress\n" COMPRESS_AUTO_HELP COMPRESS_DELTADQ_HELP;
 
 struct options {
-	const char *base, *tuned, *adapter, *output, *calibrate;
-	const char *method; /* NULL: not said */
+	const char *base, *tuned, *output, *calibrate;
 	struct compress_settings settings;
 	struct auto_arguments automatic;
 	struct digest_state *said; /* the options that the parts depend on, while they are read */
@@ -73,7 +72,6 @@ struct call {
 enum option_value {
 	OPTION_BASE = 256,
 	OPTION_TUNED,
-	OPTION_ADAPTER,
 	OPTION_RATIO,
 	OPTION_BITS,
 	OPTION_METHOD,
@@ -81,6 +79,7 @@ enum option_value {
 	OPTION_CALIBRATE,
 	OPTION_TOKENS,
 	OPTION_THREADS,
+	OPTION_MEASURE,
 	OPTION_NO_RESUME,
 	OPTION_JSON,
 	OPTION_HELP,
@@ -89,7 +88,6 @@ enum option_value {
 static const struct option long_options[] = {
 	{"base", required_argument, NULL, OPTION_BASE},
 	{"tuned", required_argument, NULL, OPTION_TUNED},
-	{"adapter", required_argument, NULL, OPTION_ADAPTER},
 	{"output", required_argument, NULL, 'o'},
 	{"ratio", required_argument, NULL, OPTION_RATIO},
 	{"bits", required_argument, NULL, OPTION_BITS},
@@ -100,6 +98,7 @@ static const struct option long_options[] = {
 	{"threads", required_argument, NULL, OPTION_THREADS},
 	COMPRESS_AUTO_OPTIONS,
 	COMPRESS_DELTADQ_OPTIONS,
+	{"measure", required_argument, NULL, OPTION_MEASURE},
 	{"no-resume", no_argument, NULL, OPTION_NO_RESUME},
 	{"json", no_argument, NULL, OPTION_JSON},
 	{"quiet", no_argument, NULL, 'q'},
@@ -118,6 +117,14 @@ static bool set_positive(double *ret)
 	return true;
 }
 
+static bool set_measure(enum compress_measure *ret)
+{
+	bool always = strcmp(optarg, "always") == 0;
+
+	*ret = always ? COMPRESS_MEASURE_ALWAYS : COMPRESS_MEASURE_NEVER;
+	return always || strcmp(optarg, "never") == 0;
+}
+
 /* True if the value is understood. */
 static bool set_option(struct options *o, int option)
 {
@@ -132,9 +139,6 @@ static bool set_option(struct options *o, int option)
 	case OPTION_TUNED:
 		o->tuned = optarg;
 		return true;
-	case OPTION_ADAPTER:
-		o->adapter = optarg;
-		return true;
 	case 'o':
 		o->output = optarg;
 		return true;
@@ -143,7 +147,7 @@ static bool set_option(struct options *o, int option)
 	case OPTION_BITS:
 		return set_positive(&o->settings.options.bits);
 	case OPTION_METHOD:
-		o->method = optarg;
+		o->settings.method = optarg;
 		return true;
 	case OPTION_EMBEDDING:
 		return embedding_choice_parse(optarg, &o->settings.embedding);
@@ -154,6 +158,8 @@ static bool set_option(struct options *o, int option)
 		return number_u32(optarg, &o->settings.calibration_tokens);
 	case OPTION_THREADS:
 		return number_u32(optarg, &o->settings.n_threads);
+	case OPTION_MEASURE:
+		return set_measure(&o->settings.measure);
 	case OPTION_NO_RESUME:
 		o->no_resume = true;
 		return true;
@@ -174,9 +180,9 @@ static bool is_remembered(int option)
 	switch (option) {
 	case OPTION_BASE:
 	case OPTION_TUNED:
-	case OPTION_ADAPTER:
 	case OPTION_CALIBRATE:
 	case OPTION_THREADS:
+	case OPTION_MEASURE:
 	case OPTION_NO_RESUME:
 	case OPTION_JSON:
 	case 'o':
@@ -196,11 +202,6 @@ static void remember(struct options *o, int option)
 		digest_add(o->said, optarg, strlen(optarg) + 1);
 }
 
-static bool wants_list(const struct options *o)
-{
-	return o->method && strcmp(o->method, METHOD_LIST) == 0;
-}
-
 static int list_methods(void)
 {
 	const struct method *m;
@@ -210,35 +211,11 @@ static int list_methods(void)
 	return EXIT_OK;
 }
 
-/* What is said together must make sense together; EXIT_USAGE if not. */
-static int check_options(struct options *o)
-{
-	const struct command *self = &command_compress;
-	struct reason reason = {0};
-
-	if (o->adapter && o->tuned)
-		return command_usage(self, "--adapter and --tuned exclude each other");
-	if (o->adapter && o->method)
-		return command_usage(self, "--adapter and --method exclude each other");
-	if (o->adapter && (o->settings.options.ratio != 0 || o->settings.options.bits != 0))
-		return command_usage(self, "--adapter has a size of its own, there is no ratio");
-	if (!o->base || !(o->tuned || o->adapter) || !o->output)
-		return command_usage(self, "--base, --tuned or --adapter, and -o are needed");
-	if (o->method && !o->adapter && strcmp(o->method, METHOD_LORA) == 0)
-		return command_usage(self, "--method " METHOD_LORA " is what --adapter does");
-	if (o->method)
-		o->settings.method = o->method;
-	if (o->adapter)
-		o->settings.method = METHOD_LORA;
-	if (compress_settings_check(&o->settings, &reason) < 0)
-		return command_usage(self, "%s", reason.text);
-	return 0;
-}
-
 /* 0: go on. EXIT_USAGE or, for --help, -1 otherwise. */
 static int parse_options(int argc, char **argv, struct options *o)
 {
 	const struct command *self = &command_compress;
+	struct reason reason = {0};
 	int option;
 
 	optind = 0;
@@ -254,7 +231,13 @@ static int parse_options(int argc, char **argv, struct options *o)
 	}
 	if (optind < argc)
 		return command_usage(self, "unexpected argument '%s'", argv[optind]);
-	return wants_list(o) ? 0 : check_options(o);
+	if (strcmp(o->settings.method, METHOD_LIST) == 0)
+		return 0;
+	if (!o->base || !o->tuned || !o->output)
+		return command_usage(self, "--base, --tuned and -o are needed");
+	if (compress_settings_check(&o->settings, &reason) < 0)
+		return command_usage(self, "%s", reason.text);
+	return 0;
 }
 
 /* The bar's numbers are bytes while files are read, then blocks, then windows of text. */
@@ -273,13 +256,6 @@ static void update_bar(void *user, const char *stage, uint64_t done, uint64_t to
 	progress_update(&bar->progress, stage, done, total);
 }
 
-static int open_tuned(const struct options *o, struct checkpoint **ret, struct reason *reason)
-{
-	if (o->adapter)
-		return checkpoint_open_adapted(o->base, o->adapter, ret, reason);
-	return checkpoint_open(o->tuned, ret, reason);
-}
-
 /* In the sandbox. */
 static int compress_in_sandbox(void *arg, struct reason *reason)
 {
@@ -296,7 +272,7 @@ static int compress_in_sandbox(void *arg, struct reason *reason)
 	progress_bar(&bar, "bytes", o->quiet);
 	r = checkpoint_open(o->base, &base, reason);
 	if (r == 0)
-		r = open_tuned(o, &tuned, reason);
+		r = checkpoint_open(o->tuned, &tuned, reason);
 	if (r == 0)
 		r = compress_auto_load(&o->automatic, &tasks, &settings.options, reason);
 	if (r == 0)
@@ -309,6 +285,20 @@ static int compress_in_sandbox(void *arg, struct reason *reason)
 static double ratio_of(uint64_t original, uint64_t bytes)
 {
 	return bytes ? (double)original / (double)bytes : 0;
+}
+
+static void print_quality(const struct compress_report *r)
+{
+	if (!r->measured) {
+		printf("  not measured as a whole, and without a self-test: --measure always does "
+		       "it, with both\n"
+		       "  models in memory\n");
+		return;
+	}
+	printf("  held-out text KL to the fine-tune %.5f, agreement %.4f (%llu tokens)\n", r->kl,
+		r->agreement, (unsigned long long)r->n_eval_tokens);
+	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n", r->perplexity_base,
+		r->perplexity_tuned, r->perplexity_delta);
 }
 
 static void print_report(const struct options *o, const struct compress_report *r)
@@ -332,10 +322,7 @@ static void print_report(const struct options *o, const struct compress_report *
 		r->mean_weight_error, r->mean_activation_error);
 	for (size_t i = 0; i < r->n_figures; i++)
 		printf("  %-13s %.6g\n", r->figures[i].name, r->figures[i].value);
-	printf("  held-out text KL to the fine-tune %.5f, agreement %.4f (%llu tokens)\n", r->kl,
-		r->agreement, (unsigned long long)r->n_eval_tokens);
-	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n", r->perplexity_base,
-		r->perplexity_tuned, r->perplexity_delta);
+	print_quality(r);
 	if (r->random_calibration)
 		printf("  calibrated on tokens drawn from the vocabulary: the base has no "
 		       "tokenizer\n");
@@ -360,6 +347,12 @@ static int add_figures(json_t *json, const struct compress_report *r)
 	return json_object_set_new(json, "figures", figures) < 0 ? -ENOMEM : 0;
 }
 
+/* null where it was not measured. */
+static json_t *measured(double value)
+{
+	return isfinite(value) ? json_real(value) : json_null();
+}
+
 static int print_json(
 	const struct options *o, const struct compress_report *r, struct reason *reason)
 {
@@ -368,7 +361,7 @@ static int print_json(
 
 	digest_hex(&r->root, root);
 	json = json_pack("{ss ss ss sf sI sI sf sI sI sf sI sI si si si"
-			 " sf sf sf sf sf sf sf sI sI sb ss si sb sf sI ss}",
+			 " sf sf so so so so so sI sI sb ss si sb sf sI ss}",
 		"file", o->output, "method", o->settings.method, "digest", root, "requested_ratio",
 		o->settings.options.ratio, "file_bytes", (json_int_t)r->file_bytes,
 		"original_bytes", (json_int_t)r->original_bytes, "file_ratio",
@@ -379,9 +372,10 @@ static int print_json(
 		(json_int_t)r->embedding_bytes, "other_bytes", (json_int_t)r->other_bytes,
 		"projections", (int)r->n_projections, "projections_unchanged", (int)r->n_unchanged,
 		"projections_left_out", (int)r->n_left_out, "weight_error", r->mean_weight_error,
-		"activation_error", r->mean_activation_error, "kl", r->kl, "agreement",
-		r->agreement, "perplexity_base", r->perplexity_base, "perplexity_tuned",
-		r->perplexity_tuned, "perplexity_delta", r->perplexity_delta, "calibration_tokens",
+		"activation_error", r->mean_activation_error, "kl", measured(r->kl), "agreement",
+		measured(r->agreement), "perplexity_base", measured(r->perplexity_base),
+		"perplexity_tuned", measured(r->perplexity_tuned), "perplexity_delta",
+		measured(r->perplexity_delta), "calibration_tokens",
 		(json_int_t)r->n_calibration_tokens, "eval_tokens", (json_int_t)r->n_eval_tokens,
 		"random_calibration", (int)r->random_calibration, "chat_refusal", r->chat_refusal,
 		"resumed_blocks", (int)r->n_resumed, "began_anew", (int)r->began_anew, "seconds",
@@ -543,7 +537,7 @@ static int run(int argc, char **argv)
 	r = parse_options(argc, argv, &o);
 	if (r < 0)
 		r = command_help(&command_compress, options_help);
-	else if (r == 0 && wants_list(&o))
+	else if (r == 0 && strcmp(o.settings.method, METHOD_LIST) == 0)
 		r = list_methods();
 	else if (r == 0)
 		r = compress_and_print(&o, argv[0]);
@@ -553,7 +547,8 @@ static int run(int argc, char **argv)
 
 const struct command command_compress = {
 	.name = "compress",
-	.arguments = "--base DIR (--tuned DIR | --adapter DIR) -o FILE [--ratio N] [--method NAME]",
+	.arguments =
+		"--base DIR --tuned DIR -o FILE [--ratio N] [--method NAME] [--calibrate FILE]",
 	.summary = "make a delta file from a base and a fine-tune of it",
 	.run = run,
 };
