@@ -4,6 +4,7 @@
 #include "compress/delta_file.h"
 #include "foreign/tokenizer_json.h"
 #include "kernels/convert.h"
+#include "kernels/pack.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -150,12 +151,31 @@ static uint32_t replaced_row(const struct plan *p, uint32_t i)
 	return p->base->config.vocab + i - RANDOM_DELTA_REPLACED;
 }
 
+/* The base's words of a whole matrix, which the new ones are then told from. */
+static uint16_t *base_words(const struct plan *p, struct part_place place)
+{
+	const struct mat_bf16 *m = base_matrix(p->base, place.role, place.layer);
+	uint16_t *words = malloc((size_t)m->rows * m->cols * sizeof(*words));
+
+	assert_non_null(words);
+	for (uint32_t r = 0; r < m->rows; r++)
+		mat_bf16_unpack_row(words + (size_t)r * m->cols, m, r);
+	return words;
+}
+
 static void add_rows(struct plan *p, struct part_place place, bool all)
 {
 	uint32_t n = all ? place.rows : RANDOM_DELTA_REPLACED + p->n_added;
 	uint32_t *rows = malloc(n * sizeof(*rows));
 	uint16_t *values = malloc((size_t)n * place.cols * sizeof(*values));
-	const struct new_rows new_rows = {.n = n, .rows = all ? NULL : rows, .values = values};
+	uint16_t *base = all && place.layer == 1 ? base_words(p, place) : NULL;
+	const struct new_rows new_rows = {
+		.n = n,
+		.rows = all ? NULL : rows,
+		.values = values,
+		.base = base,
+		.base_rows = place.rows,
+	};
 	struct part part;
 
 	assert_true(rows && values);
@@ -167,6 +187,7 @@ static void add_rows(struct plan *p, struct part_place place, bool all)
 	add(p, &part);
 	free(rows);
 	free(values);
+	free(base);
 }
 
 static void add_vector(struct plan *p, struct part_place place)

@@ -11,7 +11,9 @@
 #include "engine/sampler.h"
 #include "foreign/tokenizer_json.h"
 #include "store/reader.h"
+#include "tests/imported_base.h"
 #include "tests/live_daemon.h"
+#include "tests/random_delta.h"
 #include "tests/scratch.h"
 #include "tests/small_image.h"
 
@@ -26,6 +28,7 @@
 #include <cmocka.h>
 
 #define MODEL "models/Llama-deltad-16M-math"
+#define LARGE "models/Llama-deltad-16M"
 #define MANY 100000
 
 /* The allocation that fails, counted down; 0: none. Threads that test are spared. */
@@ -111,6 +114,17 @@ void __wrap_free(void *at)
 	__real_free(at);
 }
 
+/* A thread is memory, too. What can be done without it, must be. */
+int __real_pthread_create(
+	pthread_t *ret, const pthread_attr_t *attributes, void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(
+	pthread_t *ret, const pthread_attr_t *attributes, void *(*fn)(void *), void *arg);
+int __wrap_pthread_create(
+	pthread_t *ret, const pthread_attr_t *attributes, void *(*fn)(void *), void *arg)
+{
+	return fails() ? EAGAIN : __real_pthread_create(ret, attributes, fn, arg);
+}
+
 /* Tries with the first allocation failing, the second, and so on, until there is none to fail. */
 static void fail_each(const char *what, int (*fn)(void))
 {
@@ -131,7 +145,7 @@ static void fail_each(const char *what, int (*fn)(void))
 		if (atomic_exchange(&countdown, 0) > 0)
 			break;
 		/* Some things can be done without. */
-		if (r != 0 && r != -ENOMEM)
+		if (r != 0 && r != -ENOMEM && r != -EAGAIN)
 			fail_msg("%s, allocation %ld: %s", what, n, strerror(-r));
 		assert_int_equal(open_descriptors(), descriptors);
 	} while (n < MANY);
@@ -225,6 +239,37 @@ static void test_loading(void **state)
 	fail_each("engine", make_engine);
 	model_free(model);
 	base_free(base);
+}
+
+static char *large_path;
+static struct base *large_base;
+
+/* Large enough for several threads to expand it. */
+static int expand_delta(void)
+{
+	struct delta *delta;
+	int r = delta_open(large_path, large_base, &delta, NULL, NULL);
+
+	if (r < 0)
+		return r;
+	assert_true(delta->expanded_bytes >= 1 << 20);
+	delta_free(delta);
+	return 0;
+}
+
+static void test_expanding(void **state)
+{
+	char *folder = scratch_folder();
+
+	(void)state;
+	large_path = scratch_path(folder, "large.delta");
+	large_base = imported_base(LARGE);
+	random_delta_file(large_base, 1, NULL, large_path);
+	fail_each("a large delta", expand_delta);
+	base_free(large_base);
+	scratch_remove(folder);
+	free(large_path);
+	free(folder);
 }
 
 static uint8_t *tables, *section;
@@ -439,6 +484,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_loading),
+		cmocka_unit_test(test_expanding),
 		cmocka_unit_test(test_text),
 		cmocka_unit_test(test_requests),
 	};

@@ -9,6 +9,7 @@
  */
 #include "kernels/pack.h"
 #include "store/base.h"
+#include "store/bf16_stream.h"
 #include "store/delta.h"
 #include "store/part.h"
 
@@ -22,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 #define RECORDS_AT 12288
 #define CERTIFICATE_AT 16384
 #define DELTA_WEIGHTS_AT 20480
-#define N_DELTA_RECORDS 9
+#define N_DELTA_RECORDS 10
 
 enum edit_part {
 	EDIT_HEADER,
@@ -103,18 +104,42 @@ static void append_stream(uint8_t *bytes, struct tensor_record *t, uint32_t rows
 	free(stream);
 }
 
+static void zero_row(void *user, uint32_t row, uint16_t *ret_words)
+{
+	const struct tensor_record *t = user;
+
+	(void)row;
+	memset(ret_words, 0, t->cols * sizeof(*ret_words));
+}
+
+/* Likewise of words that are all the base's. */
+static void append_words(uint8_t *bytes, struct tensor_record *t)
+{
+	const struct bf16_rows zeros = {.get = zero_row, .user = t};
+	uint8_t *stream = NULL;
+	uint64_t n = 0;
+
+	if (bf16_stream_encode(t->n, t->cols, &zeros, &zeros, &stream, &n) < 0)
+		abort();
+	memcpy(bytes + t->offset + t->bytes, stream, n);
+	t->bytes += n;
+	free(stream);
+}
+
 /* What the payload needs beside zeros. */
 static void fill_payload(uint8_t *bytes, struct tensor_record *t)
 {
 	uint8_t *payload = bytes + t->offset;
 	uint64_t n_v;
 
-	if (t->codec == CODEC_ROWS)
+	if (t->codec == CODEC_ROWS && t->n < t->rows)
 		((uint32_t *)(void *)payload)[1] = 7;
 	if (t->codec == CODEC_CODES && t->n < t->rows)
 		payload[part_layout(t).list] = 3; /* the first two rows */
 	if (t->coding == CODING_PLAIN)
 		return;
+	if (t->codec == CODEC_ROWS)
+		append_words(bytes, t);
 	if (t->codec == CODEC_CODES)
 		append_stream(bytes, t, t->n, t->cols);
 	if (t->codec == CODEC_DROPOUT)
@@ -149,6 +174,7 @@ static size_t delta_records(uint8_t *bytes, struct tensor_record *records, uint6
 			.group = 11,
 			.seed = 5,
 			.coding = CODING_STREAM},
+		{.role = ROLE_GATE, .codec = CODEC_ROWS, .n = 40, .coding = CODING_STREAM},
 		{.role = ROLE_UP,
 			.codec = CODEC_CODES,
 			.n = 40,
