@@ -43,12 +43,12 @@ done
 
 # A partial file with a block in it, to spoil copies of: header, two slots and inputs of the windows
 # stand before the log; 8000 bytes of that are the first block and more.
-compress whole.delta >/dev/null
+compress whole.delta --method delta-come >"$work/out"
 life=150
 log=0
 until [ -s "$work/saved" ] || [ $life -gt 3000 ]; do
 	rm -f "$work"/made/part.delta*
-	compress_for $life part.delta && break
+	compress_for $life part.delta --method delta-come && break
 	partial=$work/made/part.delta.partial
 	[ -s "$partial" ] && [ $log = 0 ] && log=$(stat -c %s "$partial")
 	[ -s "$partial" ] && [ "$(stat -c %s "$partial")" -gt $((log + 8000)) ] && cp "$partial" "$work/saved"
@@ -57,7 +57,7 @@ done
 [ -s "$work/saved" ] && ok 'some blocks are safe' || not_ok 'no run was killed between blocks'
 
 go_on() { # [options]: from the partial file in place
-	compress part.delta --json "$@"
+	compress part.delta --method delta-come --json "$@"
 }
 flip_byte() { # OFFSET
 	byte=$(od -An -tu1 -j "$1" -N1 "$work/saved")
