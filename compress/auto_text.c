@@ -116,7 +116,8 @@ static int ask_fine_tune(const struct method_model *m, struct auto_text *t, stru
 
 	r = kernels_select(&kernels, NULL, reason);
 	if (r == 0)
-		r = served_of_checkpoint(m->pair->tuned, &kernels, m->progress, &tuned, reason);
+		r = served_of_checkpoint(
+			m->pair->tuned, WEIGHTS_BF16, &kernels, m->progress, &tuned, reason);
 	if (r < 0)
 		return r;
 	settings.base = tuned.base->image;

@@ -39,6 +39,7 @@ struct job {
 	struct kernels kernels;
 	struct pool *pool;
 	struct pair pair;
+	enum weights against; /* what the delta is made against */
 	struct digest base_digest, tuned_digest;
 	struct tokenizer *tokenizer; /* the base's; NULL: none */
 	struct bytes tables;         /* which it borrows */
@@ -95,6 +96,14 @@ int compress_settings_check(const struct compress_settings *s, struct reason *re
 	return 0;
 }
 
+static enum weights weights_against(const struct compress_settings *s)
+{
+	bool served = s->against == AGAINST_SERVED ||
+		      (s->against == AGAINST_METHOD && method_find(s->method)->against_served);
+
+	return served ? s->base_weights : WEIGHTS_BF16;
+}
+
 static int start(
 	struct job *j, struct checkpoint *base, struct checkpoint *tuned, struct reason *reason)
 {
@@ -103,8 +112,11 @@ static int start(
 	r = compress_settings_check(j->settings, reason);
 	if (r == 0)
 		r = pair_init(&j->pair, base, tuned, reason);
-	if (r == 0)
-		r = blas_load(1, reason);
+	if (r < 0)
+		return r;
+	j->against = weights_against(j->settings);
+	j->pair.weights = j->against;
+	r = blas_load(1, reason);
 	if (r == 0)
 		r = kernels_select(&j->kernels, j->settings->isa, reason);
 	if (r == 0)
@@ -112,7 +124,7 @@ static int start(
 	if (r == 0)
 		r = delta_file_new(&j->file);
 	if (r == 0)
-		r = checkpoint_digest(base, j->progress, &j->base_digest, reason);
+		r = weights_digest(base, j->against, j->progress, &j->base_digest, reason);
 	if (r == 0)
 		r = checkpoint_digest(tuned, j->progress, &j->tuned_digest, reason);
 	return r;
@@ -313,10 +325,6 @@ static int measure_served(struct job *j, struct served *base, const struct serve
 	int r;
 
 	r = certificate_measure(&settings, &j->certificate, reason);
-	if (r == 0)
-		r = selftest_make(base->with_delta, j->pool, c->held_out,
-			min_u64(SELFTEST_IDS, c->window), SELFTEST_TOLERANCE, &j->selftest.at,
-			&j->selftest.n, reason);
 	if (r < 0)
 		return r;
 	served_drop_delta(base);
@@ -325,27 +333,51 @@ static int measure_served(struct job *j, struct served *base, const struct serve
 		&settings, base, fd, header, j->projections.original_bytes, j->points, reason);
 }
 
+/* The base with these weights, and the delta so far, which `fd` holds. */
+static int open_served(
+	struct job *j, enum weights weights, int fd, struct served *ret, struct reason *reason)
+{
+	struct delta *delta;
+	int r;
+
+	r = served_of_checkpoint(j->pair.base, weights, &j->kernels, j->progress, ret, reason);
+	if (r == 0)
+		r = reopen(fd, ret->base, &delta, reason);
+	return r < 0 ? r : served_add_delta(ret, delta, reason);
+}
+
+/* On a base that serves the values that the delta was made for. */
+static int make_selftest(struct job *j, const struct served *base, struct reason *reason)
+{
+	const struct calibration *c = j->calibration;
+
+	return selftest_make(base->with_delta, j->pool, c->held_out,
+		min_u64(SELFTEST_IDS, c->window), SELFTEST_TOLERANCE, &j->selftest.at,
+		&j->selftest.n, reason);
+}
+
 /* Certificate and self-test, by the engine that will serve the file. */
 static int measure(struct job *j, struct reason *reason)
 {
 	_cleanup_(served_done) struct served base = {0};
 	_cleanup_(served_done) struct served tuned = {0};
+	_cleanup_(served_done) struct served original = {0};
 	_cleanup_(closep) int fd = -1;
 	struct format_header header;
-	struct delta *delta;
 	int r;
 
 	r = open_memory(&fd, reason);
 	if (r == 0)
 		r = write_file(j, false, fd, &header, reason);
 	if (r == 0)
-		r = served_of_checkpoint(j->pair.base, &j->kernels, j->progress, &base, reason);
+		r = open_served(j, j->settings->base_weights, fd, &base, reason);
+	if (r == 0 && j->against != j->settings->base_weights)
+		r = open_served(j, j->against, fd, &original, reason);
 	if (r == 0)
-		r = served_of_checkpoint(j->pair.tuned, &j->kernels, j->progress, &tuned, reason);
+		r = make_selftest(j, original.base ? &original : &base, reason);
 	if (r == 0)
-		r = reopen(fd, base.base, &delta, reason);
-	if (r == 0)
-		r = served_add_delta(&base, delta, reason);
+		r = served_of_checkpoint(
+			j->pair.tuned, WEIGHTS_BF16, &j->kernels, j->progress, &tuned, reason);
 	if (r == 0)
 		r = measure_served(j, &base, &tuned, fd, &header, reason);
 	return r;
@@ -417,6 +449,7 @@ static void fill_report(struct job *j)
 	r->n_eval_tokens = c->n_eval_tokens;
 	r->n_resumed = p->n_resumed;
 	r->began_anew = p->began_anew;
+	r->against_served = j->against == j->settings->base_weights;
 }
 
 static double now_seconds(void)

@@ -12,7 +12,7 @@
 #include "common/progress.h"
 #include "compress/embedding.h"
 #include "compress/method.h"
-#include "foreign/checkpoint.h"
+#include "foreign/weights.h"
 
 #define COMPRESS_DEFAULT_METHOD "auto"
 #define COMPRESS_DEFAULT_TOKENS 32768u
@@ -42,9 +42,17 @@ enum compress_measure {
 	COMPRESS_MEASURE_NEVER,
 };
 
+enum compress_against {
+	AGAINST_METHOD,   /* as the method does best */
+	AGAINST_SERVED,   /* the values that the base serves: what its codes lost is repaired too */
+	AGAINST_ORIGINAL, /* the base's own numbers: the delta fits every packing of it */
+};
+
 struct compress_settings {
 	const char *method; /* a name of compress/methods.h */
 	struct method_options options;
+	enum weights base_weights; /* of the base that will serve, and is measured with */
+	enum compress_against against;
 	struct embedding_choice embedding;
 	/* UTF-8, documents separated by blank lines. For a base without a tokenizer it may be NULL:
 	 * tokens are then drawn from the vocabulary, and the report says so. */
@@ -76,6 +84,7 @@ struct compress_report {
 	double kl, agreement; /* on held-out calibration text; see struct certificate */
 	double perplexity_base, perplexity_tuned, perplexity_delta;
 	uint64_t n_calibration_tokens, n_eval_tokens;
+	bool against_served;
 	bool random_calibration; /* tokens drawn from the vocabulary: there is no tokenizer */
 	char chat_refusal[256];  /* why the file has no chat format; empty if it has one */
 	bool measured;           /* kl, agreement, perplexities, and a self-test in the file */

@@ -29,6 +29,7 @@ struct merge {
 	size_t n_parts;
 	uint64_t done_bytes, total_bytes;
 	json_t *weight_map;
+	enum weights weights; /* that the delta was made for */
 	const struct progress *progress;
 	struct merge_report report;
 };
@@ -43,16 +44,34 @@ static void merge_done(struct merge *m)
 	json_decref(m->weight_map);
 }
 
-/* A base to check the delta against: the checks look at config and digest only. */
+/* The first kind of weights that serves what the delta was made for; the checkpoint's own if there
+ * is none. */
+static int find_weights(struct merge *m, struct format_header *identity, struct reason *reason)
+{
+	struct checkpoint *base = m->job->base;
+	const struct format_header *delta = &m->job->delta->header;
+	int r = weights_digest(base, WEIGHTS_BF16, m->progress, &identity->model, reason);
+
+	for (int w = WEIGHTS_BF16 + 1; r == 0 && w < N_WEIGHTS && !image_fits(delta, identity);
+		w++) {
+		r = weights_digest(base, (enum weights)w, m->progress, &identity->tuned, reason);
+		if (r == 0 && image_fits(delta, identity))
+			m->weights = (enum weights)w;
+	}
+	return r;
+}
+
+/* A base to check the delta against: without weights, the checks look at config and digests. */
 static int bind_delta(struct merge *m, struct reason *reason)
 {
 	struct image identity = {.kind = IMAGE_KIND_BASE};
 	struct base base = {.image = &identity, .config = *checkpoint_config(m->job->base)};
-	int r;
+	int r = find_weights(m, &identity.header, reason);
 
-	r = checkpoint_digest(m->job->base, m->progress, &identity.header.model, reason);
 	if (r < 0)
 		return r;
+	if (m->weights == WEIGHTS_BF16)
+		identity.header.tuned = (struct digest){0};
 	return delta_bind(m->job->delta, &base, &m->delta, reason);
 }
 
@@ -124,6 +143,7 @@ static int write_part(
 	size_t n_bytes = (size_t)p->rows * p->cols * sizeof(uint16_t);
 	const struct merge_tensor tensor = {
 		.base = m->job->base,
+		.weights = m->weights,
 		.delta = m->delta,
 		.role = p->role,
 		.layer = p->layer,

@@ -23,7 +23,8 @@ struct merge_report {
 	bool has_own_tokenizer;
 };
 
-/* -EMEDIUMTYPE if the delta was made for another base. One tensor in memory at a time.
+/* Of a delta made for a base of codes, what these serve. -EMEDIUMTYPE if the delta was made for
+ * another base. One tensor in memory at a time.
  * The caller has called blas_load(). */
 int merge_folder(const struct merge_job *job, const struct progress *progress,
 	struct merge_report *ret, struct reason *reason) _must_check_;

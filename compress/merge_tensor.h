@@ -3,11 +3,12 @@
  */
 #pragma once
 
-#include "foreign/checkpoint.h"
+#include "foreign/weights.h"
 #include "store/delta.h"
 
 struct merge_tensor {
 	struct checkpoint *base;
+	enum weights weights; /* of the base that is served */
 	const struct delta *delta;
 	enum tensor_role role;
 	uint32_t layer;

@@ -93,6 +93,8 @@ struct method {
 	uint32_t needs;       /* enum method_needs, or-ed */
 	bool exact;           /* also meets projections where only bits changed: -0, NaN */
 	double default_ratio; /* where neither ratio nor bits is said; 0: sizes itself */
+	bool against_served;  /* by default made for the values that a base of codes serves, else
+				 for the numbers that were packed; bench/results/base_weights.md */
 	/* -EINVAL names the option and what is expected. */
 	int (*check)(const struct method_options *options, struct reason *reason);
 	/* NULL: nothing to prepare. */

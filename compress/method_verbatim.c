@@ -67,6 +67,7 @@ const struct method method_lossless = {
 	.name = "lossless",
 	.summary = "the same, entropy coded against the base's; compared bit for bit",
 	.exact = true,
+	.against_served = true, /* coded rows are told from what the reader has */
 	.check = check,
 	.quantise = store_coded,
 };

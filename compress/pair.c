@@ -54,15 +54,15 @@ int pair_read_matrix(const struct pair *p, enum tensor_role role, uint32_t layer
 	_cleanup_(freep) uint16_t *narrow = NULL;
 	_cleanup_(freep) float *base = NULL;
 	_cleanup_(freep) float *delta = NULL;
-	uint32_t rows, cols;
+	struct tensor_record shape = {.role = role, .layer = layer};
 	bool changed, all_zero = true;
 	size_t n;
 	int r;
 
-	if (!model_config_shape(&p->base_config, role, layer, &rows, &cols))
+	if (!model_config_shape(&p->base_config, role, layer, &shape.rows, &shape.cols))
 		return reason_set(
 			reason, -EINVAL, "no %s in layer %u", tensor_role_name(role), layer);
-	n = (size_t)rows * cols;
+	n = (size_t)shape.rows * shape.cols;
 	r = read_bf16(p->base, role, layer, n, &narrow, reason);
 	if (r == 0)
 		r = read_f32(p->tuned, role, layer, n, &delta, reason);
@@ -74,30 +74,53 @@ int pair_read_matrix(const struct pair *p, enum tensor_role role, uint32_t layer
 	for (size_t i = 0; i < n; i++)
 		base[i] = bf16_to_f32(narrow[i]);
 	changed = memcmp(base, delta, n * sizeof(*base)) != 0;
+	r = weights_served(p->weights, &shape, narrow, base, reason);
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < n; i++) {
 		delta[i] -= base[i];
 		all_zero &= delta[i] == 0;
 	}
-	*ret = (struct pair_matrix){
-		.rows = rows, .cols = cols, .base = take_ptr(base), .all_zero = all_zero};
+	*ret = (struct pair_matrix){.rows = shape.rows,
+		.cols = shape.cols,
+		.base = take_ptr(base),
+		.all_zero = all_zero};
 	if (changed)
 		ret->delta = take_ptr(delta);
 	return 0;
+}
+
+/* Words of the base to those of what is served in their place, as a reader rounds them. */
+static int serve_words(const struct pair *p, const struct tensor_record *shape, uint16_t *words,
+	struct reason *reason)
+{
+	size_t n = (size_t)shape->rows * shape->cols;
+	_cleanup_(freep) float *values = malloc((n + 1) * sizeof(*values));
+	int r;
+
+	if (!values)
+		return -ENOMEM;
+	r = weights_served(p->weights, shape, words, values, reason);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		words[i] = bf16_from_f32(values[i]);
+	return r;
 }
 
 int pair_read_words(const struct pair *p, enum tensor_role role, uint32_t layer,
 	uint16_t **ret_base, uint16_t **ret_tuned, struct reason *reason)
 {
 	_cleanup_(freep) uint16_t *base = NULL;
-	uint32_t rows, cols;
+	struct tensor_record shape = {.role = role, .layer = layer};
 	size_t n;
 	int r;
 
-	if (!model_config_shape(&p->base_config, role, layer, &rows, &cols))
+	if (!model_config_shape(&p->base_config, role, layer, &shape.rows, &shape.cols))
 		return reason_set(
 			reason, -EINVAL, "no %s in layer %u", tensor_role_name(role), layer);
-	n = (size_t)rows * cols;
+	n = (size_t)shape.rows * shape.cols;
 	r = read_bf16(p->base, role, layer, n, &base, reason);
+	if (r == 0 && p->weights != WEIGHTS_BF16)
+		r = serve_words(p, &shape, base, reason);
 	if (r == 0)
 		r = read_bf16(p->tuned, role, layer, n, ret_tuned, reason);
 	if (r < 0)

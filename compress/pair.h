@@ -1,14 +1,16 @@
 /*
  * A base and a fine-tune of it, read side by side: what is there is the base as it will be served
- * (rounded to bf16) and the change that leads from it to the fine-tune.
+ * (rounded to bf16, or to the codes of `weights`) and the change that leads from it to the
+ * fine-tune.
  */
 #pragma once
 
-#include "foreign/checkpoint.h"
+#include "foreign/weights.h"
 
 struct pair {
 	struct checkpoint *base, *tuned; /* borrowed */
 	struct model_config base_config, tuned_config;
+	enum weights weights; /* what the base's matrices are read as; pair_init() leaves bf16 */
 };
 
 /* -EMEDIUMTYPE names the first field in which the architectures differ. The fine-tune may have a
@@ -17,7 +19,7 @@ int pair_init(struct pair *p, struct checkpoint *base, struct checkpoint *tuned,
 	struct reason *reason) _must_check_;
 
 /* A projection: the base's weights and the change, both malloc'ed, rows x cols. *ret_delta is NULL
- * where not a bit changed. */
+ * where the fine-tune has the base's own numbers, to the bit, whatever these are served as. */
 struct pair_matrix {
 	uint32_t rows, cols;
 	float *base;

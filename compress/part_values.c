@@ -154,25 +154,27 @@ static int apply(struct pool *pool, const struct delta_part *part, float *weight
 		return add_survivors(&part->dropout, weights);
 	case CODEC_VECTOR_F32:
 	case CODEC_MAT_BF16:
+	case CODEC_MAT_CODES:
 		break;
 	}
 	return -EOPNOTSUPP;
 }
 
 /* The weights as a base would hold them; none unless the part is told from them. */
-static int pack_base(const struct tensor_record *record, const float *weights, struct mat_bf16 *ret)
+static int pack_base(
+	const struct tensor_record *record, const float *weights, struct base_matrix *ret)
 {
 	size_t n = (size_t)record->rows * record->cols;
 	_cleanup_(freep) uint16_t *words = NULL;
 	uint16_t *packed;
 
-	*ret = (struct mat_bf16){0};
+	*ret = (struct base_matrix){0};
 	if (record->codec != CODEC_ROWS || record->coding != CODING_STREAM)
 		return 0;
 	words = malloc((n + 1) * sizeof(*words));
 	packed = aligned_alloc(PART_ALIGNMENT,
 		align_up(mat_bf16_bytes(record->rows, record->cols) + 1, PART_ALIGNMENT));
-	*ret = (struct mat_bf16){.data = packed, .rows = record->rows, .cols = record->cols};
+	*ret = base_matrix_of_bf16(&(struct mat_bf16){packed, record->rows, record->cols});
 	if (!words || !packed)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++)
@@ -187,18 +189,18 @@ int part_values_apply(struct pool *pool, const struct tensor_record *record, con
 	uint64_t n_room = align_up(part_layout(record).expanded_bytes + 1, PART_ALIGNMENT);
 	_cleanup_(freep) uint8_t *room = aligned_alloc(PART_ALIGNMENT, n_room);
 	struct payload p = {.record = record, .bytes = payload, .room = room};
-	struct mat_bf16 base;
+	struct base_matrix base;
 	struct delta_part part;
 	int r;
 
 	r = pack_base(record, weights, &base);
-	p.base = base.data ? &base : NULL;
+	p.base = base.codec ? &base : NULL;
 	if (r == 0 && !room)
 		r = -ENOMEM;
 	if (r == 0)
 		r = codec_part(&p, &part, reason);
 	if (r == 0)
 		r = apply(pool, &part, weights);
-	free((void *)(uintptr_t)base.data);
+	free((void *)(uintptr_t)base.bf16.data);
 	return r;
 }

@@ -36,8 +36,8 @@ int served_of_base(
 }
 
 /* The image of a checkpoint in a memfd of its own. */
-static int image_of(struct checkpoint *checkpoint, const struct progress *progress,
-	struct image **ret, struct reason *reason)
+static int image_of(struct checkpoint *checkpoint, enum weights weights,
+	const struct progress *progress, struct image **ret, struct reason *reason)
 {
 	_cleanup_(closep) int fd =
 		memfd_create("deltad-checkpoint", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -46,7 +46,7 @@ static int image_of(struct checkpoint *checkpoint, const struct progress *progre
 
 	if (fd < 0)
 		return reason_set(reason, -errno, "cannot make a memory file");
-	r = import_base(checkpoint, fd, progress, &report, reason);
+	r = import_base(checkpoint, weights, fd, progress, &report, reason);
 	if (r < 0)
 		return r;
 	if (fcntl(fd, F_ADD_SEALS, ALL_SEALS) < 0)
@@ -54,14 +54,15 @@ static int image_of(struct checkpoint *checkpoint, const struct progress *progre
 	return image_from_memfd(take_fd(&fd), false, ret, reason);
 }
 
-int served_of_checkpoint(struct checkpoint *checkpoint, const struct kernels *kernels,
-	const struct progress *progress, struct served *ret, struct reason *reason)
+int served_of_checkpoint(struct checkpoint *checkpoint, enum weights weights,
+	const struct kernels *kernels, const struct progress *progress, struct served *ret,
+	struct reason *reason)
 {
 	struct image *image;
 	struct base *base;
 	int r;
 
-	r = image_of(checkpoint, progress, &image, reason);
+	r = image_of(checkpoint, weights, progress, &image, reason);
 	if (r < 0)
 		return r;
 	r = base_bind(image, &base, reason);

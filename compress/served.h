@@ -5,7 +5,7 @@
 
 #include "common/progress.h"
 #include "engine/model.h"
-#include "foreign/checkpoint.h"
+#include "foreign/weights.h"
 
 struct served {
 	struct base *base;
@@ -16,8 +16,9 @@ struct served {
 };
 
 /* Kernels are borrowed. */
-int served_of_checkpoint(struct checkpoint *checkpoint, const struct kernels *kernels,
-	const struct progress *progress, struct served *ret, struct reason *reason) _must_check_;
+int served_of_checkpoint(struct checkpoint *checkpoint, enum weights weights,
+	const struct kernels *kernels, const struct progress *progress, struct served *ret,
+	struct reason *reason) _must_check_;
 /* Takes the base, whatever the result. */
 int served_of_base(struct base *base, const struct kernels *kernels, struct served *ret,
 	struct reason *reason) _must_check_;

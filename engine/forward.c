@@ -251,8 +251,8 @@ static struct linear_call linear_call_of(struct forward *f, const float *x, size
 	};
 }
 
-static void add_part(
-	struct linear_call *call, const struct mat_bf16 *base, enum projection projection, float *y)
+static void add_part(struct linear_call *call, const struct base_matrix *base,
+	enum projection projection, float *y)
 {
 	call->parts[call->n_parts++] = (struct linear_part){
 		.base = base,
@@ -403,9 +403,9 @@ static void *scratch(struct forward *f, size_t count, size_t n, size_t size)
 
 static size_t largest_scratch(const struct base_layer *l)
 {
-	const struct mat_bf16 *const qkv[] = {&l->q, &l->k, &l->v}, *const o[] = {&l->o},
-				     *const gate_up[] = {&l->gate, &l->up},
-				     *const down[] = {&l->down};
+	const struct base_matrix *const qkv[] = {&l->q, &l->k, &l->v}, *const o[] = {&l->o},
+					*const gate_up[] = {&l->gate, &l->up},
+					*const down[] = {&l->down};
 	size_t most = linear_scratch(qkv, 3);
 
 	most = max_u64(most, linear_scratch(o, 1));

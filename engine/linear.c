@@ -213,6 +213,7 @@ static void delta_apply(const struct delta_work *w, size_t index, size_t n_slice
 			break;
 		case CODEC_VECTOR_F32:
 		case CODEC_MAT_BF16:
+		case CODEC_MAT_CODES:
 			assert(!"delta_bind() lets no other codec pass");
 		}
 	}
@@ -221,9 +222,17 @@ static void delta_apply(const struct delta_work *w, size_t index, size_t n_slice
 static void base_rows(const struct linear_call *c, const struct linear_part *p, size_t first,
 	size_t n, struct slice blocks)
 {
-	if (n && blocks.begin < blocks.end)
-		c->kernels->matmul(p->y + first * p->y_stride, p->y_stride, p->base,
-			c->x + first * c->x_stride, c->x_stride, n, blocks.begin, blocks.end);
+	float *y = p->y + first * p->y_stride;
+	const float *x = c->x + first * c->x_stride;
+
+	if (n == 0 || blocks.begin >= blocks.end)
+		return;
+	if (p->base->codec == CODEC_MAT_CODES)
+		c->kernels->qmat_dot(y, p->y_stride, &p->base->codes, x, c->x_stride, n,
+			blocks.begin * MAT_BLOCK, min_u64(blocks.end * MAT_BLOCK, p->base->rows));
+	else
+		c->kernels->matmul(y, p->y_stride, &p->base->bf16, x, c->x_stride, n, blocks.begin,
+			blocks.end);
 }
 
 /* The blocks that a variant keeps, stretch by stretch. */
@@ -261,12 +270,12 @@ static void base_piece(
 }
 
 /* Numbers of scratch that a codec may want for one row of one map. */
-static size_t part_scratch(const struct mat_bf16 *base)
+static size_t part_scratch(const struct base_matrix *base)
 {
 	return min_u64(base->rows, base->cols);
 }
 
-size_t linear_scratch(const struct mat_bf16 *const *bases, size_t n_parts)
+size_t linear_scratch(const struct base_matrix *const *bases, size_t n_parts)
 {
 	size_t n = 0;
 
@@ -355,11 +364,12 @@ static struct plan plan_of(const struct linear_call *c)
 {
 	struct plan plan = {.call = c};
 	size_t wanted = PIECES_PER_THREAD * pool_threads(c->pool);
-	size_t block_bytes = mat_bf16_pairs(c->parts[0].base->cols) * 4 * MAT_BLOCK, n_blocks = 0;
+	const struct base_matrix *first = c->parts[0].base;
+	size_t block_bytes = base_matrix_bytes(first) / mat_bf16_blocks(first->rows), n_blocks = 0;
 
 	for (size_t p = 0; p < c->n_parts; p++)
 		n_blocks += mat_bf16_blocks(c->parts[p].base->rows);
-	plan.blocks_per_piece = min_u64(PIECE_BYTES / block_bytes, n_blocks / wanted);
+	plan.blocks_per_piece = min_u64(PIECE_BYTES / max_u64(block_bytes, 1), n_blocks / wanted);
 	plan.blocks_per_piece = max_u64(plan.blocks_per_piece, 1);
 	for (size_t p = 0; p < c->n_parts; p++) {
 		plan.part_pieces[p] =

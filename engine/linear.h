@@ -18,7 +18,7 @@ struct linear_run {
 };
 
 struct linear_part {
-	const struct mat_bf16 *base;
+	const struct base_matrix *base;
 	float *y; /* n_rows x y_stride */
 	size_t y_stride;
 	enum projection projection;
@@ -43,6 +43,6 @@ struct linear_call {
 };
 
 /* Numbers of scratch that a row needs for these shapes, whatever the delta. */
-size_t linear_scratch(const struct mat_bf16 *const *bases, size_t n_parts);
+size_t linear_scratch(const struct base_matrix *const *bases, size_t n_parts);
 
 void linear_apply(const struct linear_call *call);

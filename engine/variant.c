@@ -204,6 +204,7 @@ static void add_codes(const struct row_codes *codes, uint32_t token, float *ret)
 
 void variant_embed(const struct variant *variant, uint32_t token, float *ret)
 {
+	const struct base_matrix *embed = &variant->model->base->embed;
 	const struct linear_delta *d = variant->embed;
 	const struct kernels *k = variant->model->kernels;
 
@@ -216,7 +217,10 @@ void variant_embed(const struct variant *variant, uint32_t token, float *ret)
 			return;
 		}
 	}
-	k->mat_row(ret, &variant->model->base->embed, token);
+	if (embed->codec == CODEC_MAT_CODES)
+		base_matrix_row(ret, embed, token);
+	else
+		k->mat_row(ret, &embed->bf16, token);
 	for (uint32_t i = 0; d && i < d->n_parts; i++)
 		if (d->parts[i].codec == CODEC_CODES)
 			add_codes(&d->parts[i].codes, token, ret);

@@ -7,7 +7,6 @@
 
 #include "engine/chat.h"
 #include "foreign/tokenizer_json.h"
-#include "kernels/pack.h"
 #include "store/base.h"
 #include "store/model_digest.h"
 #include "store/writer.h"
@@ -24,7 +23,8 @@ struct plan {
 	size_t n_records;
 	uint64_t weights_bytes;
 	uint64_t n_parameters;
-	uint64_t max_tensor_bytes;
+	uint64_t max_tensor_bytes; /* as packed */
+	uint64_t max_numbers;      /* in one tensor */
 };
 
 /* The sections of text handling; a model without them is still a model. */
@@ -39,11 +39,13 @@ struct text_sections {
 struct import {
 	struct checkpoint *checkpoint;
 	const struct model_config *config;
+	enum weights weights;
 	struct plan plan;
 	struct text_sections text;
 	struct writer *writer;
-	struct model_digest *digest;
-	void *source, *packed; /* room for the largest tensor each */
+	struct model_digest *digest, *served_digest; /* the latter NULL without codes */
+	void *source, *packed;                       /* room for the largest tensor each */
+	float *served;                               /* likewise, where there are codes */
 	const struct progress *progress;
 	struct import_report *report;
 	struct reason *reason;
@@ -56,12 +58,14 @@ static void import_done(struct import *in)
 	free(in->text.chat);
 	writer_free(in->writer);
 	model_digest_free(in->digest);
+	model_digest_free(in->served_digest);
+	free(in->served);
 	free(in->source);
 	free(in->packed);
 }
 
-static void plan_tensor(
-	struct plan *plan, enum tensor_role role, uint32_t layer, uint32_t rows, uint32_t cols)
+static void plan_tensor(struct plan *plan, enum weights weights, enum tensor_role role,
+	uint32_t layer, uint32_t rows, uint32_t cols)
 {
 	bool vector = tensor_role_is_vector(role);
 	struct tensor_record *record = &plan->records[plan->n_records++];
@@ -69,16 +73,16 @@ static void plan_tensor(
 	*record = (struct tensor_record){
 		.role = role,
 		.layer = layer,
-		.codec = vector ? CODEC_VECTOR_F32 : CODEC_MAT_BF16,
 		.rows = rows,
 		.cols = cols,
-		.bytes = vector ? rows * sizeof(float) : mat_bf16_bytes(rows, cols),
 		.offset =
 			align_up(plan->weights_bytes, vector ? VECTOR_ALIGNMENT : MATRIX_ALIGNMENT),
 	};
+	weights_record(weights, record);
 	plan->weights_bytes = record->offset + record->bytes;
 	plan->n_parameters += (uint64_t)rows * cols;
 	plan->max_tensor_bytes = max_u64(plan->max_tensor_bytes, record->bytes);
+	plan->max_numbers = max_u64(plan->max_numbers, (uint64_t)rows * cols);
 }
 
 static int plan_tensors(struct import *in)
@@ -92,7 +96,8 @@ static int plan_tensors(struct import *in)
 	for (uint32_t layer = 0; layer < c->n_layers; layer++)
 		for (int role = 0; role < N_ROLES; role++)
 			if (model_config_shape(c, (enum tensor_role)role, layer, &rows, &cols))
-				plan_tensor(&in->plan, (enum tensor_role)role, layer, rows, cols);
+				plan_tensor(&in->plan, in->weights, (enum tensor_role)role, layer,
+					rows, cols);
 	return 0;
 }
 
@@ -197,10 +202,26 @@ static int read_tensor(struct import *in, const struct tensor_record *t, const v
 	if (r < 0)
 		return r;
 	in->report->n_inexact += n_inexact;
-	mat_bf16_pack(in->packed, in->source, t->rows, t->cols);
 	*ret_payload = in->packed;
 	*ret_source_bytes = (size_t)t->rows * t->cols * sizeof(uint16_t);
-	return 0;
+	return weights_pack(t, in->source, in->packed, in->reason);
+}
+
+static void digest_tensor(struct import *in, const struct tensor_record *t, size_t n_source_bytes)
+{
+	enum tensor_role role = (enum tensor_role)t->role;
+
+	model_digest_add(in->digest, role, t->layer, t->rows, t->cols, in->source, n_source_bytes);
+	if (!in->served_digest)
+		return;
+	if (t->codec != CODEC_MAT_CODES) {
+		model_digest_add(in->served_digest, role, t->layer, t->rows, t->cols, in->source,
+			n_source_bytes);
+		return;
+	}
+	weights_values(t, in->packed, in->served);
+	model_digest_add(in->served_digest, role, t->layer, t->rows, t->cols, in->served,
+		(size_t)t->rows * t->cols * sizeof(*in->served));
 }
 
 static int write_tensor(struct import *in, const struct tensor_record *t)
@@ -212,8 +233,7 @@ static int write_tensor(struct import *in, const struct tensor_record *t)
 	r = read_tensor(in, t, &payload, &n_source_bytes);
 	if (r < 0)
 		return r;
-	model_digest_add(in->digest, (enum tensor_role)t->role, t->layer, t->rows, t->cols,
-		in->source, n_source_bytes);
+	digest_tensor(in, t, n_source_bytes);
 	r = writer_align(
 		in->writer, t->codec == CODEC_VECTOR_F32 ? VECTOR_ALIGNMENT : MATRIX_ALIGNMENT);
 	if (r < 0)
@@ -248,6 +268,24 @@ static int write_sections(struct import *in)
 	return r;
 }
 
+/* Vectors are read as f32, matrices as bf16. */
+static int take_memory(struct import *in)
+{
+	const struct plan *plan = &in->plan;
+	bool codes = in->weights != WEIGHTS_BF16;
+
+	in->digest = model_digest_new(in->config);
+	in->served_digest = codes ? model_digest_new(in->config) : NULL;
+	in->source = malloc(max_u64(plan->max_numbers * sizeof(uint16_t), plan->max_tensor_bytes));
+	in->packed =
+		aligned_alloc(MATRIX_ALIGNMENT, align_up(plan->max_tensor_bytes, MATRIX_ALIGNMENT));
+	in->served = codes ? malloc(plan->max_numbers * sizeof(float)) : NULL;
+	if (in->digest && in->source && in->packed && codes == (in->served && in->served_digest))
+		return 0;
+	return reason_set(in->reason, -ENOMEM, "out of memory for tensors of %llu numbers",
+		(unsigned long long)plan->max_numbers);
+}
+
 static int prepare(struct import *in, int fd)
 {
 	uint64_t body_bytes;
@@ -264,24 +302,18 @@ static int prepare(struct import *in, int fd)
 	r = writer_begin(fd, IMAGE_KIND_BASE, body_bytes, &in->writer, in->reason);
 	if (r < 0)
 		return r;
-	in->digest = model_digest_new(in->config);
-	in->source = malloc(in->plan.max_tensor_bytes);
-	in->packed = malloc(in->plan.max_tensor_bytes);
-	if (!in->digest || !in->source || !in->packed)
-		return reason_set(in->reason, -ENOMEM,
-			"out of memory for two tensors of %llu bytes",
-			(unsigned long long)in->plan.max_tensor_bytes);
-	return 0;
+	return take_memory(in);
 }
 
-int import_base(struct checkpoint *checkpoint, int fd, const struct progress *progress,
-	struct import_report *ret, struct reason *reason)
+int import_base(struct checkpoint *checkpoint, enum weights weights, int fd,
+	const struct progress *progress, struct import_report *ret, struct reason *reason)
 {
 	struct import_report report = {0};
 	struct reason ignored;
 	_cleanup_(import_done) struct import in = {
 		.checkpoint = checkpoint,
 		.config = checkpoint_config(checkpoint),
+		.weights = weights,
 		.progress = progress,
 		.report = &report,
 		.reason = reason ? reason : &ignored,
@@ -294,8 +326,11 @@ int import_base(struct checkpoint *checkpoint, int fd, const struct progress *pr
 		r = write_sections(&in);
 	if (r < 0)
 		return r;
-	report.model = model_digest_finish(take_ptr(in.digest));
-	r = writer_finish(in.writer, &report.model, NULL, &header, in.reason);
+	report.model = report.served = model_digest_finish(take_ptr(in.digest));
+	if (in.served_digest)
+		report.served = model_digest_finish(take_ptr(in.served_digest));
+	r = writer_finish(in.writer, &report.model, weights == WEIGHTS_BF16 ? NULL : &report.served,
+		&header, in.reason);
 	if (r < 0)
 		return r;
 	report.root = header.root;

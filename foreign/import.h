@@ -4,10 +4,12 @@
 #pragma once
 
 #include "common/progress.h"
-#include "foreign/checkpoint.h"
+#include "foreign/weights.h"
 
 struct import_report {
 	struct digest model;
+	struct digest
+		served; /* of the values that the image serves; `model` unless they are codes */
 	struct digest root;
 	uint64_t file_bytes;
 	uint64_t n_parameters;
@@ -17,7 +19,8 @@ struct import_report {
 	char chat_refusal[256]; /* why, in that case */
 };
 
-/* Writes the image into an empty open file (or memfd). Two tensors in memory at a time. A folder
+/* Writes the image into an empty open file (or memfd). Three tensors in memory at a time. A folder
  * without tokenizer.json gives an image without a tokenizer (score works, text does not). */
-int import_base(struct checkpoint *checkpoint, int fd, const struct progress *progress,
-	struct import_report *ret, struct reason *reason) _must_check_;
+int import_base(struct checkpoint *checkpoint, enum weights weights, int fd,
+	const struct progress *progress, struct import_report *ret, struct reason *reason)
+	_must_check_;

@@ -5,7 +5,7 @@
 
 #include <inttypes.h>
 
-static struct mat_bf16 *matrix_of(struct base *b, enum tensor_role role, uint32_t layer)
+static struct base_matrix *matrix_of(struct base *b, enum tensor_role role, uint32_t layer)
 {
 	struct base_layer *l = &b->layers[layer];
 
@@ -46,7 +46,8 @@ static struct mat_bf16 *matrix_of(struct base *b, enum tensor_role role, uint32_
 	return NULL;
 }
 
-const struct mat_bf16 *base_matrix(const struct base *base, enum tensor_role role, uint32_t layer)
+const struct base_matrix *base_matrix(
+	const struct base *base, enum tensor_role role, uint32_t layer)
 {
 	if (layer >= base->config.n_layers)
 		return NULL;
@@ -129,7 +130,7 @@ static int bind_tensor(struct base *b, const struct payload *p, struct reason *r
 
 	if (tensor_role_is_vector(role))
 		return codec_vector_f32(p, vector_of(b, role, p->record->layer), reason);
-	return codec_mat_bf16(p, matrix_of(b, role, p->record->layer), reason);
+	return codec_base_matrix(p, matrix_of(b, role, p->record->layer), reason);
 }
 
 static int bind_tensors(struct base *b, const struct tensor_table *t, struct reason *reason)
@@ -149,6 +150,30 @@ static int bind_tensors(struct base *b, const struct tensor_table *t, struct rea
 	return 0;
 }
 
+/* Codes serve other values than those that were packed, and the header says which. */
+static int check_served(
+	const struct tensor_table *t, const struct format_header *h, struct reason *reason)
+{
+	bool has_codes = false;
+
+	for (size_t i = 0; i < t->n; i++)
+		has_codes |= t->records[i].codec == CODEC_MAT_CODES;
+	if (has_codes == (image_served_digest(h) == &h->tuned))
+		return 0;
+	return reason_set(reason, -EBADMSG,
+		has_codes ? "header: no digest of the values as served, some are codes"
+			  : "header: a digest of the values as served, but none are codes");
+}
+
+const char *base_weights_name(const struct base *base)
+{
+	static const char *const names[] = {
+		"int1", "int2", "int3", "int4", "int5", "int6", "int7", "int8"};
+	const struct base_matrix *q = &base->layers[0].q;
+
+	return q->codec == CODEC_MAT_CODES ? names[q->codes.bits - 1] : "bf16";
+}
+
 int base_bind(struct image *image, struct base **ret, struct reason *reason)
 {
 	_cleanup_(basep) struct base *b = NULL;
@@ -165,6 +190,8 @@ int base_bind(struct image *image, struct base **ret, struct reason *reason)
 		r = tensor_table_open(image, &b->config, &table, reason);
 	if (r == 0)
 		r = check_complete(&table, &b->config, reason);
+	if (r == 0)
+		r = check_served(&table, &image->header, reason);
 	if (r < 0)
 		return r;
 	b->layers = calloc(b->config.n_layers, sizeof(*b->layers));

@@ -3,7 +3,7 @@
  */
 #pragma once
 
-#include "kernels/types.h"
+#include "store/base_matrix.h"
 #include "store/image.h"
 
 /* The norms and biases of a layer, NULL where the model has none. */
@@ -14,15 +14,15 @@ struct layer_vectors {
 };
 
 struct base_layer {
-	struct mat_bf16 q, k, v, o, gate, up, down;
+	struct base_matrix q, k, v, o, gate, up, down;
 	struct layer_vectors vectors;
 };
 
 struct base {
 	struct image *image; /* owned */
 	struct model_config config;
-	struct mat_bf16 embed;
-	struct mat_bf16 head; /* the embedding where tied */
+	struct base_matrix embed;
+	struct base_matrix head; /* the embedding where tied */
 	const float *final_norm;
 	struct base_layer *layers; /* config.n_layers of them; owned */
 };
@@ -53,7 +53,8 @@ int model_config_fits(const struct model_config *tuned, const struct model_confi
 	struct reason *reason) _must_check_;
 
 /* The matrix of a role; NULL if it is none, or the model has no such layer. */
-const struct mat_bf16 *base_matrix(const struct base *base, enum tensor_role role, uint32_t layer);
+const struct base_matrix *base_matrix(
+	const struct base *base, enum tensor_role role, uint32_t layer);
 
 /* Takes the image on success. -EBADMSG if a record is missing, doubled, of the wrong shape or out
  * of its section. */
@@ -67,8 +68,17 @@ static inline void basep(struct base **b)
 	base_free(*b);
 }
 
-/* "base" is identified by its model digest (what deltas are bound to). */
+/* What was packed, whatever its packing. */
 static inline const struct digest *base_model_digest(const struct base *base)
 {
 	return &base->image->header.model;
 }
+
+/* What computes: the same where no codes stand for the weights. */
+static inline const struct digest *base_served_digest(const struct base *base)
+{
+	return image_served_digest(&base->image->header);
+}
+
+/* How the projections are stored: "bf16", or "int8", "int4", ... for codes of so many bits. */
+const char *base_weights_name(const struct base *base);

@@ -75,7 +75,7 @@ int codec_expect_zero_padding(const struct mat_bf16 *m, struct reason *reason)
 	return 0;
 }
 
-int codec_mat_bf16(const struct payload *p, struct mat_bf16 *ret, struct reason *reason)
+static int mat_bf16_of(const struct payload *p, struct base_matrix *ret, struct reason *reason)
 {
 	const struct mat_bf16 m = {
 		.data = (const void *)p->bytes,
@@ -86,10 +86,25 @@ int codec_mat_bf16(const struct payload *p, struct mat_bf16 *ret, struct reason 
 
 	if (r == 0)
 		r = codec_expect_zero_padding(&m, reason);
-	if (r < 0)
-		return r;
-	*ret = m;
-	return 0;
+	if (r == 0)
+		*ret = base_matrix_of_bf16(&m);
+	return r;
+}
+
+int codec_base_matrix(const struct payload *p, struct base_matrix *ret, struct reason *reason)
+{
+	const struct tensor_record *record = p->record;
+	struct qmat q;
+	int r;
+
+	if (record->codec != CODEC_MAT_CODES)
+		return mat_bf16_of(p, ret, reason);
+	q = codec_stored_codes(p, record->rows);
+	r = codec_expect_scales(record, &q, reason);
+	if (r == 0)
+		*ret = (struct base_matrix){
+			CODEC_MAT_CODES, record->rows, record->cols, {.codes = q}};
+	return r;
 }
 
 int codec_part(const struct payload *p, struct delta_part *ret, struct reason *reason)
@@ -106,6 +121,7 @@ int codec_part(const struct payload *p, struct delta_part *ret, struct reason *r
 		return codec_dropout(p, &ret->dropout, reason);
 	case CODEC_VECTOR_F32:
 	case CODEC_MAT_BF16:
+	case CODEC_MAT_CODES:
 		break;
 	}
 	return reason_set(reason, -EOPNOTSUPP, "codec %" PRIu32 " cannot stand in a matrix",

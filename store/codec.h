@@ -20,13 +20,16 @@ struct payload {
 	 * the base's matrix, which coded ROWS differ from. room NULL: nothing is expanded, and
 	 * views of such parts have no numbers. */
 	uint8_t *room;
-	const struct mat_bf16 *base;
+	const struct base_matrix *base;
+	bool other_values; /* than those of the base that the delta was made for, where it has codes
+			    */
 };
 
-/* One for each enum tensor_codec: sets *ret on success; -EBADMSG with the reason. */
+/* One for each enum tensor_codec, but one for both of base matrices: sets *ret on success; -EBADMSG
+ * with the reason. */
 int codec_vector_f32(const struct payload *p, const float **ret, struct reason *reason)
 	_must_check_;
-int codec_mat_bf16(const struct payload *p, struct mat_bf16 *ret, struct reason *reason)
+int codec_base_matrix(const struct payload *p, struct base_matrix *ret, struct reason *reason)
 	_must_check_;
 int codec_rows(const struct payload *p, struct replaced_rows *ret, struct reason *reason)
 	_must_check_;
@@ -57,6 +60,11 @@ int codec_expand(const struct tensor_record *record, const struct coded_matrix *
 int codec_expand_bytes(const struct tensor_record *record, const struct coded_matrix *m,
 	uint8_t *ret, struct reason *reason) _must_check_;
 
+/* The matrix of codes that a record of CODES or MAT_CODES describes, `rows` of it. */
+struct qmat codec_stored_codes(const struct payload *p, uint32_t rows);
+/* Its scales, and its zeros if it has them. */
+int codec_expect_scales(const struct tensor_record *record, const struct qmat *m,
+	struct reason *reason) _must_check_;
 /* Scales and zeros of a matrix on grids of groups. */
 int codec_expect_grids(const struct qmat *m, const char *name, struct reason *reason) _must_check_;
 /* Kernels compute whole blocks and pairs; what they find beyond the matrix must count as nothing.

@@ -24,13 +24,34 @@ static int expand_list(const struct tensor_record *record, const uint8_t *bitmap
 	return 0;
 }
 
-static int check_scales(const struct payload *p, const struct qmat *q, struct reason *reason)
+int codec_expect_scales(
+	const struct tensor_record *record, const struct qmat *m, struct reason *reason)
 {
-	if (p->record->grid == GRID_GROUP)
-		return codec_expect_grids(q, "codes", reason);
-	if (p->record->grid == GRID_ROW)
-		return codec_expect_finite_f16(q->scales, q->rows, "scale", reason);
+	if (record->grid == GRID_GROUP)
+		return codec_expect_grids(m, "codes", reason);
+	if (record->grid == GRID_ROW)
+		return codec_expect_finite_f16(m->scales, m->rows, "scale", reason);
 	return 0;
+}
+
+struct qmat codec_stored_codes(const struct payload *p, uint32_t rows)
+{
+	const struct tensor_record *record = p->record;
+	struct part_layout l = part_layout(record);
+	bool grouped = record->grid == GRID_GROUP, by_row = record->grid == GRID_ROW;
+
+	return (struct qmat){
+		.codes = p->bytes + l.v.codes,
+		.scales = grouped || by_row ? (const void *)(p->bytes + l.v.scales) : NULL,
+		.zeros = grouped ? p->bytes + l.v.zeros : NULL,
+		.rows = rows,
+		.cols = record->cols,
+		.bits = record->bits,
+		.scale_row = grouped ? (uint32_t)qmat_groups(record->cols) : by_row,
+		.scale_group = grouped,
+		.step = grouped ? 1 : record->step,
+		.zero = record->zero,
+	};
 }
 
 static int expand_codes(
@@ -52,26 +73,13 @@ int codec_codes(const struct payload *p, struct row_codes *ret, struct reason *r
 {
 	const struct tensor_record *record = p->record;
 	struct part_layout l = part_layout(record);
-	bool grouped = record->grid == GRID_GROUP, by_row = record->grid == GRID_ROW;
 	uint32_t *list =
 		p->room && record->n < record->rows ? (void *)(p->room + l.expanded_list) : NULL;
-	struct row_codes c = {
-		.q = {.codes = p->bytes + l.v.codes,
-			.scales = grouped || by_row ? (const void *)(p->bytes + l.v.scales) : NULL,
-			.zeros = grouped ? p->bytes + l.v.zeros : NULL,
-			.rows = record->n,
-			.cols = record->cols,
-			.bits = record->bits,
-			.scale_row = grouped ? (uint32_t)qmat_groups(record->cols) : by_row,
-			.scale_group = grouped,
-			.step = grouped ? 1 : record->step,
-			.zero = record->zero},
-		.rows = list,
-	};
+	struct row_codes c = {.q = codec_stored_codes(p, record->n), .rows = list};
 	int r = codec_expect(p, CODEC_CODES, reason);
 
 	if (r == 0)
-		r = check_scales(p, &c.q, reason);
+		r = codec_expect_scales(record, &c.q, reason);
 	if (r == 0 && record->n < record->rows)
 		r = expand_list(record, p->bytes + l.list, list, reason);
 	if (r == 0 && record->coding == CODING_STREAM)

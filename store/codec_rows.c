@@ -32,11 +32,11 @@ struct expansion {
 static void base_row(void *user, uint32_t row, uint16_t *ret_words)
 {
 	const struct expansion *e = user;
-	const struct mat_bf16 *base = e->payload->base;
+	const struct base_matrix *base = e->payload->base;
 	uint32_t number = e->rows ? e->rows[row] : row;
 
 	if (number < base->rows)
-		mat_bf16_unpack_row(ret_words, base, number);
+		base_matrix_row_bf16(ret_words, base, number);
 	else
 		memset(ret_words, 0, e->payload->record->cols * sizeof(*ret_words));
 }
@@ -64,6 +64,9 @@ static int expand(const struct payload *p, const struct part_layout *l, const ui
 	if (!p->base || p->base->cols != record->cols)
 		return reason_set(
 			reason, -EMEDIUMTYPE, "is told from the base's matrix, which is not there");
+	if (p->other_values && p->base->codec == CODEC_MAT_CODES)
+		return reason_set(reason, -EMEDIUMTYPE,
+			"is told from the base's own numbers, this base has codes for them");
 	memset(p->room, 0, l->expanded_bytes);
 	return bf16_stream_decode(&strips, &base, take_row, &e, reason);
 }

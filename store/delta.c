@@ -178,9 +178,10 @@ static int make_room(struct delta *d, const struct image *image, const struct te
 /* Expanding may take longer than reading: all processors do it. Trouble is told in the order of
  * the records. */
 static int bind_tensors(struct delta *d, const struct tensor_table *t, const struct base *base,
-	struct reason *reason)
+	const struct digest *model, struct reason *reason)
 {
 	_cleanup_(freep) struct binding *bindings = calloc(t->n + 1, sizeof(*bindings));
+	bool other_values = base && !digest_equal(model, base_served_digest(base));
 	uint8_t *room = d->expanded;
 	int r = 0;
 
@@ -196,6 +197,7 @@ static int bind_tensors(struct delta *d, const struct tensor_table *t, const str
 			.base = base ? base_matrix(
 					       base, (enum tensor_role)record->role, record->layer)
 				     : NULL,
+			.other_values = other_values,
 		};
 		if (room)
 			room += part_layout(record).expanded_bytes;
@@ -261,16 +263,24 @@ static int check_added_rows(const struct linear_delta *m, const char *name, uint
 	return 0;
 }
 
-static int check_partner(const struct image *image, const struct base *base, struct reason *reason)
+static int check_partner(
+	const struct image *image, const struct format_header *base, struct reason *reason)
 {
-	char found[DIGEST_HEX_SIZE], expected[DIGEST_HEX_SIZE];
+	char found[DIGEST_HEX_SIZE], expected[DIGEST_HEX_SIZE], served[DIGEST_HEX_SIZE];
 
-	if (digest_equal(&image->header.model, base_model_digest(base)))
+	if (image_fits(&image->header, base))
 		return 0;
 	digest_hex(&image->header.model, found);
-	digest_hex(base_model_digest(base), expected);
+	digest_hex(&base->model, expected);
+	digest_hex(image_served_digest(base), served);
+	if (strcmp(served, expected) == 0)
+		return reason_set(reason, -EMEDIUMTYPE,
+			"made for the base with model digest %s, this base has %s", found,
+			expected);
 	return reason_set(reason, -EMEDIUMTYPE,
-		"made for the base with model digest %s, this base has %s", found, expected);
+		"made for the base with model digest %s, this base has %s and, as its codes serve "
+		"it, %s",
+		found, expected, served);
 }
 
 static int check_vocabulary(
@@ -299,7 +309,7 @@ static int bind_contents(
 	if (weights)
 		r = make_room(d, image, &table, reason);
 	if (r == 0)
-		r = bind_tensors(d, &table, weights, reason);
+		r = bind_tensors(d, &table, weights, &image->header.model, reason);
 	if (r == 0)
 		r = bind_certificate(d, image, table.n_all, reason);
 	return r;
@@ -309,14 +319,15 @@ int delta_bind(
 	struct image *image, const struct base *base, struct delta **ret, struct reason *reason)
 {
 	_cleanup_(deltap) struct delta *d = NULL;
-	int r;
+	int r = 0;
 
 	if (image->kind != IMAGE_KIND_DELTA)
 		return reason_set(reason, -EMEDIUMTYPE, "is a base image, expected a delta file");
 	d = calloc(1, sizeof(*d));
 	if (!d)
 		return reason_set(reason, -ENOMEM, "out of memory");
-	r = base ? check_partner(image, base, reason) : 0;
+	if (base)
+		r = check_partner(image, &base->image->header, reason);
 	if (r == 0)
 		r = tensor_table_config(image, &d->config, reason);
 	if (r == 0 && base)

@@ -68,8 +68,9 @@ struct delta {
 /*
  * Takes the image on success. Checks every record and every offset inside payloads. `base` may be
  * NULL to look at a delta without one, or have no weights (layers NULL); coded parts are then not
- * expanded. With a base,
- * -EMEDIUMTYPE if the delta was made for another base (the reason gives both digests), or if its
+ * expanded. With a base, -EMEDIUMTYPE if the delta was made for another base or for other values of
+ * it than its codes serve (the reason gives the digests), if it tells weights from numbers that the
+ * base has codes for, or if its
  * config differs from the base's in more than max_positions, bos, eos, pad and a larger vocabulary.
  * Rows of added tokens must all be there.
  */

@@ -55,10 +55,11 @@ struct format_header {
 	uint32_t reserved;
 	uint64_t level_end[FORMAT_MAX_LEVELS];
 	struct digest root;
-	/* What the weights are, whatever their packing: in a base its own model digest, in a delta
-	 * that of the base it fits. See store/model_digest.h. */
+	/* What the weights are: in a base the model digest of what was packed, in a delta that of
+	 * the base it fits, or the digest of that base's values as served. store/model_digest.h */
 	struct digest model;
-	/* In a delta: the model digest of the fine-tune that was compressed. In a base: zero. */
+	/* What they became. In a delta: the model digest of the fine-tune that was compressed. In a
+	 * base: the digest of the values as served where codes stand for them, else zero. */
 	struct digest tuned;
 	struct format_section sections[FORMAT_MAX_SECTIONS];
 };
@@ -154,9 +155,10 @@ enum tensor_role {
 };
 
 /*
- * How a payload is stored. Base images use the first two. What a delta does to a matrix is a sum of
- * parts, one record each, at different levels: ROWS replace rows of the base, the others add to its
- * product. Tensors that did not change have no record. Layouts: store/part.h; deltad-format(5).
+ * How a payload is stored. Base images use the first two and the last. What a delta does to a
+ * matrix is a sum of parts, one record each, at different levels: ROWS replace rows of the base,
+ * the others add to its product. Tensors that did not change have no record. Layouts: store/part.h;
+ * deltad-format(5).
  */
 enum tensor_codec {
 	CODEC_VECTOR_F32 = 1, /* rows floats: replaces a norm or a bias */
@@ -171,6 +173,7 @@ enum tensor_codec {
 	/* DeltaDQ (arXiv 2410.08666): n survivors among each `group` neighbours of a row, their
 	 * places from a generator (store/dropout.h), their values as codes. */
 	CODEC_DROPOUT = 6,
+	CODEC_MAT_CODES = 7, /* struct qmat: a base matrix as codes */
 };
 
 enum part_coding {
@@ -196,7 +199,7 @@ struct tensor_record {
 	uint32_t n; /* replaced rows, components, rows with codes, survivors of a group; else 0 */
 	uint32_t rows; /* of the tensor itself; vectors have cols = 1 */
 	uint32_t cols;
-	uint8_t bits;   /* of a code or number; of FACTORS, CODES, DROPOUT; else 0 */
+	uint8_t bits;   /* of a code or number; of FACTORS, CODES, DROPOUT, MAT_CODES; else 0 */
 	uint8_t grid;   /* enum grid_kind, likewise */
 	uint8_t coding; /* enum part_coding */
 	uint8_t level;

@@ -52,6 +52,11 @@ int image_root(const struct format_header *header, const void *digests, uint64_t
 const uint8_t *image_section(
 	const struct image *image, enum section_kind kind, uint64_t *ret_bytes);
 
+/* Of a base: the digest of the values that it serves, its model digest where there are no codes. */
+const struct digest *image_served_digest(const struct format_header *base);
+/* Was a delta made for what a base was packed from, or for what it serves? */
+bool image_fits(const struct format_header *delta, const struct format_header *base);
+
 /* The header of a file that stays where it is; its word alone, nothing else is looked at. -EBADMSG
  * if the file has none. */
 int image_peek(int fd, struct format_header *ret, struct reason *reason) _must_check_;

@@ -217,10 +217,9 @@ static int check_unused(const uint8_t *page, const struct format_header *h, stru
 	if (!all_zero(page + used, FORMAT_PAGE - used))
 		return reason_set(reason, -EBADMSG,
 			"header: bytes after its %" PRIu32 " sections are not zero", h->n_sections);
-	if (memcmp(h->magic, FORMAT_MAGIC_BASE, sizeof(h->magic)) == 0 &&
-		(!all_zero(&h->tuned, sizeof(h->tuned)) || h->expanded_bytes))
-		return reason_set(reason, -EBADMSG,
-			"header: a base image names a fine-tune or expands, expected zeros");
+	if (memcmp(h->magic, FORMAT_MAGIC_BASE, sizeof(h->magic)) == 0 && h->expanded_bytes)
+		return reason_set(
+			reason, -EBADMSG, "header: a base image expands, expected 0 bytes");
 	if (h->reserved || !all_zero(h->level_end + h->n_levels,
 				   (FORMAT_MAX_LEVELS - h->n_levels) * sizeof(*h->level_end)))
 		return reason_set(reason, -EBADMSG,
@@ -271,4 +270,15 @@ int image_root(const struct format_header *header, const void *digests, uint64_t
 	digest_add(s, digests, n_bytes);
 	*ret = digest_finish(s);
 	return 0;
+}
+
+const struct digest *image_served_digest(const struct format_header *base)
+{
+	return all_zero(&base->tuned, sizeof(base->tuned)) ? &base->model : &base->tuned;
+}
+
+bool image_fits(const struct format_header *delta, const struct format_header *base)
+{
+	return digest_equal(&delta->model, &base->model) ||
+	       digest_equal(&delta->model, image_served_digest(base));
 }

@@ -151,6 +151,9 @@ struct part_layout part_layout(const struct tensor_record *record)
 		return codes_layout(record);
 	case CODEC_DROPOUT:
 		return survivors_layout(record);
+	case CODEC_MAT_CODES:
+		l.v = take_matrix(&l.end, record, record->rows, record->cols);
+		break;
 	}
 	return l;
 }
@@ -189,6 +192,8 @@ static struct rule rule_of(const struct tensor_record *r)
 			1, r->rows, true, true, 1 << GRID_GROUP | 1 << GRID_ROW | 1 << GRID_MATRIX};
 	case CODEC_DROPOUT:
 		return (struct rule){1, r->group, true, true, 1 << GRID_ROW | 1 << GRID_MATRIX};
+	case CODEC_MAT_CODES:
+		return (struct rule){.codes = true, .grids = 1 << GRID_GROUP | 1 << GRID_ROW};
 	}
 	return (struct rule){0};
 }
@@ -265,7 +270,7 @@ int part_check(const struct tensor_record *r, struct reason *reason)
 	struct rule rule = rule_of(r);
 	int e;
 
-	if (r->codec < CODEC_VECTOR_F32 || r->codec > CODEC_DROPOUT)
+	if (r->codec < CODEC_VECTOR_F32 || r->codec > CODEC_MAT_CODES)
 		return reason_set(reason, -EOPNOTSUPP, "codec %" PRIu32 " is unknown", r->codec);
 	if (r->coding > CODING_STREAM || (r->coding == CODING_STREAM && !rule.streams))
 		return reason_set(reason, -EBADMSG,

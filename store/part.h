@@ -13,9 +13,12 @@
  *            stream: u64 bytes of the stream of V^T, f16 sigma[n] in units of `step`, the stream of
  *            V^T, the stream of U^T; code - zero is the value of both
  *   CODES    plain: a bitmap of the rows that have codes where n < rows, n x cols as a stored
- * matrix stream: f16 scale[n] where the grid is ROW, the bitmap where n < rows, the stream DROPOUT
- * f16 scale[rows] where the grid is ROW; then the survivors' codes row by row, in the order of
- * their columns: plain, packed from the lowest bit up; or a stream of rows x survivors
+ *            matrix
+ *            stream: f16 scale[n] where the grid is ROW, the bitmap where n < rows, the stream
+ *   DROPOUT  f16 scale[rows] where the grid is ROW; then the survivors' codes row by row, in the
+ *            order of their columns: plain, packed from the lowest bit up; or a stream of rows x
+ *            survivors
+ *   MAT_CODES  rows x cols as a stored matrix
  */
 #pragma once
 
@@ -30,7 +33,8 @@ struct stored_matrix {
 };
 
 struct part_layout {
-	/* In the payload; v is also the one matrix of CODES, values also the codes of DROPOUT. */
+	/* In the payload; v is also the one matrix of CODES and MAT_CODES, values also the codes of
+	 * DROPOUT. */
 	uint64_t list, sigma, values;
 	struct stored_matrix v, u;
 	uint64_t end; /* of the payload where it is plain; else where its stream begins */

@@ -211,7 +211,7 @@ int writer_finish(struct writer *w, const struct digest *model, const struct dig
 {
 	int r;
 
-	assert(!w->in_section && (w->kind == IMAGE_KIND_DELTA) == (tuned != NULL));
+	assert(!w->in_section && (w->kind == IMAGE_KIND_BASE || tuned));
 	w->header.model = *model;
 	if (tuned)
 		w->header.tuned = *tuned;

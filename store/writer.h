@@ -39,8 +39,8 @@ int writer_level_end(struct writer *w) _must_check_;
 /* Memory that a delta takes when bound, beside its file. */
 void writer_expands(struct writer *w, uint64_t n_bytes);
 
-/* Pads, writes the digests (each taken as its chunk was filled) and the header. `tuned` is NULL for
- * a base and only there; `ret_header` may be NULL. */
+/* Pads, writes the digests (each taken as its chunk was filled) and the header. `tuned`, in a
+ * base that of the values as served, may be NULL in a base; so may `ret_header`. */
 int writer_finish(struct writer *w, const struct digest *model, const struct digest *tuned,
 	struct format_header *ret_header, struct reason *reason) _must_check_;
 

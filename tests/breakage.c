@@ -10,15 +10,15 @@
 
 #include <cmocka.h>
 
-struct breakable breakables[2];
+struct breakable breakables[N_BREAKABLES];
 static struct base *small_base;
 
-static void read_file(struct breakable *f, enum image_kind kind)
+static void read_file(struct breakable *f, enum image_kind kind, int fd)
 {
 	struct stat st;
 
 	f->kind = kind;
-	f->fd = kind == IMAGE_KIND_BASE ? small_base_file() : small_delta_file();
+	f->fd = fd;
 	assert_int_equal(fstat(f->fd, &st), 0);
 	f->n_bytes = (uint64_t)st.st_size;
 	f->good = malloc(f->n_bytes);
@@ -162,8 +162,9 @@ int breakables_make(void **state)
 	struct image *image;
 
 	(void)state;
-	read_file(&breakables[0], IMAGE_KIND_BASE);
-	read_file(&breakables[1], IMAGE_KIND_DELTA);
+	read_file(&breakables[0], IMAGE_KIND_BASE, small_base_file());
+	read_file(&breakables[1], IMAGE_KIND_DELTA, small_delta_file());
+	read_file(&breakables[2], IMAGE_KIND_BASE, small_coded_base_file());
 	assert_int_equal(image_load(breakables[0].fd, &image, NULL, NULL), 0);
 	assert_int_equal(base_bind(image, &small_base, NULL), 0);
 	return 0;

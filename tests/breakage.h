@@ -19,8 +19,9 @@ struct breakable {
 	int fd; /* an unnamed file with what is to be opened */
 };
 
-/* breakables[0] is a base image, breakables[1] a delta of it. */
-extern struct breakable breakables[2];
+/* A base image, a delta of it, and the base with codes for some matrices. */
+#define N_BREAKABLES 3
+extern struct breakable breakables[N_BREAKABLES];
 
 /* Setup and teardown of a group of tests. */
 int breakables_make(void **state);

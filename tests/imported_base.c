@@ -15,7 +15,7 @@ static void require(int r, const char *folder, const struct reason *reason)
 		fail_msg("%s: error %d: %s", folder, r, reason->text);
 }
 
-struct base *imported_base(const char *folder)
+struct base *imported_base_as(const char *folder, enum weights weights)
 {
 	struct reason reason = {0};
 	struct checkpoint *checkpoint = NULL;
@@ -26,12 +26,17 @@ struct base *imported_base(const char *folder)
 
 	assert_true(fd >= 0);
 	require(checkpoint_open(folder, &checkpoint, &reason), folder, &reason);
-	require(import_base(checkpoint, fd, NULL, &report, &reason), folder, &reason);
+	require(import_base(checkpoint, weights, fd, NULL, &report, &reason), folder, &reason);
 	require(image_load(fd, &image, NULL, &reason), folder, &reason);
 	require(base_bind(image, &base, &reason), folder, &reason);
 	checkpoint_free(checkpoint);
 	close(fd);
 	return base;
+}
+
+struct base *imported_base(const char *folder)
+{
+	return imported_base_as(folder, WEIGHTS_BF16);
 }
 
 bool path_exists(const char *path)

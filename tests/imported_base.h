@@ -3,10 +3,13 @@
  */
 #pragma once
 
+#include "foreign/weights.h"
 #include "store/base.h"
 
 /* Fails the running test, with the reason, if anything goes wrong. */
 struct base *imported_base(const char *folder);
+/* The same with these weights. */
+struct base *imported_base_as(const char *folder, enum weights weights);
 
 /* Is there such a file or folder? */
 bool path_exists(const char *path);

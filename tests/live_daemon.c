@@ -53,7 +53,7 @@ void live_store_make(struct live_store *s)
 	fd = open(base_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	assert_true(fd >= 0);
 	if (checkpoint_open(MODEL, &checkpoint, &reason) < 0 ||
-		import_base(checkpoint, fd, NULL, &report, &reason) < 0 ||
+		import_base(checkpoint, WEIGHTS_BF16, fd, NULL, &report, &reason) < 0 ||
 		base_open(base_path, &base, NULL, &reason) < 0)
 		fail_msg("%s: %s", MODEL, reason.text);
 	close(fd);

@@ -266,7 +266,7 @@ static void make_delta(struct plan *p, uint32_t seed, int fd)
 	struct digest tuned = digest_of(&seed, sizeof(seed));
 	const struct delta_file_parts parts = {
 		.config = &p->config,
-		.base = base_model_digest(p->base),
+		.base = base_served_digest(p->base),
 		.tuned = &tuned,
 		.chat = p->chat,
 		.n_chat = p->n_chat,

@@ -1,6 +1,7 @@
 #include "tests/small_image.h"
 
 #include "compress/delta_file.h"
+#include "foreign/weights.h"
 #include "kernels/convert.h"
 #include "store/model_digest.h"
 #include "store/writer.h"
@@ -43,11 +44,6 @@ float small_value(enum tensor_role role, uint32_t layer, uint32_t row, uint32_t 
 	return ((float)((mixed >> 7) & 127) - 64) / 64;
 }
 
-static uint64_t tensor_bytes(enum tensor_role role, uint32_t rows, uint32_t cols)
-{
-	return tensor_role_is_vector(role) ? rows * sizeof(float) : mat_bf16_bytes(rows, cols);
-}
-
 /* Canonical values of one tensor for the digest: row by row. */
 static void digest_tensor(
 	struct model_digest *m, enum tensor_role role, uint32_t layer, uint32_t rows, uint32_t cols)
@@ -68,11 +64,33 @@ static void digest_tensor(
 	free(values);
 }
 
+static void append_codes(struct writer *w, const struct tensor_record *t)
+{
+	uint16_t *values = calloc((size_t)t->rows * t->cols, sizeof(*values));
+	uint8_t *payload = aligned_alloc(64, align_up(t->bytes, 64));
+
+	assert_true(values && payload);
+	for (uint32_t r = 0; r < t->rows; r++)
+		for (uint32_t c = 0; c < t->cols; c++)
+			values[(size_t)r * t->cols + c] = bf16_from_f32(
+				small_value((enum tensor_role)t->role, t->layer, r, c));
+	assert_int_equal(weights_pack(t, values, payload, NULL), 0);
+	assert_int_equal(writer_append(w, payload, t->bytes), 0);
+	assert_int_equal(writer_align(w, 64), 0);
+	free(values);
+	free(payload);
+}
+
 static void append_tensor(struct writer *w, const struct tensor_record *t)
 {
 	enum tensor_role role = (enum tensor_role)t->role;
-	uint8_t *payload = calloc(1, t->bytes);
+	uint8_t *payload;
 
+	if (t->codec == CODEC_MAT_CODES) {
+		append_codes(w, t);
+		return;
+	}
+	payload = calloc(1, t->bytes);
 	assert_non_null(payload);
 	for (uint32_t r = 0; r < t->rows; r++)
 		for (uint32_t c = 0; c < t->cols; c++) {
@@ -89,7 +107,14 @@ static void append_tensor(struct writer *w, const struct tensor_record *t)
 	free(payload);
 }
 
-static size_t base_records(struct tensor_record *records, struct digest *ret_model)
+static enum weights weights_of(bool codes, uint32_t role, uint32_t layer)
+{
+	if (codes && role == ROLE_Q && layer == 0)
+		return WEIGHTS_INT4;
+	return codes && role == ROLE_DOWN && layer == 1 ? WEIGHTS_INT8 : WEIGHTS_BF16;
+}
+
+static size_t base_records(struct tensor_record *records, bool codes, struct digest *ret_model)
 {
 	struct model_digest *m = model_digest_new(&small_config);
 	size_t n = 0;
@@ -106,12 +131,10 @@ static size_t base_records(struct tensor_record *records, struct digest *ret_mod
 			*t = (struct tensor_record){
 				.role = role,
 				.layer = layer,
-				.codec = tensor_role_is_vector(role) ? CODEC_VECTOR_F32
-								     : CODEC_MAT_BF16,
 				.rows = rows,
 				.cols = cols,
-				.bytes = tensor_bytes(role, rows, cols),
 			};
+			weights_record(weights_of(codes, role, layer), t);
 			n++;
 		}
 	*ret_model = model_digest_finish(m);
@@ -135,11 +158,11 @@ static int new_memory_file(void)
 	return fd;
 }
 
-int small_base_file(void)
+static int base_file(bool codes)
 {
 	struct tensor_record records[2 * N_ROLES];
-	struct digest model;
-	size_t n = base_records(records, &model);
+	struct digest model, served = digest_of("served", 6);
+	size_t n = base_records(records, codes, &model);
 	int fd = new_memory_file();
 	struct writer *w;
 
@@ -152,9 +175,19 @@ int small_base_file(void)
 	for (size_t i = 0; i < n; i++)
 		append_tensor(w, &records[i]);
 	assert_int_equal(writer_section_end(w), 0);
-	assert_int_equal(writer_finish(w, &model, NULL, NULL, NULL), 0);
+	assert_int_equal(writer_finish(w, &model, codes ? &served : NULL, NULL, NULL), 0);
 	writer_free(w);
 	return fd;
+}
+
+int small_base_file(void)
+{
+	return base_file(false);
+}
+
+int small_coded_base_file(void)
+{
+	return base_file(true);
 }
 
 static struct part_place place_of(
@@ -316,7 +349,7 @@ int small_delta_file(void)
 	int fd = new_memory_file();
 
 	config.vocab += SMALL_ADDED_TOKENS;
-	base_records(base_tensors, &model);
+	base_records(base_tensors, false, &model);
 	assert_int_equal(delta_file_new(&f), 0);
 	add_all(f, &config);
 	assert_int_equal(delta_file_write(f, &parts, fd, &header, NULL), 0);

@@ -30,6 +30,9 @@ float small_value(enum tensor_role role, uint32_t layer, uint32_t row, uint32_t 
 /* Both return an open, unnamed file in memory; the caller closes it. They fail the running test if
  * anything goes wrong. */
 int small_base_file(void);
+/* The base with codes for q of layer 0, 4 bits on grid GROUP, and for down of layer 1, 8 bits on
+ * grid ROW: records 2 and 35. */
+int small_coded_base_file(void);
 int small_delta_file(void);
 
 /* The number of descriptors that this process has open. */

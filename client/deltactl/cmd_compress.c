@@ -35,6 +35,13 @@ static const char options_help[] =
 	"  --embedding HOW          embedding and head: exact (the default), 8, 4, 3, 2 or 1 bits\n"
 	"                           a weight, or auto: as many bits as the projections have,\n"
 	"                           given to the rows of tokens that are used\n"
+	"  --base-weights KIND      weights of the base that will serve: bf16 (the default), "
+	"int8,\n"
+	"                           int4, as for import\n"
+	"  --against WHAT           make the delta against what that base serves, which it then "
+	"fits\n"
+	"                           alone (served), or so that it fits every packing (original);\n"
+	"                           default: as the method does best\n"
 	"  --calibrate FILE         text to calibrate on, documents separated by blank lines\n"
 	"                           (default: a general text that deltactl carries)\n"
 	"  --calibration-tokens N   most tokens of it to use (default 32768)\n"
@@ -75,6 +82,8 @@ enum option_value {
 	OPTION_RATIO,
 	OPTION_BITS,
 	OPTION_METHOD,
+	OPTION_BASE_WEIGHTS,
+	OPTION_AGAINST,
 	OPTION_EMBEDDING,
 	OPTION_CALIBRATE,
 	OPTION_TOKENS,
@@ -93,6 +102,8 @@ static const struct option long_options[] = {
 	{"bits", required_argument, NULL, OPTION_BITS},
 	{"method", required_argument, NULL, OPTION_METHOD},
 	{"embedding", required_argument, NULL, OPTION_EMBEDDING},
+	{"base-weights", required_argument, NULL, OPTION_BASE_WEIGHTS},
+	{"against", required_argument, NULL, OPTION_AGAINST},
 	{"calibrate", required_argument, NULL, OPTION_CALIBRATE},
 	{"calibration-tokens", required_argument, NULL, OPTION_TOKENS},
 	{"threads", required_argument, NULL, OPTION_THREADS},
@@ -125,6 +136,17 @@ static bool set_measure(enum compress_measure *ret)
 	return always || strcmp(optarg, "never") == 0;
 }
 
+static bool set_against(enum compress_against *ret)
+{
+	if (strcmp(optarg, "served") == 0)
+		*ret = AGAINST_SERVED;
+	else if (strcmp(optarg, "original") == 0)
+		*ret = AGAINST_ORIGINAL;
+	else
+		return false;
+	return true;
+}
+
 /* True if the value is understood. */
 static bool set_option(struct options *o, int option)
 {
@@ -151,6 +173,10 @@ static bool set_option(struct options *o, int option)
 		return true;
 	case OPTION_EMBEDDING:
 		return embedding_choice_parse(optarg, &o->settings.embedding);
+	case OPTION_BASE_WEIGHTS:
+		return weights_parse(optarg, &o->settings.base_weights);
+	case OPTION_AGAINST:
+		return set_against(&o->settings.against);
 	case OPTION_CALIBRATE:
 		o->calibrate = optarg;
 		return true;
@@ -316,6 +342,10 @@ static void print_report(const struct options *o, const struct compress_report *
 		o->settings.embedding.kind == EMBEDDING_EXACT ? "exact" : "as codes");
 	printf("  the rest      %10s  norms, biases, tables, digests\n",
 		human_bytes(r->other_bytes, a));
+	if (o->settings.base_weights != WEIGHTS_BF16)
+		printf("  base          served as %s, delta made against %s\n",
+			weights_name(o->settings.base_weights),
+			r->against_served ? "what it serves" : "the original");
 	if (r->n_left_out)
 		printf("  in %u projections that changed the base's weights stay\n", r->n_left_out);
 	printf("  mean error    weights %.3f, activations on held-out text %.3f\n",
@@ -360,9 +390,11 @@ static int print_json(
 	json_t *json;
 
 	digest_hex(&r->root, root);
-	json = json_pack("{ss ss ss sf sI sI sf sI sI sf sI sI si si si"
+	json = json_pack("{ss ss ss ss ss sf sI sI sf sI sI sf sI sI si si si"
 			 " sf sf so so so so so sI sI sb ss si sb sf sI ss}",
-		"file", o->output, "method", o->settings.method, "digest", root, "requested_ratio",
+		"file", o->output, "method", o->settings.method, "digest", root, "base_weights",
+		weights_name(o->settings.base_weights), "against",
+		r->against_served ? "served" : "original", "requested_ratio",
 		o->settings.options.ratio, "file_bytes", (json_int_t)r->file_bytes,
 		"original_bytes", (json_int_t)r->original_bytes, "file_ratio",
 		ratio_of(r->original_bytes, r->file_bytes), "projection_bytes",

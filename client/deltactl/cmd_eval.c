@@ -170,7 +170,7 @@ static int open_tuned(const struct eval_arguments *a, const struct kernels *kern
 
 	r = checkpoint_open(a->tuned, &checkpoint, reason);
 	if (r == 0)
-		r = served_of_checkpoint(checkpoint, kernels, NULL, ret, reason);
+		r = served_of_checkpoint(checkpoint, WEIGHTS_BF16, kernels, NULL, ret, reason);
 	if (r < 0)
 		return r;
 	if (!digest_equal(&base->delta->image->header.tuned, base_model_digest(ret->base)))

@@ -11,7 +11,6 @@
 
 #include <getopt.h>
 #include <inttypes.h>
-#include <string.h>
 
 /* Address space of the reader: two tensors of the largest models that exist. */
 #define MEMORY_LIMIT (UINT64_C(16) << 30)
@@ -19,7 +18,7 @@
 struct import_arguments {
 	const char *folder;
 	const char *output;
-	const char *weights;
+	enum weights weights;
 	bool json;
 	bool quiet;
 };
@@ -36,8 +35,9 @@ struct import_call {
 
 static const char options_text[] =
 	"  -o, --output FILE   the base image to make\n"
-	"      --weights KIND  how weights are stored: bf16 (the default), which is exact for\n"
-	"                      models in bf16\n"
+	"      --weights KIND  how projections are stored: bf16 (the default), which is exact for\n"
+	"                      models in bf16; int8, a scale a row; int4, a grid for each 128\n"
+	"                      neighbours\n"
 	"      --json          print the report as one JSON object\n"
 	"  -q, --quiet         no progress, no report\n";
 
@@ -53,7 +53,7 @@ static int parse_arguments(int argc, char **argv, struct import_arguments *ret)
 	};
 	int option;
 
-	*ret = (struct import_arguments){.weights = "bf16"};
+	*ret = (struct import_arguments){0};
 	opterr = 0;
 	optind = 0;
 	while ((option = getopt_long(argc, argv, "o:qh", options, NULL)) != -1) {
@@ -62,7 +62,9 @@ static int parse_arguments(int argc, char **argv, struct import_arguments *ret)
 			ret->output = optarg;
 			break;
 		case 'w':
-			ret->weights = optarg;
+			if (!weights_parse(optarg, &ret->weights))
+				return command_usage(&command_import,
+					"--weights '%s': expected bf16, int8 or int4", optarg);
 			break;
 		case 'j':
 			ret->json = true;
@@ -81,9 +83,6 @@ static int parse_arguments(int argc, char **argv, struct import_arguments *ret)
 		return command_usage(&command_import, "expected one model folder");
 	if (!ret->output)
 		return command_usage(&command_import, "-o FILE is missing");
-	if (strcmp(ret->weights, "bf16") != 0)
-		return command_usage(
-			&command_import, "--weights '%s': expected bf16", ret->weights);
 	ret->folder = argv[optind];
 	return 0;
 }
@@ -99,8 +98,8 @@ static int read_and_write(void *arg, struct reason *reason)
 	r = checkpoint_open(call->arguments->folder, &checkpoint, reason);
 	if (r < 0)
 		return r;
-	r = import_base(checkpoint, call->fd, progress_bar(&bar, "bytes", call->arguments->quiet),
-		&call->answer->report, reason);
+	r = import_base(checkpoint, call->arguments->weights, call->fd,
+		progress_bar(&bar, "bytes", call->arguments->quiet), &call->answer->report, reason);
 	progress_bar_end(&bar);
 	call->answer->config = *checkpoint_config(checkpoint);
 	checkpoint_free(checkpoint);
@@ -132,15 +131,18 @@ static void print_report(
 	const struct import_arguments *arguments, const struct import_answer *answer)
 {
 	const struct import_report *report = &answer->report;
-	char model[DIGEST_HEX_SIZE], size[16];
+	char model[DIGEST_HEX_SIZE], served[DIGEST_HEX_SIZE], size[16];
 
 	digest_hex(&report->model, model);
+	digest_hex(&report->served, served);
 	printf("%s\n", arguments->output);
 	printf("  model      %s, %" PRIu32 " layers, hidden %" PRIu32 ", vocabulary %" PRIu32
 	       ", %.1f M parameters\n",
 		model_family_name(answer->config.family), answer->config.n_layers,
 		answer->config.hidden, answer->config.vocab, (double)report->n_parameters * 1e-6);
 	printf("  digest     %s\n", model);
+	if (arguments->weights != WEIGHTS_BF16)
+		printf("  serves     %s, as %s\n", served, weights_name(arguments->weights));
 	printf("  size       %s\n", human_bytes(report->file_bytes, size));
 	printf("  tokenizer  %s\n",
 		report->has_tokenizer ? "included" : "none: the image scores ids, not text");
@@ -155,14 +157,16 @@ static int print_json(const struct import_arguments *arguments, const struct imp
 	struct reason *reason)
 {
 	const struct import_report *report = &answer->report;
-	char model[DIGEST_HEX_SIZE], root[DIGEST_HEX_SIZE];
+	char model[DIGEST_HEX_SIZE], served[DIGEST_HEX_SIZE], root[DIGEST_HEX_SIZE];
 	json_t *json;
 
 	digest_hex(&report->model, model);
+	digest_hex(&report->served, served);
 	digest_hex(&report->root, root);
-	json = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:s?, s:s?}", "file",
+	json = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:s?, s:s?}", "file",
 		arguments->output, "family", model_family_name(answer->config.family), "model",
-		model, "root", root, "parameters", (json_int_t)report->n_parameters, "file_bytes",
+		model, "weights", weights_name(arguments->weights), "served", served, "root", root,
+		"parameters", (json_int_t)report->n_parameters, "file_bytes",
 		(json_int_t)report->file_bytes, "rounded", (json_int_t)report->n_inexact,
 		"tokenizer", report->has_tokenizer, "chat_format",
 		report->chat_format[0] ? report->chat_format : NULL, "chat_refusal",
@@ -194,7 +198,7 @@ static int run(int argc, char **argv)
 
 const struct command command_import = {
 	.name = "import",
-	.arguments = "DIR -o FILE [--weights bf16] [--json] [--quiet]",
+	.arguments = "DIR -o FILE [--weights bf16|int8|int4] [--json] [--quiet]",
 	.summary = "turn a model folder into a base image",
 	.run = run,
 };

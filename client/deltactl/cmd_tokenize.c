@@ -274,7 +274,7 @@ static int run_on_base(struct job *job, struct reason *reason)
 
 	if (r == 0 && job->options->delta)
 		r = image_load_path(job->options->delta, &delta, NULL, reason);
-	if (r == 0 && delta && !digest_equal(&delta->header.model, &base->header.model))
+	if (r == 0 && delta && !image_fits(&delta->header, &base->header))
 		r = reason_set(reason, -EMEDIUMTYPE, "%s was made for another base than %s",
 			job->options->delta, job->options->base);
 	if (r == 0)

@@ -6,7 +6,6 @@
 #include "client/deltactl/json_line.h"
 
 #include "engine/selftest.h"
-#include "kernels/pack.h"
 #include "store/base.h"
 #include "store/delta.h"
 #include "store/model_digest.h"
@@ -38,10 +37,12 @@ struct verifier {
 struct finding {
 	enum image_kind kind;
 	struct base *base; /* what a base image became; owned */
+	bool codes;        /* it has codes in place of its numbers */
 	struct format_header header;
 	bool fits_base; /* a delta, checked against --base */
 	bool has_selftest;
-	bool cut; /* the self-test is of the whole file */
+	bool cut;             /* the self-test is of the whole file */
+	bool other_values;    /* it is of a base that serves other values */
 	float selftest_error; /* NaN where it was not run */
 };
 
@@ -73,31 +74,36 @@ static int prepare_computing(struct verifier *v, struct reason *reason)
 	return r < 0 ? r : pool_new(0, &v->pool, reason);
 }
 
-/* The header says what the weights are; here they say it themselves. */
-static int digest_tensor(struct model_digest *m, const struct image *image,
+/* The header says what the weights are; here they say it themselves: those that are served. What
+ * codes were made of cannot be told from them. */
+static int digest_tensor(struct model_digest *m, const struct base *base,
 	const struct tensor_record *t, struct reason *reason)
 {
 	enum tensor_role role = (enum tensor_role)t->role;
-	size_t n = (size_t)t->rows * t->cols;
-	const struct mat_bf16 packed = {
-		.data = (const void *)(image->bytes + t->offset),
-		.rows = t->rows,
-		.cols = t->cols,
-	};
-	_cleanup_(freep) uint16_t *values = NULL;
+	const struct base_matrix *matrix = base_matrix(base, role, t->layer);
+	bool codes = t->codec == CODEC_MAT_CODES;
+	size_t n = (size_t)t->rows * t->cols, size = codes ? sizeof(float) : sizeof(uint16_t);
+	_cleanup_(freep) uint8_t *values = NULL;
 
 	if (tensor_role_is_vector(role)) {
-		model_digest_add(
-			m, role, t->layer, t->rows, t->cols, packed.data, n * sizeof(float));
+		model_digest_add(m, role, t->layer, t->rows, t->cols,
+			base->image->bytes + t->offset, n * sizeof(float));
 		return 0;
 	}
-	values = malloc(n * sizeof(*values));
+	values = malloc(n * size);
 	if (!values)
 		return reason_set(reason, -ENOMEM,
 			"no memory for the digest of a %" PRIu32 " x %" PRIu32 " matrix", t->rows,
 			t->cols);
-	mat_bf16_unpack(values, &packed);
-	model_digest_add(m, role, t->layer, t->rows, t->cols, values, n * sizeof(*values));
+	for (uint32_t r = 0; r < t->rows; r++) {
+		void *row = values + (size_t)r * t->cols * size;
+
+		if (codes)
+			base_matrix_row(row, matrix, r);
+		else
+			base_matrix_row_bf16(row, matrix, r);
+	}
+	model_digest_add(m, role, t->layer, t->rows, t->cols, values, n * size);
 	return 0;
 }
 
@@ -116,19 +122,19 @@ static int check_model_digest(
 	if (!m)
 		return reason_set(reason, -ENOMEM, "out of memory");
 	for (size_t i = 0; i < n; i++) {
-		int r = digest_tensor(m, base->image, &records[i], reason);
+		int r = digest_tensor(m, base, &records[i], reason);
 
 		if (r < 0)
 			return r;
 		progress_update(v->progress, "digesting", i + 1, n);
 	}
 	found = model_digest_finish(take_ptr(m));
-	if (digest_equal(&found, base_model_digest(base)))
+	if (digest_equal(&found, base_served_digest(base)))
 		return 0;
 	digest_hex(&found, found_hex);
-	digest_hex(base_model_digest(base), expected_hex);
+	digest_hex(base_served_digest(base), expected_hex);
 	return reason_set(reason, -EMEDIUMTYPE,
-		"the weights have the model digest %s, the header says %s", found_hex,
+		"the weights that are served have the digest %s, the header says %s", found_hex,
 		expected_hex);
 }
 
@@ -144,7 +150,9 @@ static int run_selftest(struct verifier *v, const struct base *base, const struc
 
 	f->has_selftest = bytes;
 	f->cut = image->n_levels < image->header.n_levels;
-	if (!bytes || !base || f->cut)
+	f->other_values =
+		base && delta && !digest_equal(&image->header.model, base_served_digest(base));
+	if (!bytes || !base || f->cut || f->other_values)
 		return 0;
 	r = prepare_computing(v, reason);
 	if (r == 0)
@@ -161,6 +169,7 @@ static int verify_base(
 {
 	int r = check_model_digest(v, base, reason);
 
+	f->codes = base_served_digest(base) != base_model_digest(base);
 	return r < 0 ? r : run_selftest(v, base, NULL, f, reason);
 }
 
@@ -222,13 +231,15 @@ static void print_finding(const char *path, const struct finding *f)
 	printf("%s: ok, %s of %s, root %.16s, %" PRIu64 " chunks", path, kind_name(f->kind),
 		human_bytes(f->header.file_bytes, size), root, f->header.n_chunks);
 	if (f->kind == IMAGE_KIND_BASE)
-		printf(", model digest recomputed");
+		printf(", digest of the weights%s recomputed", f->codes ? " as served" : "");
 	else
 		printf("%s", f->fits_base ? ", fits the base" : ", base not checked (no --base)");
 	if (!f->has_selftest)
 		printf(", has no self-test\n");
 	else if (f->cut)
 		printf(", cut; the self-test is of the whole file\n");
+	else if (f->other_values)
+		printf(", the self-test is of the base's own numbers, this base has codes\n");
 	else if (isnan(f->selftest_error))
 		printf(", self-test not run (no --base)\n");
 	else
@@ -238,17 +249,19 @@ static void print_finding(const char *path, const struct finding *f)
 static json_t *finding_json(const char *path, const struct finding *f)
 {
 	char root[DIGEST_HEX_SIZE], model[DIGEST_HEX_SIZE], tuned[DIGEST_HEX_SIZE];
+	char served[DIGEST_HEX_SIZE];
 	bool is_base = f->kind == IMAGE_KIND_BASE;
 
 	digest_hex(&f->header.root, root);
 	digest_hex(&f->header.model, model);
 	digest_hex(&f->header.tuned, tuned);
-	return json_pack("{s:s, s:b, s:s, s:I, s:I, s:s, s:s, s:s?, s:o, s:b, s:o}", "file", path,
-		"ok", 1, "kind", is_base ? "base" : "delta", "file_bytes",
+	digest_hex(image_served_digest(&f->header), served);
+	return json_pack("{s:s, s:b, s:s, s:I, s:I, s:s, s:s, s:s?, s:s?, s:o, s:b, s:o}", "file",
+		path, "ok", 1, "kind", is_base ? "base" : "delta", "file_bytes",
 		(json_int_t)f->header.file_bytes, "chunks", (json_int_t)f->header.n_chunks, "root",
-		root, "model", model, "tuned", is_base ? NULL : tuned, "fits_base",
-		f->fits_base ? json_true() : json_null(), "has_selftest", f->has_selftest,
-		"selftest_error",
+		root, "model", model, "served", is_base ? served : NULL, "tuned",
+		is_base ? NULL : tuned, "fits_base", f->fits_base ? json_true() : json_null(),
+		"has_selftest", f->has_selftest, "selftest_error",
 		isnan(f->selftest_error) ? json_null() : json_real((double)f->selftest_error));
 }
 

@@ -33,6 +33,8 @@ int inspect_base(
 		parameters += (uint64_t)t->rows * t->cols;
 	}
 	document_set(document, "model", inspect_digest(base_model_digest(base)));
+	document_set(document, "served", inspect_digest(base_served_digest(base)));
+	document_set(document, "weights", json_string(base_weights_name(base)));
 	r = inspect_chat(document, base->image, reason);
 	document_set(document, "parameters", json_integer((json_int_t)parameters));
 	document_set(document, "config", inspect_config(&base->config));

@@ -56,6 +56,8 @@ static const char *codec_name(uint32_t codec)
 		return "codes";
 	case CODEC_DROPOUT:
 		return "dropout";
+	case CODEC_MAT_CODES:
+		return "mat-codes";
 	}
 	return "unknown";
 }

@@ -88,7 +88,7 @@ static void broken_headers_are_refused(void **state)
 		HEADER(level_end[1], 8, n, BAD, "bytes after its 1 levels are not zero"),
 		HEADER(level_end[0], 8, n - 4096, BAD, "the last level ends at"),
 		HEADER(level_end[0], 8, 0, BAD, "level 0 ends at 0"),
-		HEADER(expanded_bytes, 8, 64, BAD, "or expands, expected zeros"),
+		HEADER(expanded_bytes, 8, 64, BAD, "a base image expands, expected 0 bytes"),
 		HEADER(n_chunks, 8, f->header.n_chunks + 1, BAD, "chunks, a body of"),
 		HEADER(n_chunks, 8, UINT64_MAX, BAD, "chunks, a body of"),
 		HEADER(n_chunks, 8, 0, BAD, "0 chunks"),
@@ -111,7 +111,7 @@ static void broken_headers_are_refused(void **state)
 		HEADER(sections[2].bytes, 8, UINT64_MAX, BAD, "free are"),
 		HEADER(sections[2].offset, 8, -(UINT64_C(2) << 20), BAD, "level 0 ends at"),
 		HEADER(sections[3].kind, 4, 1, BAD, "not zero"),
-		HEADER(tuned, 1, 1, BAD, "names a fine-tune"),
+		HEADER(tuned, 1, 1, BAD, "a digest of the values as served, but none are codes"),
 		{PART_HEADER, 0, 4095, 1, 1, BAD, "not zero"},
 	};
 

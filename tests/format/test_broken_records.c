@@ -66,6 +66,56 @@ static void broken_base_records_are_refused(void **state)
 	breakable_expect_refused(f, cases, array_len(cases));
 }
 
+/* Record 2 is q, of 4 bits with a grid a group; 35 is down, of 8 bits with a grid a row. */
+static void broken_base_codes_are_refused(void **state)
+{
+	struct breakable *f = &breakables[2];
+	const struct part_layout q = part_layout(breakable_record(f, 2));
+	const struct part_layout down = part_layout(breakable_record(f, 35));
+	const struct breakage cases[] = {
+		RECORD(2, bits, 0, BAD, "has 0 bits on grid 1, expected 1 to 8"),
+		RECORD(2, bits, 9, BAD, "has 9 bits on grid 1, expected 1 to 8"),
+		RECORD(2, bits, 8, BAD, "layer 0 q: payload has"),
+		RECORD(2, grid, GRID_NONE, BAD, "has grid 0, which codec 7 does not have"),
+		RECORD(2, grid, GRID_MATRIX, BAD, "has grid 3, which codec 7 does not have"),
+		RECORD(2, coding, 1, BAD, "has coding 1, which codec 7 does not have"),
+		RECORD(2, n, 88, BAD, "has n = 88, expected 0 to 0"),
+		RECORD(2, step, bits_of_f32(1), BAD, "has step 1 and zero 0, which grid 1"),
+		RECORD(2, codec, CODEC_CODES, BAD, "has n = 0, expected 1 to 88"),
+		RECORD(2, codec, CODEC_MAT_BF16, BAD, "has bits 4 and grid 1, expected none"),
+		RECORD(1, codec, CODEC_MAT_CODES, BAD, "has grid 0, which codec 7"),
+		RECORD(35, step, 0, BAD, "has step 0"),
+		RECORD(35, zero, bits_of_f32(256), BAD, "zero 256, which grid 2 with 8 bits"),
+		PAYLOAD(2, q.v.scales, 2, 0x7c00, BAD, "q: codes: scale 0 is not a finite number"),
+		PAYLOAD(2, q.v.zeros + 5, 1, 16, BAD, "zero 5 of codes is 16, expected at most 15"),
+		PAYLOAD(35, down.v.scales + 2, 2, 0x7e00, BAD, "scale 1 is not a finite number"),
+	};
+
+	(void)state;
+	breakable_expect_refused(f, cases, array_len(cases));
+}
+
+/* The second digest is there exactly where codes are. */
+static void digests_of_what_serves_are_checked(void **state)
+{
+	struct breakable *plain = &breakables[0], *coded = &breakables[2];
+	const struct breakage needless[] = {
+		HEADER(tuned, 1, 1, BAD, "a digest of the values as served, but none are codes")};
+	struct format_header h = coded->header;
+	struct reason reason;
+
+	(void)state;
+	breakable_expect_refused(plain, needless, array_len(needless));
+	h.tuned = (struct digest){0};
+	memcpy(coded->broken, coded->good, coded->n_bytes);
+	memcpy(coded->broken, &h, sizeof(h));
+	breakable_write(coded);
+	assert_int_equal(breakable_open(coded, &reason), -EBADMSG);
+	assert_non_null(strstr(reason.text, "no digest of the values as served"));
+	breakable_restore(coded);
+	assert_int_equal(breakable_open(coded, &reason), 0);
+}
+
 static void broken_delta_records_are_refused(void **state)
 {
 	struct breakable *f = &breakables[1];
@@ -222,6 +272,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(broken_base_records_are_refused),
+		cmocka_unit_test(broken_base_codes_are_refused),
+		cmocka_unit_test(digests_of_what_serves_are_checked),
 		cmocka_unit_test(broken_delta_records_are_refused),
 		cmocka_unit_test(broken_replaced_rows_are_refused),
 		cmocka_unit_test(broken_codes_are_refused),

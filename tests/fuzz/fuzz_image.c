@@ -67,6 +67,18 @@ static const struct model_config config = {
 	.pad = -1,
 };
 
+/* Both grids that a base may have, in its second layer. */
+static void make_codes(struct tensor_record *t)
+{
+	if (t->layer != 1 || (t->role != ROLE_Q && t->role != ROLE_DOWN))
+		return;
+	t->codec = CODEC_MAT_CODES;
+	t->bits = t->role == ROLE_Q ? 4 : 8;
+	t->grid = t->role == ROLE_Q ? GRID_GROUP : GRID_ROW;
+	t->step = t->role == ROLE_Q ? 0 : 1;
+	t->zero = t->role == ROLE_Q ? 0 : 128;
+}
+
 static size_t base_records(struct tensor_record *records, uint64_t *at)
 {
 	size_t n = 0;
@@ -79,7 +91,8 @@ static size_t base_records(struct tensor_record *records, uint64_t *at)
 			if (!model_config_shape(&config, role, layer, &t.rows, &t.cols))
 				continue;
 			t.codec = vector ? CODEC_VECTOR_F32 : CODEC_MAT_BF16;
-			t.bytes = vector ? t.rows * sizeof(float) : mat_bf16_bytes(t.rows, t.cols);
+			make_codes(&t);
+			t.bytes = part_layout(&t).end;
 			*at = align_up(*at + t.bytes, 64);
 			records[n++] = t;
 		}
@@ -254,6 +267,7 @@ static struct file make_file(bool is_base)
 	f.header.n_levels = 1;
 	f.header.level_end[0] = f.n_bytes;
 	f.header.expanded_bytes = expanded_bytes(records, f.n_records);
+	f.header.tuned.bytes[0] = 1; /* of what the codes of the base serve */
 	memcpy(f.header.magic, is_base ? FORMAT_MAGIC_BASE : FORMAT_MAGIC_DELTA, 8);
 	memcpy(f.bytes + CONFIG_AT, &config, sizeof(config));
 	add_section(&f.header, SECTION_CONFIG, CONFIG_AT, sizeof(config));
@@ -322,17 +336,25 @@ static void touch_qmat(const struct qmat *m)
 	touch(m->zeros, n);
 }
 
+static void touch_base_matrix(const struct base_matrix *m)
+{
+	if (m->codec == CODEC_MAT_CODES)
+		touch_qmat(&m->codes);
+	else
+		touch_matrix(&m->bf16);
+}
+
 static void walk_base(const struct base *b)
 {
-	touch_matrix(&b->embed);
-	touch_matrix(&b->head);
+	touch_base_matrix(&b->embed);
+	touch_base_matrix(&b->head);
 	touch(b->final_norm, b->config.hidden * sizeof(float));
 	for (uint32_t i = 0; i < b->config.n_layers; i++) {
 		const struct base_layer *l = &b->layers[i];
 
-		touch_matrix(&l->q);
-		touch_matrix(&l->o);
-		touch_matrix(&l->down);
+		touch_base_matrix(&l->q);
+		touch_base_matrix(&l->o);
+		touch_base_matrix(&l->down);
 		touch(l->vectors.k_bias, l->k.rows * sizeof(float));
 		touch(l->vectors.q_norm, b->config.head_dim * sizeof(float));
 	}

@@ -99,7 +99,8 @@ static struct served served_with(
 	struct delta *delta;
 	struct reason reason = {0};
 
-	assert_int_equal(served_of_checkpoint(f->base, kernels, NULL, &served, &reason), 0);
+	assert_int_equal(
+		served_of_checkpoint(f->base, WEIGHTS_BF16, kernels, NULL, &served, &reason), 0);
 	assert_int_equal(image_load(made->fd, &image, NULL, &reason), 0);
 	if (delta_bind(image, served.base, &delta, &reason) < 0)
 		fail_msg("%s", reason.text);

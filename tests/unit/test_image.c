@@ -36,14 +36,14 @@ static struct base *load_base(void)
 	return base;
 }
 
-static void assert_matrix(const struct mat_bf16 *m, enum tensor_role role, uint32_t layer,
+static void assert_matrix(const struct base_matrix *m, enum tensor_role role, uint32_t layer,
 	uint32_t rows, uint32_t cols)
 {
 	assert_int_equal(m->rows, rows);
 	assert_int_equal(m->cols, cols);
 	for (uint32_t r = 0; r < rows; r++)
 		for (uint32_t c = 0; c < cols; c++)
-			assert_true(bf16_to_f32(m->data[mat_bf16_index(cols, r, c)]) ==
+			assert_true(bf16_to_f32(m->bf16.data[mat_bf16_index(cols, r, c)]) ==
 				    small_value(role, layer, r, c));
 }
 

@@ -37,7 +37,7 @@ static int import_folder(const char *folder, struct import_report *report, struc
 	int r = checkpoint_open(folder, &checkpoint, reason);
 
 	if (r == 0)
-		r = import_base(checkpoint, fd, NULL, report, reason);
+		r = import_base(checkpoint, WEIGHTS_BF16, fd, NULL, report, reason);
 	checkpoint_free(checkpoint);
 	if (r == 0)
 		return fd;
@@ -73,13 +73,14 @@ static uint16_t *read_raw(const char *folder, const char *name, size_t n)
 	return values;
 }
 
-static void expect_matrix(const struct mat_bf16 *m, const char *folder, const char *name)
+static void expect_matrix(const struct base_matrix *m, const char *folder, const char *name)
 {
 	uint16_t *raw = read_raw(folder, name, (size_t)m->rows * m->cols);
 
+	assert_int_equal(m->codec, CODEC_MAT_BF16);
 	for (uint32_t r = 0; r < m->rows; r++)
 		for (uint32_t c = 0; c < m->cols; c++)
-			assert_int_equal(m->data[mat_bf16_index(m->cols, r, c)],
+			assert_int_equal(m->bf16.data[mat_bf16_index(m->cols, r, c)],
 				raw[(size_t)r * m->cols + c]);
 	free(raw);
 }
@@ -103,7 +104,7 @@ static void expect_layer(const struct base *base, uint32_t layer, const char *fo
 	const struct base_layer *l = &base->layers[layer];
 	const struct {
 		const char *name;
-		const struct mat_bf16 *matrix;
+		const struct base_matrix *matrix;
 		const float *vector;
 		uint32_t n;
 	} tensors[] = {
@@ -147,7 +148,7 @@ static void keeps_every_number(void **state)
 		base = load_base(fd);
 		expect_matrix(&base->embed, models[i], "model.embed_tokens.weight");
 		if (base->config.flags & MODEL_TIED_HEAD)
-			assert_ptr_equal(base->head.data, base->embed.data);
+			assert_ptr_equal(base->head.bf16.data, base->embed.bf16.data);
 		else
 			expect_matrix(&base->head, models[i], "lm_head.weight");
 		expect_vector(

@@ -1,6 +1,6 @@
 /*
- * The meeting of base and delta against a dense reconstruction in double: unpacked base rows plus
- * U diag(sigma) V^T, element by element.
+ * The meeting of base and delta against a dense reconstruction in double: unpacked base rows, of
+ * numbers and of codes, plus U diag(sigma) V^T, element by element.
  */
 #include "engine/linear.h"
 #include "kernels/convert.h"
@@ -32,13 +32,30 @@ struct fixture {
 	struct pool *pool;
 };
 
-static int open_models(void **state)
+static int open_models_as(enum weights weights)
 {
-	(void)state;
-	base = imported_base("tests/golden/data/tiny/llama-gqa");
+	base = imported_base_as("tests/golden/data/tiny/llama-gqa", weights);
 	deltas[1] = random_delta(base, 1, 3);
 	deltas[2] = random_delta(base, 2, 0);
 	return 0;
+}
+
+static int open_bf16(void **state)
+{
+	(void)state;
+	return open_models_as(WEIGHTS_BF16);
+}
+
+static int open_int8(void **state)
+{
+	(void)state;
+	return open_models_as(WEIGHTS_INT8);
+}
+
+static int open_int4(void **state)
+{
+	(void)state;
+	return open_models_as(WEIGHTS_INT4);
 }
 
 static int close_models(void **state)
@@ -68,19 +85,19 @@ static void fixture_close(struct fixture *f)
 }
 
 /* ret[r][c] of the base's matrix. */
-static void add_base(double *ret, const struct mat_bf16 *m)
+static void add_base(double *ret, const struct base_matrix *m)
 {
-	uint16_t *rows = malloc((size_t)m->rows * m->cols * sizeof(*rows));
-
-	assert_non_null(rows);
-	mat_bf16_unpack(rows, m);
-	for (size_t i = 0; i < (size_t)m->rows * m->cols; i++)
-		ret[i] += bf16_to_f32(rows[i]);
-	free(rows);
+	for (uint32_t r = 0; r < m->rows; r++)
+		for (uint32_t c = 0; c < m->cols; c++)
+			ret[(size_t)r * m->cols + c] +=
+				m->codec == CODEC_MAT_CODES
+					? (double)qmat_value(&m->codes, r, c)
+					: (double)bf16_to_f32(
+						  m->bf16.data[mat_bf16_index(m->cols, r, c)]);
 }
 
 /* The dense matrix of a variant, `rows` by cols of the base; malloc'ed. */
-static double *dense(const struct mat_bf16 *m, const struct linear_delta *delta, uint32_t rows)
+static double *dense(const struct base_matrix *m, const struct linear_delta *delta, uint32_t rows)
 {
 	double *ret = calloc((size_t)rows * m->cols, sizeof(*ret));
 
@@ -142,9 +159,9 @@ static const struct linear_delta *delta_of(const struct variant *v, size_t proje
 static void check_group(const struct fixture *f, size_t n_rows, size_t first, size_t n)
 {
 	const struct base_layer *l = &base->layers[LAYER];
-	const struct mat_bf16 *const all[] = {
+	const struct base_matrix *const all[] = {
 		&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
-	const struct mat_bf16 *const *bases = all + first;
+	const struct base_matrix *const *bases = all + first;
 	uint32_t width = bases[0]->cols;
 	size_t z_stride = linear_scratch(bases, n);
 	float *x = malloc(MAX_ROWS * width * sizeof(*x));
@@ -294,5 +311,11 @@ int main(void)
 		cmocka_unit_test(test_embedding),
 	};
 
-	return cmocka_run_group_tests(tests, open_models, close_models);
+	const struct CMUnitTest of_codes[] = {
+		cmocka_unit_test(test_products),
+	};
+
+	return cmocka_run_group_tests(tests, open_bf16, close_models) +
+	       cmocka_run_group_tests(of_codes, open_int8, close_models) +
+	       cmocka_run_group_tests(of_codes, open_int4, close_models);
 }

@@ -152,7 +152,8 @@ static struct served served_pair(
 	struct served served;
 	struct delta *delta;
 
-	expect_ok(served_of_checkpoint(p->base, kernels, NULL, &served, &reason), &reason);
+	expect_ok(served_of_checkpoint(p->base, WEIGHTS_BF16, kernels, NULL, &served, &reason),
+		&reason);
 	expect_ok(image_load(fd, ret_image, NULL, &reason), &reason);
 	expect_ok(delta_bind(*ret_image, served.base, &delta, &reason), &reason);
 	expect_ok(served_add_delta(&served, delta, &reason), &reason);
@@ -175,7 +176,8 @@ static void check_merged(const char *method, const struct pair_of *p, const stru
 
 	expect_ok(merge_folder(&job, NULL, &report, &reason), &reason);
 	expect_ok(checkpoint_open(scratch, &merged, &reason), &reason);
-	expect_ok(served_of_checkpoint(merged, kernels, NULL, &alone, &reason), &reason);
+	expect_ok(served_of_checkpoint(merged, WEIGHTS_BF16, kernels, NULL, &alone, &reason),
+		&reason);
 	side_by_side = last_logits(served->model, served->with_delta, n_vocab);
 	in_one = last_logits(alone.model, alone.variant, n_vocab);
 	base = last_logits(served->model, served->variant, n_vocab);

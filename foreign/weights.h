@@ -1,0 +1,45 @@
+/*
+ * How the projections of a base are stored, and what that makes of their values. Import writes
+ * these codes; whoever makes a delta against a base of codes, or merges one, rounds a checkpoint's
+ * numbers here as well, and gets the same bits. Embedding and head stay as they are.
+ *
+ * int8  a symmetric grid for each row.
+ * int4  a grid for each 128 neighbours, ends and zero where the squared error is least.
+ *
+ * The same numbers give the same codes on every machine.
+ */
+#pragma once
+
+#include "common/progress.h"
+#include "foreign/checkpoint.h"
+
+enum weights {
+	WEIGHTS_BF16,
+	WEIGHTS_INT8,
+	WEIGHTS_INT4,
+	N_WEIGHTS,
+};
+
+/* "bf16", "int8", "int4". */
+const char *weights_name(enum weights w);
+bool weights_parse(const char *name, enum weights *ret);
+
+/* Fills codec, bits, grid, step, zero and bytes of a record that has role, rows and cols. */
+void weights_record(enum weights w, struct tensor_record *record);
+
+/* The payload of a matrix from its rows x cols numbers, row-major: record->bytes at `ret`, aligned
+ * to 64. Numbers are finite. -ENOMEM. */
+int weights_pack(const struct tensor_record *record, const uint16_t *values, uint8_t *ret,
+	struct reason *reason) _must_check_;
+
+/* The values that such a payload serves, row-major. */
+void weights_values(const struct tensor_record *record, const uint8_t *payload, float *ret);
+
+/* Both: what is served in place of a matrix's numbers, row-major; the same where there are no
+ * codes. `shape` has role, rows and cols. */
+int weights_served(enum weights w, const struct tensor_record *shape, const uint16_t *values,
+	float *ret, struct reason *reason) _must_check_;
+
+/* The digest of the values as served (store/model_digest.h); reads everything once. */
+int weights_digest(struct checkpoint *c, enum weights w, const struct progress *progress,
+	struct digest *ret, struct reason *reason) _must_check_;
