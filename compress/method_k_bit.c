@@ -235,6 +235,7 @@ const struct method method_k_bit = {
 	.name = "k-bit",
 	.summary = "codes of --bits 1 to 8 (2) by GPTQ, one scale a row; --ratio mixes widths",
 	.needs = METHOD_NEEDS_CALIBRATION,
+	.against_served = true,
 	.check = check,
 	.prepare = prepare,
 	.quantise = quantise,

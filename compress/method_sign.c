@@ -89,6 +89,7 @@ static int quantise_rows(void *state, struct method_group *group, struct reason 
 const struct method method_sign = {
 	.name = "sign",
 	.summary = "one bit, one scale a matrix: the mean magnitude (arXiv 2402.10193)",
+	.against_served = true,
 	.check = check,
 	.quantise = quantise_matrix,
 };
@@ -96,6 +97,7 @@ const struct method method_sign = {
 const struct method method_sign_row = {
 	.name = "sign-row",
 	.summary = "one bit, one scale a row: the mean magnitude",
+	.against_served = true,
 	.check = check,
 	.quantise = quantise_rows,
 };
