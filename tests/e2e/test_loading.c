@@ -2,6 +2,7 @@
  * Variants come and go: files that are broken, of another base, replaced; pins, budget, eviction,
  * unloading under way.
  */
+#include "store/image.h"
 #include "tests/imported_base.h"
 #include "tests/live_daemon.h"
 #include "tests/random_delta.h"
@@ -25,7 +26,8 @@ static struct live_daemon the_daemon;
 static struct connection *admin;
 static struct answer answer, other;
 static char words[PROTO_MAX_WORDS + 1];
-static uint64_t delta_bytes;
+static uint64_t delta_bytes;    /* of red's file */
+static uint64_t expanded_bytes; /* that red takes beside it */
 
 static uint64_t size_of_delta(const char *name)
 {
@@ -37,6 +39,19 @@ static uint64_t size_of_delta(const char *name)
 	return (uint64_t)st.st_size;
 }
 
+static uint64_t expanded_bytes_of(const char *name)
+{
+	struct format_header header;
+	char path[PATH_MAX];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s.delta", store.folder, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(image_peek(fd, &header, NULL), 0);
+	close(fd);
+	return header.expanded_bytes;
+}
+
 /* Room for two deltas and a half. */
 static int setup(void **state)
 {
@@ -46,8 +61,9 @@ static int setup(void **state)
 	(void)state;
 	live_store_make(&store);
 	delta_bytes = size_of_delta("red");
+	expanded_bytes = expanded_bytes_of("red");
 	snprintf(yaml, sizeof(yaml), "memory:\n  kv: 32 MiB\n  deltas: %llu\n",
-		(unsigned long long)(delta_bytes * 5 / 2));
+		(unsigned long long)((delta_bytes + expanded_bytes) * 5 / 2));
 	options = (struct live_options){.yaml = yaml};
 	live_daemon_start(&the_daemon, &store, &options);
 	admin = live_connect_admin(&the_daemon);
@@ -163,7 +179,8 @@ static void test_load_and_unload(void **state)
 {
 	(void)state;
 	assert_int_equal(order(PROTO_LOAD, "red"), PROTO_STATUS_OK);
-	assert_true(live_stat(admin, "deltas_bytes") >= delta_bytes);
+	assert_true(live_stat(admin, "deltas_bytes") >= delta_bytes + expanded_bytes);
+	assert_int_equal(live_stat(admin, "deltas_charged_bytes"), delta_bytes + expanded_bytes);
 	assert_int_equal(order(PROTO_LOAD, "red"), PROTO_STATUS_OK);
 	assert_int_equal(live_stat(admin, "variants_resident"), 2);
 	assert_int_equal(order(PROTO_UNLOAD, "red"), PROTO_STATUS_OK);
@@ -174,6 +191,55 @@ static void test_load_and_unload(void **state)
 	assert_int_equal(order(PROTO_SHOW, "red"), PROTO_STATUS_OK);
 	assert_int_equal(order(PROTO_SHOW, "base"), PROTO_STATUS_OK);
 	assert_int_equal(order(PROTO_SHOW, "nobody"), PROTO_STATUS_UNKNOWN_VARIANT);
+}
+
+/* Memory that the daemon holds by a descriptor, whether it has looked at it or not. */
+static uint64_t memory_files_bytes(void)
+{
+	char path[64], target[64];
+	uint64_t sum = 0;
+	struct stat st;
+
+	for (int fd = 0; fd < 256; fd++) {
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)the_daemon.pid, fd);
+		n = readlink(path, target, sizeof(target));
+		if (n > 7 && memcmp(target, "/memfd:", 7) == 0 && stat(path, &st) == 0)
+			sum += (uint64_t)st.st_blocks * 512;
+	}
+	return sum;
+}
+
+static uint64_t kernel_bytes(void)
+{
+	return live_stat(admin, "kernel_anonymous_bytes") + memory_files_bytes();
+}
+
+/* What a delta is said to take, with what it expands into, is what the kernel gave for it, within
+ * 2 %, and gets back. What was unloaded is freed before the next load begins, so memory is measured
+ * after loads; the first ones make what is kept. */
+static void test_memory_adds_up(void **state)
+{
+	uint64_t said = 0, one = 0, two = 0, slack;
+
+	(void)state;
+	assert_true(expanded_bytes >= delta_bytes / 10);
+	for (int round = 0; round < 2; round++) {
+		assert_int_equal(order(PROTO_LOAD, "red"), PROTO_STATUS_OK);
+		one = kernel_bytes();
+		said = live_stat(admin, "deltas_bytes");
+		assert_int_equal(order(PROTO_LOAD, "blue"), PROTO_STATUS_OK);
+		two = kernel_bytes();
+		said = live_stat(admin, "deltas_bytes") - said;
+		assert_int_equal(order(PROTO_UNLOAD, "red"), PROTO_STATUS_OK);
+		assert_int_equal(order(PROTO_UNLOAD, "blue"), PROTO_STATUS_OK);
+	}
+	slack = said / 50;
+	assert_in_range(two - one, said - slack, said + slack);
+	assert_int_equal(order(PROTO_LOAD, "red"), PROTO_STATUS_OK);
+	assert_in_range(kernel_bytes(), one - slack, one + slack);
+	assert_int_equal(order(PROTO_UNLOAD, "red"), PROTO_STATUS_OK);
 }
 
 static void test_eviction_under_the_budget(void **state)
@@ -262,6 +328,7 @@ int main(void)
 		cmocka_unit_test(test_delta_of_another_base),
 		cmocka_unit_test(test_repaired_file),
 		cmocka_unit_test(test_load_and_unload),
+		cmocka_unit_test(test_memory_adds_up),
 		cmocka_unit_test(test_eviction_under_the_budget),
 		cmocka_unit_test(test_unload_while_streaming),
 		cmocka_unit_test(test_replaced_file),
