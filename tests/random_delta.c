@@ -154,12 +154,12 @@ static uint32_t replaced_row(const struct plan *p, uint32_t i)
 /* The base's words of a whole matrix, which the new ones are then told from. */
 static uint16_t *base_words(const struct plan *p, struct part_place place)
 {
-	const struct mat_bf16 *m = base_matrix(p->base, place.role, place.layer);
+	const struct base_matrix *m = base_matrix(p->base, place.role, place.layer);
 	uint16_t *words = malloc((size_t)m->rows * m->cols * sizeof(*words));
 
 	assert_non_null(words);
 	for (uint32_t r = 0; r < m->rows; r++)
-		mat_bf16_unpack_row(words + (size_t)r * m->cols, m, r);
+		base_matrix_row_bf16(words + (size_t)r * m->cols, m, r);
 	return words;
 }
 
