@@ -34,19 +34,14 @@ plan() {
 		delta-come generic exact $ratios
 		delta-come task exact $ratios
 		deltadq generic exact $ratios
-		deltadq task exact $ratios
+		k-bit generic exact r14
+		k-bit generic exact b1 b2 b3
+		k-bit task exact b1 b2 b3
 		sign generic exact -
 		sign-row generic exact -
-		k-bit generic exact b1 b2 b3 b4
-		k-bit task exact b1 b2 b3 b4
 		low-rank generic exact $ratios
-		low-rank-k-bit generic exact $ratios
-		low-rank-k-bit task exact $ratios
-		sparse generic exact $ratios
-		sparse task exact $ratios
-		whitened-svd task exact $ratios
-		ec-ldlq task exact $ratios
-		auto generic exact $ratios
+		low-rank+k-bit generic exact r14
+		sparse generic exact r16 r32 r64 r128
 		auto task exact $ratios
 		auto task auto $ratios
 		lossless generic exact -

@@ -174,6 +174,15 @@ int calibration_of_text(const struct tokenizer *t, const char *text, size_t n,
 	return cut(&s, limits, ret, reason);
 }
 
+int calibration_of_ids(const uint32_t *ids, size_t n, const struct calibration_limits *limits,
+	struct calibration **ret, struct reason *reason)
+{
+	_cleanup_(stream_done) struct stream s = {0};
+	int r = stream_append(&s, ids, n);
+
+	return r < 0 ? r : cut(&s, limits, ret, reason);
+}
+
 /* SplitMix64 (Steele, Lea and Flood 2014). */
 static uint64_t next_random(uint64_t *state)
 {

@@ -32,6 +32,10 @@ int calibration_of_text(const struct tokenizer *t, const char *text, size_t n,
 	const struct calibration_limits *limits, struct calibration **ret, struct reason *reason)
 	_must_check_;
 
+/* Tokens as they stand. -EBADMSG if they are too few. */
+int calibration_of_ids(const uint32_t *ids, size_t n, const struct calibration_limits *limits,
+	struct calibration **ret, struct reason *reason) _must_check_;
+
 /* Tokens drawn evenly from [0, vocab) by a fixed generator: for a model without a tokenizer, whose
  * inputs nobody can know. */
 int calibration_of_vocabulary(uint32_t vocab, const struct calibration_limits *limits,

@@ -5,9 +5,11 @@
 #include "compress/delta_file.h"
 #include "compress/exact.h"
 #include "compress/levels.h"
+#include "compress/methods.h"
 #include "compress/outer.h"
 #include "compress/pair.h"
 #include "compress/served.h"
+#include "compress/task_calibration.h"
 #include "compress/walk.h"
 #include "engine/selftest.h"
 #include "foreign/tokenizer_json.h"
@@ -80,10 +82,13 @@ int compress_settings_check(const struct compress_settings *s, struct reason *re
 		return reason_set(reason, -EINVAL,
 			"alpha, code bits, parts, groups, seeds and a claimed ratio are for "
 			"--method deltadq");
-	if ((s->options.tasks || s->options.max_kl != 0 || s->options.train_steps_given) &&
+	if ((s->options.max_kl != 0 || s->options.train_steps_given) &&
 		strcmp(s->method, "auto") != 0)
 		return reason_set(
-			reason, -EINVAL, "tasks, max-kl and training steps are for --method auto");
+			reason, -EINVAL, "max-kl and training steps are for --method auto");
+	if (s->against == AGAINST_SERVED && method == &method_lora)
+		return reason_set(reason, -EINVAL,
+			"an adapter fits the base's own numbers, whatever they are served as");
 	r = method->check(&s->options, reason);
 	if (r < 0)
 		return reason_prefix(reason, r, "method %s", s->method);
@@ -174,13 +179,16 @@ static int calibrate(struct job *j, struct reason *reason)
 		return calibration_of_vocabulary(
 			j->pair.base_config.vocab, &limits, &j->calibration);
 	}
-	if (!s->calibration_text)
-		return reason_set(reason, -EINVAL, "no calibration text");
-	r = calibration_of_text(j->tokenizer, s->calibration_text, s->n_calibration_text, &limits,
-		&j->calibration, reason);
-	if (r < 0)
-		return r;
-	return check_ids(j, reason);
+	/* auto learns from the tasks, so that they are no measure of what it made. */
+	if (s->options.tasks && strcmp(s->method, "auto") != 0)
+		r = calibration_of_tasks(checkpoint_folder(j->pair.tuned), &j->pair.tuned_config,
+			s->options.tasks, &limits, &j->calibration, reason);
+	else if (s->calibration_text)
+		r = calibration_of_text(j->tokenizer, s->calibration_text, s->n_calibration_text,
+			&limits, &j->calibration, reason);
+	else
+		r = reason_set(reason, -EINVAL, "no calibration text");
+	return r < 0 ? r : check_ids(j, reason);
 }
 
 static int add_outer_tensors(struct job *j, struct reason *reason)

@@ -18,6 +18,7 @@ static const struct method *const methods[] = {
 	&method_lossless,
 	&method_dense,
 	&method_zero,
+	&method_lora,
 };
 
 const struct method *method_at(size_t i)

@@ -18,3 +18,4 @@ extern const struct method method_sparse;            /* compress/method_sparse.c
 extern const struct method method_lossless;          /* compress/method_verbatim.c */
 extern const struct method method_dense;             /* likewise */
 extern const struct method method_zero;              /* likewise */
+extern const struct method method_lora;              /* compress/method_lora.c */

@@ -1,6 +1,8 @@
 #include "compress/outer.h"
 
+#include "compress/adapter_part.h"
 #include "compress/exact.h"
+#include "store/base.h"
 
 #include <string.h>
 
@@ -113,11 +115,35 @@ static int add_embedding(struct outer o, uint16_t **ret, struct reason *reason)
 	return 0;
 }
 
+/* *ret_found is false where there is no adapter, or not of the head. */
+static int add_adapter(const struct outer *o, bool *ret_found, struct reason *reason)
+{
+	const struct adapter *adapter = checkpoint_adapter(o->settings->pair->tuned);
+	struct part_place place = {.role = o->role, .layer = o->layer};
+	struct part part;
+	int r;
+
+	*ret_found = false;
+	if (!adapter || !model_config_shape(&o->settings->pair->tuned_config, place.role,
+				place.layer, &place.rows, &place.cols))
+		return 0;
+	r = adapter_part(adapter, &place, &part, reason);
+	if (r < 0 || !part.payload)
+		return r;
+	*ret_found = true;
+	part.quality.weight_error = part.quality.activation_error = 0;
+	return delta_file_add(o->file, &part);
+}
+
 static int add_head(struct outer o, struct reason *reason)
 {
 	_cleanup_(pair_rows_done) struct pair_rows rows = {0};
+	bool found;
 	int r;
 
+	r = add_adapter(&o, &found, reason);
+	if (r < 0 || found)
+		return r;
 	r = pair_read_rows(o.settings->pair, o.role, &rows, reason);
 	if (r < 0)
 		return r;

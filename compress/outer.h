@@ -1,5 +1,6 @@
 /*
- * What a delta carries outside the blocks: embedding, head and final norm.
+ * What a delta carries outside the blocks: embedding, head and final norm. An adapter's factors of
+ * the head stay what they are.
  */
 #pragma once
 

@@ -6,7 +6,6 @@
 #include "foreign/safetensors_numbers.h"
 #include "store/base.h"
 
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,11 +39,6 @@ struct adapter *adapter_free(struct adapter *a)
 	free(a->folder);
 	free(a);
 	return NULL;
-}
-
-const char *adapter_folder(const struct adapter *a)
-{
-	return a->folder;
 }
 
 const struct model_config *adapter_config(const struct adapter *a)
@@ -118,6 +112,10 @@ static int check_factors(const struct adapter *a, const struct found *f, struct 
 		r = expect_shape(f->a, rank, f->place.cols, reason);
 	if (r == 0)
 		r = expect_shape(f->b, f->place.tensor_rows, rank, reason);
+	if (r == 0 && rank > min_u64(f->place.rows, f->place.cols))
+		return reason_set(reason, -EOPNOTSUPP,
+			"tensor '%s': rank %u for a matrix of %u x %u is not implemented",
+			f->a->name, rank, f->place.rows, f->place.cols);
 	if (r == 0 && f->whole)
 		return reason_set(reason, -EOPNOTSUPP,
 			"'%s' is both replaced and adapted, which is not implemented", f->module);
@@ -329,7 +327,7 @@ int adapter_read_factors(const struct adapter *a, enum tensor_role role, uint32_
 }
 
 int adapter_read_whole(const struct adapter *a, enum tensor_role role, uint32_t layer, float **ret,
-	uint32_t *ret_rows, struct reason *reason)
+	struct reason *reason)
 {
 	_cleanup_(freep) float *values = NULL;
 	struct found f;
@@ -350,42 +348,5 @@ int adapter_read_whole(const struct adapter *a, enum tensor_role role, uint32_t 
 	if (r < 0)
 		return reason_prefix(reason, r, "%s", a->folder);
 	*ret = take_ptr(values);
-	*ret_rows = rows;
-	return 0;
-}
-
-static int add_file(
-	struct digest_state *state, const char *folder, const char *name, struct reason *reason)
-{
-	_cleanup_(freep) char *path = NULL;
-	_cleanup_(freep) uint8_t *chunk = malloc(65536);
-	_cleanup_(closep) int fd = -1;
-	ssize_t n;
-
-	if (!chunk || asprintf(&path, "%s/%s", folder, name) < 0)
-		return -ENOMEM;
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return reason_set(reason, -errno, "cannot open %s", path);
-	while ((n = read(fd, chunk, 65536)) > 0)
-		digest_add(state, chunk, (size_t)n);
-	return n < 0 ? reason_set(reason, -errno, "cannot read %s", path) : 0;
-}
-
-int adapter_digest(const struct adapter *a, struct digest *ret, struct reason *reason)
-{
-	struct digest_state *state = digest_new();
-	struct digest digest;
-	int r;
-
-	if (!state)
-		return -ENOMEM;
-	r = add_file(state, a->folder, CONFIG_NAME, reason);
-	if (r == 0)
-		r = add_file(state, a->folder, TENSORS_NAME, reason);
-	digest = digest_finish(state);
-	if (r < 0)
-		return r;
-	*ret = digest;
 	return 0;
 }

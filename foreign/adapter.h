@@ -9,11 +9,11 @@
  * parts, which share A. modules_to_save and trained biases are whole tensors of the fine-tune.
  *
  * Refused by name: kinds other than LoRA, DoRA, adapters of the embedding's rows, replicated
- * layers, and every tensor that belongs to no module of the model.
+ * layers, adapters that presume other base weights (PiSSA and its like), and every tensor that
+ * belongs to no module of the model.
  */
 #pragma once
 
-#include "common/digest.h"
 #include "common/reason.h"
 #include "store/format.h"
 
@@ -30,11 +30,8 @@ static inline void adapterp(struct adapter **a)
 	adapter_free(*a);
 }
 
-const char *adapter_folder(const struct adapter *a);
 /* The base's, with the vocabulary of a replaced embedding. */
 const struct model_config *adapter_config(const struct adapter *a);
-/* SHA-256 of both files, the config first. */
-int adapter_digest(const struct adapter *a, struct digest *ret, struct reason *reason) _must_check_;
 
 /* What is added to a matrix: sum over i of sigma * b[i] a[i]^T. */
 struct adapter_factors {
@@ -48,7 +45,7 @@ int adapter_read_factors(const struct adapter *a, enum tensor_role role, uint32_
 	struct adapter_factors *ret, struct reason *reason) _must_check_;
 void adapter_factors_done(struct adapter_factors *f);
 
-/* The whole tensor in place of the base's, malloc'ed; *ret is NULL if there is none. *ret_rows may
- * be more than the base's for embedding and head. */
+/* The whole tensor in place of the base's, malloc'ed; *ret is NULL if there is none. Embedding and
+ * head have as many rows as the adapter's config says. */
 int adapter_read_whole(const struct adapter *a, enum tensor_role role, uint32_t layer, float **ret,
-	uint32_t *ret_rows, struct reason *reason) _must_check_;
+	struct reason *reason) _must_check_;

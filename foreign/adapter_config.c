@@ -118,6 +118,24 @@ static bool has_content(const struct json_fields *f, const char *key)
 	       !(json_is_object(value) && json_object_size(value) == 0);
 }
 
+/* Most ways to begin leave the base as it is. Others take something out of it at first, and the
+ * trained factors are right beside what remains only. */
+static int check_beginning(struct json_fields *f)
+{
+	static const char *const known[] = {"gaussian", "eva", "orthogonal"};
+	const json_t *value = json_object_get(f->object, "init_lora_weights");
+	char what[128];
+
+	if (!value || json_is_null(value) || json_is_boolean(value))
+		return 0;
+	for (size_t i = 0; json_is_string(value) && i < array_len(known); i++)
+		if (strcmp(json_string_value(value), known[i]) == 0)
+			return 0;
+	snprintf(what, sizeof(what), "init_lora_weights '%.64s'",
+		json_is_string(value) ? json_string_value(value) : "of an unknown type");
+	return refuse(f, what);
+}
+
 /* Whatever changes the arithmetic and is not done here. */
 static int check_kind(struct json_fields *f)
 {
@@ -140,7 +158,7 @@ static int check_kind(struct json_fields *f)
 			return refuse(f, "DoRA (use_dora)");
 		return refuse(f, refused[i]);
 	}
-	return 0;
+	return check_beginning(f);
 }
 
 static int read_config(struct json_fields *f, struct adapter_config *c)

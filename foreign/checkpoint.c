@@ -5,6 +5,7 @@
 #include "foreign/checkpoint.h"
 
 #include "common/progress.h"
+#include "foreign/adapted.h"
 #include "foreign/config_json.h"
 #include "foreign/safetensors_numbers.h"
 #include "kernels/convert.h"
@@ -20,6 +21,9 @@ struct checkpoint {
 	char *folder;
 	struct model_config config;
 	struct safetensors *tensors;
+	/* Of an adapted one, which has no tensors of its own; else NULL. */
+	struct checkpoint *base;
+	struct adapter *adapter;
 };
 
 static inline void checkpoint_freep(struct checkpoint **c)
@@ -235,10 +239,33 @@ int checkpoint_open(const char *folder, struct checkpoint **ret, struct reason *
 	return 0;
 }
 
+int checkpoint_open_adapted(const char *base_folder, const char *adapter_folder,
+	struct checkpoint **ret, struct reason *reason)
+{
+	_cleanup_(checkpoint_freep) struct checkpoint *c = calloc(1, sizeof(*c));
+	int r;
+
+	if (!c)
+		return reason_set(reason, -ENOMEM, "out of memory");
+	c->folder = strdup(adapter_folder);
+	if (!c->folder)
+		return reason_set(reason, -ENOMEM, "out of memory");
+	r = checkpoint_open(base_folder, &c->base, reason);
+	if (r == 0)
+		r = adapter_open(adapter_folder, &c->base->config, &c->adapter, reason);
+	if (r < 0)
+		return r;
+	c->config = *adapter_config(c->adapter);
+	*ret = take_ptr(c);
+	return 0;
+}
+
 struct checkpoint *checkpoint_free(struct checkpoint *c)
 {
 	if (!c)
 		return NULL;
+	checkpoint_free(c->base);
+	adapter_free(c->adapter);
 	safetensors_free(c->tensors);
 	free(c->folder);
 	free(c);
@@ -255,9 +282,14 @@ const struct model_config *checkpoint_config(const struct checkpoint *c)
 	return &c->config;
 }
 
+const struct adapter *checkpoint_adapter(const struct checkpoint *c)
+{
+	return c->adapter;
+}
+
 const struct safetensors *checkpoint_tensors(const struct checkpoint *c)
 {
-	return c->tensors;
+	return c->base ? checkpoint_tensors(c->base) : c->tensors;
 }
 
 bool checkpoint_part(const struct checkpoint *c, enum tensor_role role, uint32_t layer,
@@ -265,6 +297,8 @@ bool checkpoint_part(const struct checkpoint *c, enum tensor_role role, uint32_t
 {
 	struct checkpoint_place place;
 
+	if (c->base)
+		return checkpoint_part(c->base, role, layer, ret);
 	if (!checkpoint_place(&c->config, role, layer, &place))
 		return false;
 	*ret = (struct checkpoint_part){
@@ -319,11 +353,27 @@ static int read_part(const struct checkpoint *c, const struct checkpoint_part *p
 	return 0;
 }
 
+static int read_adapted(const struct checkpoint *c, enum tensor_role role, uint32_t layer,
+	struct sink *sink, struct reason *reason)
+{
+	_cleanup_(freep) float *values = NULL;
+	size_t n;
+	int r;
+
+	r = adapted_read(c->base, c->adapter, role, layer, &values, &n, reason);
+	if (r < 0)
+		return r;
+	sink_put(sink, 0, values, n);
+	return 0;
+}
+
 static int read_role(const struct checkpoint *c, enum tensor_role role, uint32_t layer,
 	struct sink *sink, struct reason *reason)
 {
 	struct checkpoint_part part;
 
+	if (c->adapter)
+		return read_adapted(c, role, layer, sink, reason);
 	if (!checkpoint_part(c, role, layer, &part))
 		return reason_set(reason, -EINVAL, "%s: the model has no %s in layer %u", c->folder,
 			tensor_role_name(role), layer);
@@ -356,13 +406,13 @@ static int digest_role(struct checkpoint *c, enum tensor_role role, uint32_t lay
 {
 	_cleanup_(freep) void *values = NULL;
 	bool vector = tensor_role_is_vector(role);
-	struct checkpoint_part part;
+	uint32_t rows, cols;
 	size_t n_bytes;
 	int r;
 
-	if (!checkpoint_part(c, role, layer, &part))
+	if (!model_config_shape(&c->config, role, layer, &rows, &cols))
 		return 0;
-	n_bytes = (size_t)part.rows * part.cols * (vector ? sizeof(float) : sizeof(uint16_t));
+	n_bytes = (size_t)rows * cols * (vector ? sizeof(float) : sizeof(uint16_t));
 	values = malloc(n_bytes);
 	if (!values)
 		return reason_set(reason, -ENOMEM, "%s: out of memory for %s of layer %u",
@@ -373,7 +423,7 @@ static int digest_role(struct checkpoint *c, enum tensor_role role, uint32_t lay
 		r = checkpoint_read_bf16(c, role, layer, values, NULL, reason);
 	if (r < 0)
 		return r;
-	model_digest_add(digest, role, layer, part.rows, part.cols, values, n_bytes);
+	model_digest_add(digest, role, layer, rows, cols, values, n_bytes);
 	return 0;
 }
 

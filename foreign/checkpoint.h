@@ -9,6 +9,7 @@
 #include "foreign/safetensors.h"
 #include "store/format.h"
 
+struct adapter;
 struct checkpoint;
 struct progress;
 
@@ -16,6 +17,14 @@ struct progress;
  * that we do not implement, by name. */
 int checkpoint_open(const char *folder, struct checkpoint **ret, struct reason *reason)
 	_must_check_;
+/*
+ * The fine-tune that a base and an adapter of it make (foreign/adapter.h), as if somebody had
+ * merged them: base + scale * B A, added in double. As bf16 every weight is rounded once; the
+ * digest is that of the merged model. The folder is the adapter's, for texts; the base's own folder
+ * tells the rest. Errors also as of adapter_open().
+ */
+int checkpoint_open_adapted(const char *base_folder, const char *adapter_folder,
+	struct checkpoint **ret, struct reason *reason) _must_check_;
 struct checkpoint *checkpoint_free(struct checkpoint *c);
 
 static inline void checkpointp(struct checkpoint **c)
@@ -25,6 +34,8 @@ static inline void checkpointp(struct checkpoint **c)
 
 const char *checkpoint_folder(const struct checkpoint *c);
 const struct model_config *checkpoint_config(const struct checkpoint *c);
+/* NULL where there is none. */
+const struct adapter *checkpoint_adapter(const struct checkpoint *c);
 
 /* Reads a whole tensor, rows x cols row-major as model_config_shape() says. A value that is not
  * finite is -EBADMSG. */
@@ -49,8 +60,8 @@ struct checkpoint_place {
 bool checkpoint_place(const struct model_config *c, enum tensor_role role, uint32_t layer,
 	struct checkpoint_place *ret);
 
-/* The files behind it, borrowed; and where a role lies in them: rows [first_row, first_row + rows)
- * of a tensor. False if the model has no such role. */
+/* The files behind it (of an adapted one, the base's), borrowed; and where a role lies in them:
+ * rows [first_row, first_row + rows) of a tensor. False if the model has no such role. */
 struct checkpoint_part {
 	const struct safetensors_tensor *tensor;
 	uint32_t first_row;

@@ -20,12 +20,15 @@
 #include <string.h>
 
 #define METHOD_LIST "list" /* in the place of a name */
+#define METHOD_LORA "lora"
 #define MAX_CALIBRATION_BYTES (UINT64_C(256) << 20)
 #define MAX_PROGRAM_BYTES (UINT64_C(1) << 30)
 
 static const char options_help[] =
 	"  --base DIR               the model that the fine-tune started from\n"
 	"  --tuned DIR              the fine-tune\n"
+	"  --adapter DIR            instead of --tuned: a LoRA adapter as PEFT writes it, whose\n"
+	"                           factors are stored as they are\n"
 	"  -o, --output FILE        the delta file to make\n"
 	"  --ratio N                16-bit size of the projections over their size in the file,\n"
 	"                           everything counted (default 16)\n"
@@ -57,7 +60,8 @@ static const char options_help[] =
 	"  -q, --quiet              no progress\n" COMPRESS_AUTO_HELP COMPRESS_DELTADQ_HELP;
 
 struct options {
-	const char *base, *tuned, *output, *calibrate;
+	const char *base, *tuned, *adapter, *output, *calibrate;
+	const char *method; /* NULL: not said */
 	struct compress_settings settings;
 	struct auto_arguments automatic;
 	struct digest_state *said; /* the options that the parts depend on, while they are read */
@@ -79,6 +83,7 @@ struct call {
 enum option_value {
 	OPTION_BASE = 256,
 	OPTION_TUNED,
+	OPTION_ADAPTER,
 	OPTION_RATIO,
 	OPTION_BITS,
 	OPTION_METHOD,
@@ -97,6 +102,7 @@ enum option_value {
 static const struct option long_options[] = {
 	{"base", required_argument, NULL, OPTION_BASE},
 	{"tuned", required_argument, NULL, OPTION_TUNED},
+	{"adapter", required_argument, NULL, OPTION_ADAPTER},
 	{"output", required_argument, NULL, 'o'},
 	{"ratio", required_argument, NULL, OPTION_RATIO},
 	{"bits", required_argument, NULL, OPTION_BITS},
@@ -161,6 +167,9 @@ static bool set_option(struct options *o, int option)
 	case OPTION_TUNED:
 		o->tuned = optarg;
 		return true;
+	case OPTION_ADAPTER:
+		o->adapter = optarg;
+		return true;
 	case 'o':
 		o->output = optarg;
 		return true;
@@ -169,7 +178,7 @@ static bool set_option(struct options *o, int option)
 	case OPTION_BITS:
 		return set_positive(&o->settings.options.bits);
 	case OPTION_METHOD:
-		o->settings.method = optarg;
+		o->method = optarg;
 		return true;
 	case OPTION_EMBEDDING:
 		return embedding_choice_parse(optarg, &o->settings.embedding);
@@ -206,6 +215,7 @@ static bool is_remembered(int option)
 	switch (option) {
 	case OPTION_BASE:
 	case OPTION_TUNED:
+	case OPTION_ADAPTER:
 	case OPTION_CALIBRATE:
 	case OPTION_THREADS:
 	case OPTION_MEASURE:
@@ -228,6 +238,11 @@ static void remember(struct options *o, int option)
 		digest_add(o->said, optarg, strlen(optarg) + 1);
 }
 
+static bool wants_list(const struct options *o)
+{
+	return o->method && strcmp(o->method, METHOD_LIST) == 0;
+}
+
 static int list_methods(void)
 {
 	const struct method *m;
@@ -237,11 +252,35 @@ static int list_methods(void)
 	return EXIT_OK;
 }
 
+/* What is said together must make sense together; EXIT_USAGE if not. */
+static int check_options(struct options *o)
+{
+	const struct command *self = &command_compress;
+	struct reason reason = {0};
+
+	if (o->adapter && o->tuned)
+		return command_usage(self, "--adapter and --tuned exclude each other");
+	if (o->adapter && o->method)
+		return command_usage(self, "--adapter and --method exclude each other");
+	if (o->adapter && (o->settings.options.ratio != 0 || o->settings.options.bits != 0))
+		return command_usage(self, "--adapter has a size of its own, there is no ratio");
+	if (!o->base || !(o->tuned || o->adapter) || !o->output)
+		return command_usage(self, "--base, --tuned or --adapter, and -o are needed");
+	if (o->method && !o->adapter && strcmp(o->method, METHOD_LORA) == 0)
+		return command_usage(self, "--method " METHOD_LORA " is what --adapter does");
+	if (o->method)
+		o->settings.method = o->method;
+	if (o->adapter)
+		o->settings.method = METHOD_LORA;
+	if (compress_settings_check(&o->settings, &reason) < 0)
+		return command_usage(self, "%s", reason.text);
+	return 0;
+}
+
 /* 0: go on. EXIT_USAGE or, for --help, -1 otherwise. */
 static int parse_options(int argc, char **argv, struct options *o)
 {
 	const struct command *self = &command_compress;
-	struct reason reason = {0};
 	int option;
 
 	optind = 0;
@@ -257,13 +296,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 	}
 	if (optind < argc)
 		return command_usage(self, "unexpected argument '%s'", argv[optind]);
-	if (strcmp(o->settings.method, METHOD_LIST) == 0)
-		return 0;
-	if (!o->base || !o->tuned || !o->output)
-		return command_usage(self, "--base, --tuned and -o are needed");
-	if (compress_settings_check(&o->settings, &reason) < 0)
-		return command_usage(self, "%s", reason.text);
-	return 0;
+	return wants_list(o) ? 0 : check_options(o);
 }
 
 /* The bar's numbers are bytes while files are read, then blocks, then windows of text. */
@@ -282,6 +315,13 @@ static void update_bar(void *user, const char *stage, uint64_t done, uint64_t to
 	progress_update(&bar->progress, stage, done, total);
 }
 
+static int open_tuned(const struct options *o, struct checkpoint **ret, struct reason *reason)
+{
+	if (o->adapter)
+		return checkpoint_open_adapted(o->base, o->adapter, ret, reason);
+	return checkpoint_open(o->tuned, ret, reason);
+}
+
 /* In the sandbox. */
 static int compress_in_sandbox(void *arg, struct reason *reason)
 {
@@ -298,7 +338,7 @@ static int compress_in_sandbox(void *arg, struct reason *reason)
 	progress_bar(&bar, "bytes", o->quiet);
 	r = checkpoint_open(o->base, &base, reason);
 	if (r == 0)
-		r = checkpoint_open(o->tuned, &tuned, reason);
+		r = open_tuned(o, &tuned, reason);
 	if (r == 0)
 		r = compress_auto_load(&o->automatic, &tasks, &settings.options, reason);
 	if (r == 0)
@@ -569,7 +609,7 @@ static int run(int argc, char **argv)
 	r = parse_options(argc, argv, &o);
 	if (r < 0)
 		r = command_help(&command_compress, options_help);
-	else if (r == 0 && strcmp(o.settings.method, METHOD_LIST) == 0)
+	else if (r == 0 && wants_list(&o))
 		r = list_methods();
 	else if (r == 0)
 		r = compress_and_print(&o, argv[0]);
@@ -579,8 +619,7 @@ static int run(int argc, char **argv)
 
 const struct command command_compress = {
 	.name = "compress",
-	.arguments =
-		"--base DIR --tuned DIR -o FILE [--ratio N] [--method NAME] [--calibrate FILE]",
+	.arguments = "--base DIR (--tuned DIR | --adapter DIR) -o FILE [--ratio N] [--method NAME]",
 	.summary = "make a delta file from a base and a fine-tune of it",
 	.run = run,
 };

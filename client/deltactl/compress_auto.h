@@ -26,10 +26,10 @@ enum {
 	{"train-steps", required_argument, NULL, OPTION_AUTO_STEPS}
 
 #define COMPRESS_AUTO_HELP                                                                     \
-	"method auto:\n"                                                                       \
 	"  --tasks FILE             prompts and answers of the fine-tune's own task, as eval\n" \
-	"                           takes them; much better than general text\n"               \
+	"                           takes them, instead of text; auto learns from them\n"       \
 	"  --task-rows A:B          only tasks A up to but not B of the file, from 0\n"        \
+	"method auto:\n"                                                                       \
 	"  --max-kl X               as small as it gets with a KL of X nats a token on text\n" \
 	"                           that is kept back, instead of a size\n"                    \
 	"  --train-steps N          of training after the codes are chosen (default 60 with\n" \

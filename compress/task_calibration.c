@@ -1,0 +1,91 @@
+#include "compress/task_calibration.h"
+
+#include "compress/task_text.h"
+#include "foreign/tokenizer_json.h"
+#include "store/writer.h"
+
+#include <sys/mman.h>
+
+#define MOST_BYTES (UINT64_C(1) << 30) /* of tokenizer and chat format */
+
+/* What a folder says of text, as the sections of an image. */
+struct words {
+	uint8_t *tokenizer, *chat; /* chat NULL: it has no format that is known */
+	size_t n_tokenizer, n_chat;
+};
+
+static void words_done(struct words *w)
+{
+	free(w->tokenizer);
+	free(w->chat);
+}
+
+static int read_words(const char *folder, struct words *ret, struct reason *reason)
+{
+	int r = tokenizer_compile(folder, &ret->tokenizer, &ret->n_tokenizer, reason);
+
+	if (r < 0)
+		return r;
+	r = chat_format_compile(folder, &ret->chat, &ret->n_chat, reason);
+	return r == -EOPNOTSUPP || r == -ENOENT ? 0 : r;
+}
+
+static int write_image(
+	int fd, const struct words *words, const struct model_config *config, struct reason *reason)
+{
+	const struct digest none = {0};
+	_cleanup_(writerp) struct writer *w = NULL;
+	int r;
+
+	r = writer_begin(fd, IMAGE_KIND_BASE, MOST_BYTES, &w, reason);
+	if (r < 0)
+		return r;
+	r = writer_section(w, SECTION_CONFIG, config, sizeof(*config));
+	if (r == 0)
+		r = writer_section(w, SECTION_TOKENIZER, words->tokenizer, words->n_tokenizer);
+	if (r == 0)
+		r = writer_section(w, SECTION_CHAT, words->chat, words->n_chat);
+	if (r < 0)
+		return reason_set(reason, r, "cannot keep the tokenizer of the tasks");
+	return writer_finish(w, &none, NULL, NULL, reason);
+}
+
+/* An image with the words of a folder and without weights. */
+static int image_of_words(const char *folder, const struct model_config *config, struct image **ret,
+	struct reason *reason)
+{
+	_cleanup_(closep) int fd = memfd_create("deltad-words", MFD_CLOEXEC);
+	_cleanup_(words_done) struct words words = {0};
+	int r;
+
+	if (fd < 0)
+		return reason_set(reason, -errno, "cannot make a memory file");
+	r = read_words(folder, &words, reason);
+	if (r == 0)
+		r = write_image(fd, &words, config, reason);
+	if (r < 0)
+		return r;
+	return image_load(fd, ret, NULL, reason);
+}
+
+int calibration_of_tasks(const char *folder, const struct model_config *config,
+	const struct tasks *tasks, const struct calibration_limits *limits,
+	struct calibration **ret, struct reason *reason)
+{
+	_cleanup_(imagep) struct image *image = NULL;
+	_cleanup_(task_textp) struct task_text *text = NULL;
+	_cleanup_(sequences_done) struct sequences sequences = {0};
+	struct task_text_settings settings = {.config = config};
+	int r;
+
+	r = image_of_words(folder, config, &image, reason);
+	if (r < 0)
+		return r;
+	settings.base = image;
+	r = task_text_new(&settings, &text, reason);
+	if (r == 0)
+		r = task_text_references(text, tasks, &sequences, reason);
+	if (r < 0)
+		return r;
+	return calibration_of_ids(sequences.ids, sequences.n_ids, limits, ret, reason);
+}
