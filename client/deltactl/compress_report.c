@@ -1,0 +1,126 @@
+#include "client/deltactl/compress_report.h"
+
+#include "client/deltactl/command.h"
+#include "client/deltactl/json_line.h"
+
+#include <math.h>
+
+static double ratio_of(uint64_t original, uint64_t bytes)
+{
+	return bytes ? (double)original / (double)bytes : 0;
+}
+
+static void print_quality(const struct compress_report *r)
+{
+	if (!r->measured) {
+		printf("  not measured as a whole, and without a self-test: --measure always does "
+		       "it, with both\n"
+		       "  models in memory\n");
+		return;
+	}
+	printf("  held-out text KL to the fine-tune %.5f, agreement %.4f (%llu tokens)\n", r->kl,
+		r->agreement, (unsigned long long)r->n_eval_tokens);
+	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n", r->perplexity_base,
+		r->perplexity_tuned, r->perplexity_delta);
+}
+
+void compress_report_print(
+	const char *output, const struct compress_settings *s, const struct compress_report *r)
+{
+	char a[16], b[16];
+
+	printf("%s: %s, %.2fx smaller than the fine-tune's %s\n", output,
+		human_bytes(r->file_bytes, a), ratio_of(r->original_bytes, r->file_bytes),
+		human_bytes(r->original_bytes, b));
+	printf("  projections   %10s  %.2fx, everything counted (%u stored, %u unchanged)\n",
+		human_bytes(r->projection_bytes, a),
+		ratio_of(r->projection_original_bytes, r->projection_bytes), r->n_projections,
+		r->n_unchanged);
+	printf("  embedding     %10s  %s\n", human_bytes(r->embedding_bytes, a),
+		s->embedding.kind == EMBEDDING_EXACT ? "exact" : "as codes");
+	printf("  the rest      %10s  norms, biases, tables, digests\n",
+		human_bytes(r->other_bytes, a));
+	if (s->base_weights != WEIGHTS_BF16)
+		printf("  base          served as %s, delta made against %s\n",
+			weights_name(s->base_weights),
+			r->against_served ? "what it serves" : "the original");
+	if (r->n_left_out)
+		printf("  in %u projections that changed the base's weights stay\n", r->n_left_out);
+	printf("  mean error    weights %.3f, activations on held-out text %.3f\n",
+		r->mean_weight_error, r->mean_activation_error);
+	for (size_t i = 0; i < r->n_figures; i++)
+		printf("  %-13s %.6g\n", r->figures[i].name, r->figures[i].value);
+	print_quality(r);
+	if (r->random_calibration)
+		printf("  calibrated on tokens drawn from the vocabulary: the base has no "
+		       "tokenizer\n");
+	if (r->chat_refusal[0])
+		printf("  no chat format: %s\n", r->chat_refusal);
+	if (r->began_anew)
+		printf("  began anew: %s.partial was of another command, or damaged\n", output);
+	if (r->n_resumed)
+		printf("  went on after block %u of an earlier run\n", r->n_resumed);
+	printf("  %.1f s, at most %s of memory, OpenBLAS for %s\n", r->seconds,
+		human_bytes(r->peak_bytes, a), r->blas_core);
+}
+
+static int add_figures(json_t *json, const struct compress_report *r)
+{
+	json_t *figures = json_object();
+
+	for (size_t i = 0; i < r->n_figures; i++)
+		if (json_object_set_new(
+			    figures, r->figures[i].name, json_real(r->figures[i].value)) < 0)
+			return -ENOMEM;
+	return json_object_set_new(json, "figures", figures) < 0 ? -ENOMEM : 0;
+}
+
+/* null where it was not measured. */
+static json_t *measured(double value)
+{
+	return isfinite(value) ? json_real(value) : json_null();
+}
+
+int compress_report_print_json(const char *output, const struct compress_settings *s,
+	const struct compress_report *r, struct reason *reason)
+{
+	char root[DIGEST_HEX_SIZE];
+	json_t *json;
+
+	digest_hex(&r->root, root);
+	json = json_pack("{ss ss ss ss ss sf sI sI sf sI sI sf sI sI si si si"
+			 " sf sf so so so so so sI sI sb ss si sb sf sI ss}",
+		"file", output, "method", s->method, "digest", root, "base_weights",
+		weights_name(s->base_weights), "against", r->against_served ? "served" : "original",
+		"requested_ratio", s->options.ratio, "file_bytes", (json_int_t)r->file_bytes,
+		"original_bytes", (json_int_t)r->original_bytes, "file_ratio",
+		ratio_of(r->original_bytes, r->file_bytes), "projection_bytes",
+		(json_int_t)r->projection_bytes, "projection_original_bytes",
+		(json_int_t)r->projection_original_bytes, "projection_ratio",
+		ratio_of(r->projection_original_bytes, r->projection_bytes), "embedding_bytes",
+		(json_int_t)r->embedding_bytes, "other_bytes", (json_int_t)r->other_bytes,
+		"projections", (int)r->n_projections, "projections_unchanged", (int)r->n_unchanged,
+		"projections_left_out", (int)r->n_left_out, "weight_error", r->mean_weight_error,
+		"activation_error", r->mean_activation_error, "kl", measured(r->kl), "agreement",
+		measured(r->agreement), "perplexity_base", measured(r->perplexity_base),
+		"perplexity_tuned", measured(r->perplexity_tuned), "perplexity_delta",
+		measured(r->perplexity_delta), "calibration_tokens",
+		(json_int_t)r->n_calibration_tokens, "eval_tokens", (json_int_t)r->n_eval_tokens,
+		"random_calibration", (int)r->random_calibration, "chat_refusal", r->chat_refusal,
+		"resumed_blocks", (int)r->n_resumed, "began_anew", (int)r->began_anew, "seconds",
+		r->seconds, "peak_bytes", (json_int_t)r->peak_bytes, "blas_core", r->blas_core);
+	if (json && add_figures(json, r) < 0) {
+		json_decref(json);
+		return -ENOMEM;
+	}
+	return json_line_print(json, 0, reason);
+}
+
+void compress_report_close(struct compress_report *r)
+{
+	r->chat_refusal[sizeof(r->chat_refusal) - 1] = '\0';
+	r->blas_core[sizeof(r->blas_core) - 1] = '\0';
+	r->n_figures = min_u64(r->n_figures, METHOD_MAX_FIGURES);
+	for (size_t i = 0; i < r->n_figures; i++)
+		r->figures[i].name[sizeof(r->figures[i].name) - 1] = '\0';
+}
