@@ -4,7 +4,6 @@
 #include "compress/delta_file.h"
 #include "foreign/tokenizer_json.h"
 #include "kernels/convert.h"
-#include "kernels/pack.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
