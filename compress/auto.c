@@ -20,6 +20,7 @@
 #include "compress/fisher.h"
 #include "compress/layer.h"
 #include "compress/methods.h"
+#include "compress/outer.h"
 #include "compress/tune.h"
 #include "kernels/convert.h"
 #include "store/base.h"
@@ -44,8 +45,10 @@ struct auto_run {
 	struct allocate_tensor *tensors;
 	float **deltas;
 	size_t n_trials;
-	double n_weights; /* numbers in them */
-	double budget;    /* bytes; 0: by quality */
+	double n_weights;       /* numbers in them */
+	double budget;          /* bytes; 0: by quality */
+	bool shared;            /* budget and lambda, with embedding and head */
+	struct rate_loss outer; /* of embedding and head, where they are ours to choose */
 	struct allocation allocation;
 	struct tune_report tuned_report;
 	bool is_tuned;
@@ -79,9 +82,18 @@ static void run_freep(struct auto_run **a)
 
 static int check(const struct method_options *o, struct reason *reason)
 {
-	if (o->max_kl != 0 && (o->ratio != 0 || o->bits != 0))
+	bool sized = o->ratio != 0 || o->bits != 0;
+
+	if (o->max_kl != 0 && (sized || o->file_ratio != 0))
 		return reason_set(
 			reason, -EINVAL, "a size and max-kl are both given, expected one of them");
+	if (o->file_ratio != 0 && sized)
+		return reason_set(reason, -EINVAL,
+			"a size of the file and one of the projections are both given, expected "
+			"one of them");
+	if (o->file_ratio != 0 && !(o->file_ratio >= 1 && o->file_ratio <= 100000))
+		return reason_set(
+			reason, -EINVAL, "file-ratio is %g, expected 1 to 100000", o->file_ratio);
 	if (o->max_kl != 0 && !(o->max_kl > 0 && o->max_kl < 100))
 		return reason_set(reason, -EINVAL, "max-kl is %g, expected 0 to 100", o->max_kl);
 	return method_check_ratio(o, reason);
@@ -237,6 +249,24 @@ static int sense(struct auto_run *a, struct reason *reason)
 	return fisher_run(&settings, take_block, a, reason);
 }
 
+/* As a reader will have embedding and head. */
+static int take_outer(struct auto_run *a)
+{
+	if (!a->model->outer)
+		return 0;
+	return outer_install(a->model->outer, dense_embedding(a->weights), dense_head(a->weights));
+}
+
+/* Of what stands coded. */
+static double projection_bytes(const struct auto_run *a)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < a->n_trials; i++)
+		sum += a->trials[i]->point.bytes;
+	return sum;
+}
+
 static struct tune_settings tune_settings_of(const struct auto_run *a)
 {
 	return (struct tune_settings){
@@ -249,7 +279,7 @@ static struct tune_settings tune_settings_of(const struct auto_run *a)
 		.kept_back = &a->text.kept_back,
 		.pool = a->model->pool,
 		.progress = a->model->progress,
-		.bits = 8 * a->allocation.sum.bytes / a->n_weights,
+		.bits = 8 * projection_bytes(a) / a->n_weights,
 		.seed = 1,
 	};
 }
@@ -257,10 +287,12 @@ static struct tune_settings tune_settings_of(const struct auto_run *a)
 /* KL of what stands coded, on the text that was kept back. */
 static int measure(void *user, double *ret, struct reason *reason)
 {
-	const struct auto_run *a = user;
+	struct auto_run *a = user;
 	const struct tune_settings settings = tune_settings_of(a);
 	int r = tune_install(&settings);
 
+	if (r == 0)
+		r = take_outer(a);
 	return r < 0 ? r : tune_measure(&settings, &a->text.kept_back, ret, reason);
 }
 
@@ -270,7 +302,7 @@ static int code_with(
 {
 	const struct allocate_settings settings = {
 		.tensors = a->tensors,
-		.n = a->n_trials,
+		.n = a->n_trials + a->shared,
 		.pool = a->model->pool,
 		.progress = a->model->progress,
 		.stage = "allocating",
@@ -286,19 +318,21 @@ static int code_with(
 	else
 		r = allocate_quality(
 			&settings, measure, a, a->model->options->max_kl, &a->allocation, reason);
+	if (r == 0 && a->model->outer)
+		r = outer_encode(a->model->outer, a->allocation.lambda, &a->outer, reason);
 	return r < 0 ? r : measure(a, ret_kl, reason);
 }
 
 static int code_best(struct auto_run *a, struct reason *reason)
 {
 	double bits = a->budget > 0 ? 8 * a->budget / a->n_weights : 0, direct, components;
-	bool by_size = a->budget > 0, wins;
+	bool by_size = a->budget > 0, known = by_size && !a->shared, wins;
 	struct allocation other;
 	int r;
 
-	if (by_size && bits <= COMPONENTS_BITS)
+	if (known && bits <= COMPONENTS_BITS)
 		return code_with(a, TRIAL_FACTORS, &components, reason);
-	if (by_size && bits >= DIRECT_BITS)
+	if (known && bits >= DIRECT_BITS)
 		return code_with(a, TRIAL_CODES, &direct, reason);
 	r = code_with(a, TRIAL_CODES, &direct, reason);
 	if (r < 0)
@@ -326,16 +360,13 @@ static uint32_t n_steps(const struct auto_run *a)
 
 static int weigh_all(const struct auto_run *a, double *ret)
 {
-	double sum = 0;
-
 	for (size_t i = 0; i < a->n_trials; i++) {
 		int r = trial_weigh(a->trials[i]);
 
 		if (r < 0)
 			return r;
-		sum += a->trials[i]->point.bytes;
 	}
-	*ret = sum;
+	*ret = projection_bytes(a) + (a->shared ? a->outer.bytes : 0);
 	return 0;
 }
 
@@ -372,10 +403,51 @@ static int train(struct auto_run *a, struct reason *reason)
 	return keep_budget(a);
 }
 
+/*
+ * What an error of embedding and head costs is a guess (compress/embedding.h) until the KL has been
+ * measured once, with everything else exact and about as many bits as the rest will have.
+ */
+static int sense_outer(struct auto_run *a, struct reason *reason)
+{
+	const struct method_options *o = a->model->options;
+	struct outer *outer = a->model->outer;
+	double ratio = o->file_ratio > 0 ? o->file_ratio : method_ratio(&method_auto, o), kl;
+	const struct tune_settings settings = tune_settings_of(a);
+	struct rate_loss guess;
+	int r;
+
+	r = outer_weigh(outer, a->text.learn.ids, a->text.learn.n_ids);
+	if (r == 0)
+		r = outer_choose_size(outer, 16 / ratio, &guess);
+	if (r == 0)
+		r = take_outer(a);
+	if (r == 0)
+		r = tune_measure(&settings, &a->text.kept_back, &kl, reason);
+	if (r == 0 && guess.loss > 0 && kl > 0)
+		outer_rescale(outer, kl / guess.loss);
+	return r;
+}
+
+/* What is there to be coded, and in how many bytes. */
+static int set_budget(struct auto_run *a, struct reason *reason)
+{
+	const struct method_model *model = a->model;
+	const struct method_options *o = model->options;
+
+	a->shared = model->outer && (o->file_ratio > 0 || o->max_kl > 0);
+	if (o->file_ratio > 0)
+		a->budget = model->room;
+	else if (!(o->max_kl > 0))
+		a->budget = 2 * a->n_weights / method_ratio(&method_auto, o);
+	if (a->shared)
+		a->tensors[a->n_trials] =
+			(struct allocate_tensor){.encode = outer_encode, .self = model->outer};
+	return model->outer ? sense_outer(a, reason) : 0;
+}
+
 static int prepare(const struct method_model *model, void **ret_state, struct reason *reason)
 {
 	_cleanup_(run_freep) struct auto_run *a = calloc(1, sizeof(*a));
-	double ratio = method_ratio(&method_auto, model->options);
 	int r;
 
 	if (!a)
@@ -384,10 +456,9 @@ static int prepare(const struct method_model *model, void **ret_state, struct re
 	r = auto_text_make(model, &a->text, reason);
 	if (r == 0)
 		r = sense(a, reason);
-	if (r < 0)
-		return r;
-	a->budget = model->options->max_kl > 0 ? 0 : 2 * a->n_weights / ratio;
-	if (a->n_trials > 0)
+	if (r == 0)
+		r = set_budget(a, reason);
+	if (r == 0 && a->n_trials + a->shared > 0)
 		r = code_best(a, reason);
 	if (r == 0)
 		r = train(a, reason);

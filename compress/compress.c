@@ -4,6 +4,7 @@
 #include "compress/certificate.h"
 #include "compress/delta_file.h"
 #include "compress/exact.h"
+#include "compress/file_room.h"
 #include "compress/levels.h"
 #include "compress/methods.h"
 #include "compress/outer.h"
@@ -26,6 +27,7 @@
 #include <time.h>
 
 #define SELFTEST_IDS 32u
+#define SELFTEST_BYTES 4096u /* most that its logits take */
 /* Sets of kernels sum in different orders; a wrong byte shows far above this. */
 #define SELFTEST_TOLERANCE 0.01f
 
@@ -46,8 +48,8 @@ struct job {
 	struct tokenizer *tokenizer; /* the base's; NULL: none */
 	struct bytes tables;         /* which it borrows */
 	struct calibration *calibration;
-	uint16_t *embedding; /* as a reader will have it */
-	int memory;          /* in the place of a file of work; -1: there is one */
+	struct outer *outer;
+	int memory; /* in the place of a file of work; -1: there is one */
 	struct delta_file *file;
 	struct walk_report projections;
 	struct bytes extra_tokens, chat, selftest;
@@ -60,7 +62,7 @@ static void job_done(struct job *j)
 {
 	delta_file_free(j->file);
 	closep(&j->memory);
-	free(j->embedding);
+	outer_free(j->outer);
 	calibration_free(j->calibration);
 	tokenizer_free(j->tokenizer);
 	free(j->tables.at);
@@ -68,6 +70,21 @@ static void job_done(struct job *j)
 	free(j->chat.at);
 	free(j->selftest.at);
 	pool_free(j->pool);
+}
+
+struct embedding_choice compress_embedding(const struct compress_settings *s)
+{
+	struct embedding_choice choice = s->embedding;
+
+	if (choice.kind != EMBEDDING_UNSAID)
+		return choice;
+	choice.kind = s->options.file_ratio > 0 ? EMBEDDING_AUTO : EMBEDDING_EXACT;
+	return choice;
+}
+
+static bool is_auto(const struct compress_settings *s)
+{
+	return strcmp(s->method, "auto") == 0;
 }
 
 int compress_settings_check(const struct compress_settings *s, struct reason *reason)
@@ -82,10 +99,11 @@ int compress_settings_check(const struct compress_settings *s, struct reason *re
 		return reason_set(reason, -EINVAL,
 			"alpha, code bits, parts, groups, seeds and a claimed ratio are for "
 			"--method deltadq");
-	if ((s->options.max_kl != 0 || s->options.train_steps_given) &&
-		strcmp(s->method, "auto") != 0)
-		return reason_set(
-			reason, -EINVAL, "max-kl and training steps are for --method auto");
+	if ((s->options.max_kl != 0 || s->options.file_ratio != 0 ||
+		    s->options.train_steps_given) &&
+		!is_auto(s))
+		return reason_set(reason, -EINVAL,
+			"max-kl, file-ratio and training steps are for --method auto");
 	if (s->against == AGAINST_SERVED && method == &method_lora)
 		return reason_set(reason, -EINVAL,
 			"an adapter fits the base's own numbers, whatever they are served as");
@@ -191,19 +209,47 @@ static int calibrate(struct job *j, struct reason *reason)
 	return r < 0 ? r : check_ids(j, reason);
 }
 
+static bool is_open(const struct compress_settings *s)
+{
+	return is_auto(s) && compress_embedding(s).kind == EMBEDDING_AUTO;
+}
+
 static int add_outer_tensors(struct job *j, struct reason *reason)
 {
 	const struct compress_settings *s = j->settings;
 	double ratio = method_ratio(method_find(s->method), &s->options);
-	const struct outer_settings settings = {
+	struct outer_settings settings = {
 		.pair = &j->pair,
 		.calibration = j->calibration,
-		.choice = s->embedding,
+		.choice = compress_embedding(s),
 		.bits = ratio > 0 ? 16 / ratio : EMBEDDING_DEFAULT_BITS,
+		.open = is_open(s),
 		.pool = j->pool,
 	};
+	int r;
 
-	return outer_add(&settings, j->file, &j->embedding, reason);
+	settings.choice.coded = settings.open;
+	r = outer_new(&settings, &j->outer, reason);
+	return r < 0 || settings.open ? r : outer_add(j->outer, j->file, reason);
+}
+
+static bool is_outer_matrix(enum tensor_role role)
+{
+	return role == ROLE_EMBED || role == ROLE_HEAD;
+}
+
+static int room_for_parts(const struct job *j, double *ret, struct reason *reason)
+{
+	const struct file_room room = {
+		.config = &j->pair.tuned_config,
+		.ratio = j->settings->options.file_ratio,
+		.n_tokenizer = j->extra_tokens.n,
+		.n_chat = j->chat.n,
+		.n_selftest = SELFTEST_BYTES,
+		.outer_bytes = delta_file_bytes(j->file, is_outer_matrix),
+	};
+
+	return file_room(&room, ret, reason);
 }
 
 static int open_memory(int *ret, struct reason *reason)
@@ -237,13 +283,19 @@ static int add_projections(struct job *j, struct reason *reason)
 		.options = &j->settings->options,
 		.pair = &j->pair,
 		.calibration = j->calibration,
-		.embedding = j->embedding,
+		.embedding = outer_embedding(j->outer),
+		.outer = is_open(j->settings) ? j->outer : NULL,
 		.pool = j->pool,
 		.progress = j->progress,
 		.key = key_of(j),
 	};
 	int r;
 
+	if (j->settings->options.file_ratio > 0) {
+		r = room_for_parts(j, &settings.room, reason);
+		if (r < 0)
+			return r;
+	}
 	if (!work) {
 		r = open_memory(&j->memory, reason);
 		if (r < 0)
@@ -252,7 +304,8 @@ static int add_projections(struct job *j, struct reason *reason)
 	settings.work_fd = work ? work->fd : j->memory;
 	settings.resume = work && work->resume;
 	settings.blocks_done = work ? work->blocks_done : NULL;
-	return walk_run(&settings, j->file, &j->projections, reason);
+	r = walk_run(&settings, j->file, &j->projections, reason);
+	return r == 0 && settings.outer ? outer_add(j->outer, j->file, reason) : r;
 }
 
 /* Added tokens and the chat format of the fine-tune, where its folder tells them. */
@@ -413,11 +466,6 @@ static int write_whole(struct job *j, int fd, struct reason *reason)
 	return 0;
 }
 
-static bool is_outer_matrix(enum tensor_role role)
-{
-	return role == ROLE_EMBED || role == ROLE_HEAD;
-}
-
 static void fill_certificate(struct job *j)
 {
 	const struct calibration *c = j->calibration;
@@ -505,9 +553,9 @@ static int run(struct job *j, int fd, struct reason *reason)
 	if (r == 0)
 		r = add_outer_tensors(j, reason);
 	if (r == 0)
-		r = add_projections(j, reason);
-	if (r == 0)
 		r = add_text_sections(j, reason);
+	if (r == 0)
+		r = add_projections(j, reason);
 	if (r < 0)
 		return r;
 	fill_certificate(j);

@@ -95,6 +95,9 @@ struct compress_report {
 	char blas_core[32];  /* what OpenBLAS ran as; see kernels/blas.h */
 };
 
+/* How embedding and head are stored, also where that was not said. */
+struct embedding_choice compress_embedding(const struct compress_settings *s);
+
 /* Are method and numbers possible? -EINVAL names the setting. */
 int compress_settings_check(const struct compress_settings *s, struct reason *reason) _must_check_;
 

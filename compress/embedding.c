@@ -264,6 +264,11 @@ void embedding_rescale(struct embedding *e, double factor)
 		e->weights[row] *= factor;
 }
 
+void embedding_reweigh(struct embedding *e, const double *weights)
+{
+	memcpy(e->weights, weights, e->rows->base_rows * sizeof(*weights));
+}
+
 void embedding_choose_bits(struct embedding *e, uint32_t bits)
 {
 	e->automatic = false;

@@ -25,6 +25,7 @@
 
 /* How the user wants it. */
 enum embedding_kind {
+	EMBEDDING_UNSAID, /* exact, but for a size of the whole file */
 	EMBEDDING_EXACT,
 	EMBEDDING_BITS, /* all changed rows at one width */
 	EMBEDDING_AUTO, /* by weight and lambda */
@@ -90,6 +91,9 @@ uint32_t embedding_row_bits(const struct embedding *e, uint32_t row);
 
 /* Multiplies all weights: where the KL of one choice was measured, measured / estimated. */
 void embedding_rescale(struct embedding *e, double factor);
+
+/* Other weights, copied. */
+void embedding_reweigh(struct embedding *e, const double *weights);
 
 struct embedding_point {
 	double lambda;

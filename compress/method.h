@@ -32,6 +32,7 @@ enum method_needs {
 
 /* What the user asked of the method; what has no meaning for it is refused by check(). */
 struct tasks; /* compress/tasks.h */
+struct outer; /* compress/outer.h */
 
 struct method_options {
 	double ratio; /* 16-bit bytes of the projections over all their bytes; 0: not said */
@@ -39,7 +40,8 @@ struct method_options {
 	struct deltadq_options deltadq;
 	/* Of auto. */
 	const struct tasks *tasks; /* words of the fine-tune's task; NULL: none */
-	double max_kl;        /* nats on text that is kept back, instead of a size; 0: not said */
+	double file_ratio; /* 16-bit bytes of the model over those of the whole file; 0: not said */
+	double max_kl;     /* nats on text that is kept back, instead of a size; 0: not said */
 	uint32_t train_steps; /* if train_steps_given */
 	bool train_steps_given;
 };
@@ -76,7 +78,9 @@ struct method_model {
 	const struct method_options *options;
 	const struct pair *pair;
 	const struct calibration *calibration;
-	const uint16_t *embedding; /* the fine-tune's, vocab x hidden, bf16 */
+	const uint16_t *embedding; /* as a reader will have it, vocab x hidden, bf16 */
+	struct outer *outer;       /* embedding and head are the method's to choose; or NULL */
+	double room; /* bytes for projections and what is open, by file_ratio; else 0 */
 	struct pool *pool;
 	const struct progress *progress;
 };

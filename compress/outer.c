@@ -2,186 +2,313 @@
 
 #include "compress/adapter_part.h"
 #include "compress/exact.h"
+#include "kernels/convert.h"
 #include "store/base.h"
 
 #include <string.h>
 
-struct outer {
-	const struct outer_settings *settings;
-	struct delta_file *file;
+#define MAX_MATRICES 2u
+
+struct outer_matrix {
 	enum tensor_role role;
 	uint32_t layer;
-	const struct pair_rows *rows;
+	struct pair_rows rows;
+	struct embedding *coarse; /* NULL: exact */
 };
 
-static bool is_tied(const struct outer_settings *s)
+struct outer {
+	struct outer_settings settings;
+	struct outer_matrix matrices[MAX_MATRICES]; /* embedding; head where it is not tied */
+	size_t n;
+	bool chosen;         /* of what is open */
+	struct part adapter; /* of the head, in its place; no payload: none */
+	uint16_t *values;    /* of the embedding, for readers */
+};
+
+struct outer *outer_free(struct outer *o)
 {
-	return s->pair->base_config.flags & MODEL_TIED_HEAD;
+	if (!o)
+		return NULL;
+	for (size_t i = 0; i < o->n; i++) {
+		embedding_free(o->matrices[i].coarse);
+		pair_rows_done(&o->matrices[i].rows);
+	}
+	part_done(&o->adapter);
+	free(o->values);
+	free(o);
+	return NULL;
+}
+
+static bool is_tied(const struct outer *o)
+{
+	return o->settings.pair->base_config.flags & MODEL_TIED_HEAD;
 }
 
 /* A tied matrix is used both ways. */
-static double *weigh(const struct outer *o)
+static double *weigh(
+	const struct outer *o, const struct outer_matrix *m, const uint32_t *ids, size_t n)
 {
-	const struct calibration *c = o->settings->calibration;
-	size_t n = (size_t)c->n_windows * c->window;
 	struct embedding_use use = {
 		.read_nats = EMBEDDING_READ_NATS, .asked_nats = EMBEDDING_ASKED_NATS};
-	double *weights = malloc(((size_t)o->rows->base_rows + 1) * sizeof(*weights));
+	double *weights = malloc(((size_t)m->rows.base_rows + 1) * sizeof(*weights));
 
-	if (o->role == ROLE_EMBED || is_tied(o->settings)) {
-		use.read = c->ids;
+	if (m->role == ROLE_EMBED || is_tied(o)) {
+		use.read = ids;
 		use.n_read = n;
 	}
-	if (o->role == ROLE_HEAD || is_tied(o->settings)) {
-		use.asked = c->ids;
+	if (m->role == ROLE_HEAD || is_tied(o)) {
+		use.asked = ids;
 		use.n_asked = n;
 	}
 	if (weights)
-		embedding_weigh(&use, o->rows->base_rows, weights);
+		embedding_weigh(&use, m->rows.base_rows, weights);
 	return weights;
 }
 
-static void choose(const struct outer_settings *s, struct embedding *e)
+static int make_coarse(struct outer *o, struct outer_matrix *m)
 {
+	const struct outer_settings *s = &o->settings;
+	const struct calibration *c = s->calibration;
+	_cleanup_(freep) double *weights = weigh(o, m, c->ids, (size_t)c->n_windows * c->window);
+	int r;
+
+	if (!weights)
+		return -ENOMEM;
+	r = embedding_new(&m->rows, weights, s->pool, &m->coarse);
+	if (r < 0 || s->open)
+		return r;
 	if (s->choice.kind == EMBEDDING_BITS)
-		embedding_choose_bits(e, s->choice.bits);
+		embedding_choose_bits(m->coarse, s->choice.bits);
 	else
-		embedding_choose_size(e, s->bits);
+		embedding_choose_size(m->coarse, s->bits);
+	return 0;
 }
 
-static int add_parts(const struct outer *o, const struct embedding *e)
+static int add_matrix(struct outer *o, enum tensor_role role, uint32_t layer, struct reason *reason)
+{
+	struct outer_matrix *m = &o->matrices[o->n];
+	int r;
+
+	m->role = role;
+	m->layer = layer;
+	r = pair_read_rows(o->settings.pair, role, &m->rows, reason);
+	if (r < 0)
+		return r;
+	o->n++;
+	if (m->rows.n_changed == 0 || o->settings.choice.kind == EMBEDDING_EXACT)
+		return 0;
+	return make_coarse(o, m);
+}
+
+static size_t n_numbers(const struct outer_matrix *m)
+{
+	return (size_t)m->rows.rows * m->rows.cols;
+}
+
+static bool is_coarse(const struct outer *o, const struct outer_matrix *m)
+{
+	return m->coarse && (o->chosen || !o->settings.open);
+}
+
+static void values_of(const struct outer *o, const struct outer_matrix *m, uint16_t *ret)
+{
+	if (is_coarse(o, m))
+		embedding_values(m->coarse, ret);
+	else
+		memcpy(ret, m->rows.values, n_numbers(m) * sizeof(*ret));
+}
+
+static int add_adapter(struct outer *o, uint32_t layer, struct reason *reason)
+{
+	const struct pair *pair = o->settings.pair;
+	const struct adapter *adapter = checkpoint_adapter(pair->tuned);
+	struct part_place place = {.role = ROLE_HEAD, .layer = layer};
+
+	if (!adapter || !model_config_shape(&pair->tuned_config, place.role, place.layer,
+				&place.rows, &place.cols))
+		return 0;
+	return adapter_part(adapter, &place, &o->adapter, reason);
+}
+
+/* As an adapter has it, or whole. */
+static int add_head(struct outer *o, struct reason *reason)
+{
+	uint32_t last = o->settings.pair->base_config.n_layers - 1;
+	int r = add_adapter(o, last, reason);
+
+	return r < 0 || o->adapter.payload ? r : add_matrix(o, ROLE_HEAD, last, reason);
+}
+
+int outer_new(const struct outer_settings *settings, struct outer **ret, struct reason *reason)
+{
+	_cleanup_(outerp) struct outer *o = calloc(1, sizeof(*o));
+	int r;
+
+	if (!o)
+		return -ENOMEM;
+	o->settings = *settings;
+	r = add_matrix(o, ROLE_EMBED, 0, reason);
+	if (r == 0 && !is_tied(o))
+		r = add_head(o, reason);
+	if (r < 0)
+		return r;
+	o->values = malloc((n_numbers(&o->matrices[0]) + 1) * sizeof(*o->values));
+	if (!o->values)
+		return -ENOMEM;
+	values_of(o, &o->matrices[0], o->values);
+	*ret = take_ptr(o);
+	return 0;
+}
+
+const uint16_t *outer_embedding(const struct outer *o)
+{
+	return o->values;
+}
+
+int outer_install(const struct outer *o, float *embedding, float *head)
+{
+	for (size_t i = 0; i < o->n; i++) {
+		const struct outer_matrix *m = &o->matrices[i];
+		_cleanup_(freep) uint16_t *values = malloc((n_numbers(m) + 1) * sizeof(*values));
+		float *to = m->role == ROLE_EMBED ? embedding : head;
+
+		if (!values)
+			return -ENOMEM;
+		values_of(o, m, values);
+		for (size_t k = 0; k < n_numbers(m); k++)
+			to[k] = bf16_to_f32(values[k]);
+	}
+	return 0;
+}
+
+int outer_weigh(struct outer *o, const uint32_t *ids, size_t n)
+{
+	for (size_t i = 0; i < o->n; i++) {
+		struct outer_matrix *m = &o->matrices[i];
+		_cleanup_(freep) double *weights = NULL;
+
+		if (!m->coarse)
+			continue;
+		weights = weigh(o, m, ids, n);
+		if (!weights)
+			return -ENOMEM;
+		embedding_reweigh(m->coarse, weights);
+	}
+	return 0;
+}
+
+void outer_rescale(struct outer *o, double factor)
+{
+	for (size_t i = 0; i < o->n; i++)
+		if (o->matrices[i].coarse)
+			embedding_rescale(o->matrices[i].coarse, factor);
+}
+
+static int parts_of(
+	const struct outer *o, const struct outer_matrix *m, struct part *ret, uint32_t *ret_n)
 {
 	const struct embedding_place place = {
-		.role = o->role, .layer = o->layer, .coded = o->settings->choice.coded};
+		.role = m->role, .layer = m->layer, .coded = o->settings.choice.coded};
+
+	return embedding_parts(m->coarse, &place, ret, ret_n);
+}
+
+/* What the present choice really takes. */
+static int add_point(const struct outer *o, const struct outer_matrix *m, struct rate_loss *sum)
+{
 	struct part parts[EMBEDDING_MAX_PARTS] = {0};
 	uint32_t n = 0;
-	int r = embedding_parts(e, &place, parts, &n);
+	int r = parts_of(o, m, parts, &n);
+
+	if (r < 0)
+		return r;
+	for (uint32_t i = 0; i < n; i++) {
+		sum->bytes += (double)(part_file_bytes(&parts[i]) + sizeof(struct tensor_quality));
+		part_done(&parts[i]);
+	}
+	sum->loss += embedding_loss(m->coarse);
+	return 0;
+}
+
+/* The choice has been made: what follows from it. */
+static int settle(struct outer *o, struct rate_loss *ret)
+{
+	struct rate_loss sum = {0};
+	int r = 0;
+
+	o->chosen = true;
+	values_of(o, &o->matrices[0], o->values);
+	for (size_t i = 0; r == 0 && i < o->n; i++)
+		if (o->matrices[i].coarse)
+			r = add_point(o, &o->matrices[i], &sum);
+	if (r == 0 && ret)
+		*ret = sum;
+	return r;
+}
+
+int outer_choose_size(struct outer *o, double bits, struct rate_loss *ret)
+{
+	for (size_t i = 0; i < o->n; i++)
+		if (o->matrices[i].coarse)
+			embedding_choose_size(o->matrices[i].coarse, bits);
+	return settle(o, ret);
+}
+
+int outer_encode(void *self, double lambda, struct rate_loss *ret, struct reason *reason)
+{
+	struct outer *o = self;
+
+	(void)reason;
+	for (size_t i = 0; i < o->n; i++)
+		if (o->matrices[i].coarse)
+			embedding_choose(o->matrices[i].coarse, lambda);
+	return settle(o, ret);
+}
+
+static int add_parts(const struct outer *o, const struct outer_matrix *m, struct delta_file *f)
+{
+	struct part parts[EMBEDDING_MAX_PARTS] = {0};
+	uint32_t n = 0;
+	int r = parts_of(o, m, parts, &n);
 
 	for (uint32_t i = 0; i < n; i++) {
 		if (r == 0)
-			r = delta_file_add(o->file, &parts[i]);
+			r = delta_file_add(f, &parts[i]);
 		else
 			part_done(&parts[i]);
 	}
 	return r;
 }
 
-/* `values` may be NULL. */
-static int add_coarse(const struct outer *o, uint16_t *values)
+static int add_final_norm(const struct pair *pair, struct delta_file *f, struct reason *reason)
 {
-	_cleanup_(freep) double *weights = weigh(o);
-	_cleanup_(embeddingp) struct embedding *e = NULL;
-	int r;
-
-	if (!weights)
-		return -ENOMEM;
-	r = embedding_new(o->rows, weights, o->settings->pool, &e);
-	if (r < 0)
-		return r;
-	choose(o->settings, e);
-	r = add_parts(o, e);
-	if (r == 0 && values)
-		embedding_values(e, values);
-	return r;
-}
-
-static int add_matrix(const struct outer *o, uint16_t *values)
-{
-	if (o->rows->n_changed == 0 || o->settings->choice.kind == EMBEDDING_EXACT)
-		return exact_rows(o->file, o->role, o->layer, o->rows);
-	return add_coarse(o, values);
-}
-
-static int add_embedding(struct outer o, uint16_t **ret, struct reason *reason)
-{
-	_cleanup_(pair_rows_done) struct pair_rows rows = {0};
-	_cleanup_(freep) uint16_t *values = NULL;
-	size_t n;
-	int r;
-
-	r = pair_read_rows(o.settings->pair, o.role, &rows, reason);
-	if (r < 0)
-		return r;
-	n = (size_t)rows.rows * rows.cols;
-	values = malloc((n + 1) * sizeof(*values));
-	if (!values)
-		return -ENOMEM;
-	memcpy(values, rows.values, n * sizeof(*values));
-	o.rows = &rows;
-	r = add_matrix(&o, values);
-	if (r < 0)
-		return r;
-	*ret = take_ptr(values);
-	return 0;
-}
-
-/* *ret_found is false where there is no adapter, or not of the head. */
-static int add_adapter(const struct outer *o, bool *ret_found, struct reason *reason)
-{
-	const struct adapter *adapter = checkpoint_adapter(o->settings->pair->tuned);
-	struct part_place place = {.role = o->role, .layer = o->layer};
-	struct part part;
-	int r;
-
-	*ret_found = false;
-	if (!adapter || !model_config_shape(&o->settings->pair->tuned_config, place.role,
-				place.layer, &place.rows, &place.cols))
-		return 0;
-	r = adapter_part(adapter, &place, &part, reason);
-	if (r < 0 || !part.payload)
-		return r;
-	*ret_found = true;
-	part.quality.weight_error = part.quality.activation_error = 0;
-	return delta_file_add(o->file, &part);
-}
-
-static int add_head(struct outer o, struct reason *reason)
-{
-	_cleanup_(pair_rows_done) struct pair_rows rows = {0};
-	bool found;
-	int r;
-
-	r = add_adapter(&o, &found, reason);
-	if (r < 0 || found)
-		return r;
-	r = pair_read_rows(o.settings->pair, o.role, &rows, reason);
-	if (r < 0)
-		return r;
-	o.rows = &rows;
-	return add_matrix(&o, NULL);
-}
-
-static int add_final_norm(
-	const struct outer_settings *s, struct delta_file *f, struct reason *reason)
-{
-	uint32_t last = s->pair->base_config.n_layers - 1;
+	uint32_t last = pair->base_config.n_layers - 1;
 	_cleanup_(freep) float *norm = NULL;
 	bool changed;
 	int r;
 
-	r = pair_read_vector(s->pair, ROLE_FINAL_NORM, last, &norm, &changed, reason);
+	r = pair_read_vector(pair, ROLE_FINAL_NORM, last, &norm, &changed, reason);
 	if (r < 0 || !changed)
 		return r;
-	return exact_vector(f, ROLE_FINAL_NORM, last, norm, s->pair->base_config.hidden);
+	return exact_vector(f, ROLE_FINAL_NORM, last, norm, pair->base_config.hidden);
 }
 
-int outer_add(const struct outer_settings *settings, struct delta_file *f, uint16_t **ret_embedding,
-	struct reason *reason)
+int outer_add(struct outer *o, struct delta_file *f, struct reason *reason)
 {
-	struct outer o = {.settings = settings, .file = f, .role = ROLE_EMBED};
-	_cleanup_(freep) uint16_t *embedding = NULL;
-	int r;
+	int r = 0;
 
-	r = add_embedding(o, &embedding, reason);
-	if (r == 0 && !is_tied(settings)) {
-		o.role = ROLE_HEAD;
-		o.layer = settings->pair->base_config.n_layers - 1;
-		r = add_head(o, reason);
+	for (size_t i = 0; r == 0 && i < o->n; i++) {
+		const struct outer_matrix *m = &o->matrices[i];
+
+		r = is_coarse(o, m) ? add_parts(o, m, f)
+				    : exact_rows(f, m->role, m->layer, &m->rows);
 	}
-	if (r == 0)
-		r = add_final_norm(settings, f, reason);
-	if (r < 0)
-		return r;
-	*ret_embedding = take_ptr(embedding);
-	return 0;
+	if (r == 0 && o->adapter.payload) {
+		struct part part = o->adapter;
+
+		o->adapter = (struct part){0};
+		part.quality.weight_error = part.quality.activation_error = 0;
+		r = delta_file_add(f, &part);
+	}
+	return r == 0 ? add_final_norm(o->settings.pair, f, reason) : r;
 }

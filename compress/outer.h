@@ -1,9 +1,13 @@
 /*
  * What a delta carries outside the blocks: embedding, head and final norm. An adapter's factors of
  * the head stay what they are.
+ *
+ * How embedding and head are stored is settled when they are read, or left open for a method that
+ * puts them and the projections under one lambda (compress/allocate.h).
  */
 #pragma once
 
+#include "compress/allocate.h"
 #include "compress/calibration.h"
 #include "compress/delta_file.h"
 #include "compress/embedding.h"
@@ -13,10 +17,41 @@ struct outer_settings {
 	const struct calibration *calibration; /* whose ids tell how often tokens are used */
 	struct embedding_choice choice;        /* for embedding and head */
 	double bits; /* EMBEDDING_AUTO: bits a weight, all rows taken together */
+	bool open;   /* EMBEDDING_AUTO: the method chooses; exact until it has */
 	struct pool *pool;
 };
 
-/* Adds their parts. *ret_embedding is the embedding that a reader will have, vocab x hidden, bf16,
- * malloc'ed: what the blocks behind it are calibrated on. -EDOM if a change is not finite. */
-int outer_add(const struct outer_settings *settings, struct delta_file *f, uint16_t **ret_embedding,
-	struct reason *reason) _must_check_;
+struct outer;
+
+/* Reads embedding and head. -EDOM if a change is not finite. The settings' pointers are borrowed.
+ */
+int outer_new(const struct outer_settings *settings, struct outer **ret, struct reason *reason)
+	_must_check_;
+struct outer *outer_free(struct outer *o);
+
+static inline void outerp(struct outer **o)
+{
+	outer_free(*o);
+}
+
+/* The embedding that a reader will have, vocab x hidden, bf16: what the blocks behind it are
+ * calibrated on. Follows the choice. */
+const uint16_t *outer_embedding(const struct outer *o);
+/* As floats, vocab x hidden each; `head` is not looked at where the two are tied. */
+int outer_install(const struct outer *o, float *embedding, float *head) _must_check_;
+
+/* What follows is for an open one. */
+
+/* Tokens are used as often as these ids say; losses are first guesses then, see outer_rescale(). */
+int outer_weigh(struct outer *o, const uint32_t *ids, size_t n) _must_check_;
+/* Of all losses: where the KL of a choice was measured, measured / estimated. */
+void outer_rescale(struct outer *o, double factor);
+/* As many bytes as `bits` a weight; ret may be NULL. */
+int outer_choose_size(struct outer *o, double bits, struct rate_loss *ret) _must_check_;
+/* `self` is an outer; as the encode() of struct allocate_tensor. Bytes are those of the parts with
+ * records and qualities. */
+int outer_encode(void *self, double lambda, struct rate_loss *ret, struct reason *reason)
+	_must_check_;
+
+/* Adds all parts, as they are chosen; once. */
+int outer_add(struct outer *o, struct delta_file *f, struct reason *reason) _must_check_;

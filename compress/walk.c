@@ -47,6 +47,8 @@ static int prepare_method(struct walk *w, struct reason *reason)
 		.pair = s->pair,
 		.calibration = s->calibration,
 		.embedding = s->embedding,
+		.outer = s->outer,
+		.room = s->room,
 		.pool = s->pool,
 		.progress = s->progress,
 	};

@@ -26,8 +26,10 @@ struct walk_settings {
 	const struct method_options *options;
 	const struct pair *pair;
 	const struct calibration *calibration;
-	const uint16_t *embedding; /* the fine-tune's, vocab x hidden */
-	struct pool *pool;         /* BLAS runs on one thread in each of its workers */
+	const uint16_t *embedding; /* vocab x hidden; follows what the method chooses of `outer` */
+	struct outer *outer;       /* open, or NULL; see struct method_model */
+	double room;
+	struct pool *pool; /* BLAS runs on one thread in each of its workers */
 	const struct progress *progress;
 	int work_fd;       /* the file, borrowed: readable and writable */
 	bool resume;       /* go on with what is there */

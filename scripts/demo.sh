@@ -52,7 +52,7 @@ say "1. A model folder becomes a base image"
 run deltactl import $base_model -o store/base.base
 
 say "2. A full fine-tune of it becomes a delta of a sixteenth: about half a minute on two cores"
-# Not the default method: auto answers 200 tasks of its own first and then trains, minutes for a show.
+# Not the default method: with 200 tasks and without training, auto takes 130 seconds of one core.
 run deltactl compress --base $base_model --tuned $tuned_model --method delta-come --ratio 16 -o store/math.delta
 echo "(The held-out text is general prose, which this fine-tune has unlearned. Its own subject is step 5.)"
 

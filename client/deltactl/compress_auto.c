@@ -13,6 +13,11 @@ bool compress_auto_option(
 		return true;
 	case OPTION_AUTO_ROWS:
 		return number_range(value, &a->first_row, &a->end_row);
+	case OPTION_AUTO_FILE_RATIO:
+		if (!number_f32(value, &number) || !(number > 0))
+			return false;
+		o->file_ratio = (double)number;
+		return true;
 	case OPTION_AUTO_MAX_KL:
 		if (!number_f32(value, &number) || !(number > 0))
 			return false;

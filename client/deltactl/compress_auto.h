@@ -13,6 +13,7 @@ enum {
 	OPTION_AUTO_FIRST = 768,
 	OPTION_AUTO_TASKS = OPTION_AUTO_FIRST,
 	OPTION_AUTO_ROWS,
+	OPTION_AUTO_FILE_RATIO,
 	OPTION_AUTO_MAX_KL,
 	OPTION_AUTO_STEPS,
 	OPTION_AUTO_END,
@@ -22,6 +23,7 @@ enum {
 #define COMPRESS_AUTO_OPTIONS                                    \
 	{"tasks", required_argument, NULL, OPTION_AUTO_TASKS},      \
 	{"task-rows", required_argument, NULL, OPTION_AUTO_ROWS},   \
+	{"file-ratio", required_argument, NULL, OPTION_AUTO_FILE_RATIO}, \
 	{"max-kl", required_argument, NULL, OPTION_AUTO_MAX_KL},    \
 	{"train-steps", required_argument, NULL, OPTION_AUTO_STEPS}
 
@@ -30,6 +32,8 @@ enum {
 	"                           takes them, instead of text; auto learns from them\n"       \
 	"  --task-rows A:B          only tasks A up to but not B of the file, from 0\n"        \
 	"method auto:\n"                                                                       \
+	"  --file-ratio N           16-bit size of the whole fine-tune over that of the whole\n"  \
+	"                           file, instead of --ratio\n"                                \
 	"  --max-kl X               as small as it gets with a KL of X nats a token on text\n" \
 	"                           that is kept back, instead of a size\n"                    \
 	"  --train-steps N          of training after the codes are chosen (default 60 with\n" \

@@ -37,7 +37,7 @@ void compress_report_print(
 		ratio_of(r->projection_original_bytes, r->projection_bytes), r->n_projections,
 		r->n_unchanged);
 	printf("  embedding     %10s  %s\n", human_bytes(r->embedding_bytes, a),
-		s->embedding.kind == EMBEDDING_EXACT ? "exact" : "as codes");
+		compress_embedding(s).kind == EMBEDDING_EXACT ? "exact" : "as codes");
 	printf("  the rest      %10s  norms, biases, tables, digests\n",
 		human_bytes(r->other_bytes, a));
 	if (s->base_weights != WEIGHTS_BF16)

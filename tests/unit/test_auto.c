@@ -122,16 +122,78 @@ static void test_a_quality_is_reached(void **state)
 	assert_true(found.projection_bytes < sized.projection_bytes);
 }
 
+/* Everything in it, embedding and head too; whether they are one matrix or two. */
+static void test_a_file_is_as_small_as_asked_for(void **state)
+{
+	static const char *const names[] = {"llama-gqa", "llama-mha-tied"};
+
+	(void)state;
+	for (size_t i = 0; i < array_len(names); i++) {
+		_cleanup_(folders_done) struct folders f = folders_of(names[i]);
+		struct method_options options = {.file_ratio = 2.5};
+		struct compress_report large = made(&f, &options, 2), small;
+		double allowed = (double)large.original_bytes / 2.5;
+
+		assert_true((double)large.file_bytes <= allowed);
+		assert_true((double)large.file_bytes > .75 * allowed);
+		options.file_ratio = 5;
+		small = made(&f, &options, 2);
+		assert_true((double)small.file_bytes <= (double)small.original_bytes / 5);
+		/* One lambda: neither pays alone, and it shows. */
+		assert_true(small.embedding_bytes < large.embedding_bytes);
+		assert_true(small.projection_bytes < large.projection_bytes);
+		assert_true(small.kl > large.kl);
+	}
+}
+
+/* The projections' lambda, at their budget. */
+static void test_an_open_embedding_leaves_the_projections_their_budget(void **state)
+{
+	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	const struct method_options options = {.bits = 2};
+	struct compress_settings settings = {
+		.method = "auto",
+		.options = options,
+		.calibration_tokens = 1024,
+		.window = 64,
+		.n_threads = 2,
+		.embedding.kind = EMBEDDING_AUTO,
+	};
+	_cleanup_(closep) int fd = memfd_create("made", MFD_CLOEXEC);
+	struct compress_report exact = made(&f, &options, 2), open;
+	struct reason reason = {0};
+
+	(void)state;
+	assert_int_equal(compress_delta(f.base, f.tuned, &settings, fd, NULL, &open, &reason), 0);
+	assert_true((double)open.projection_bytes <= (double)open.projection_original_bytes / 8);
+	assert_true(2 * open.embedding_bytes < exact.embedding_bytes);
+	assert_true(open.kl > exact.kl);
+}
+
+static void test_a_file_too_small_for_its_pages_is_refused(void **state)
+{
+	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	const struct method_options options = {.file_ratio = 50};
+	struct compress_report report;
+	struct reason reason = {0};
+
+	(void)state;
+	assert_int_equal(compressed(&f, &options, 2, &report, &reason), -ENOSPC);
+}
+
 static void test_refusals(void **state)
 {
 	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
-	const struct method_options both = {.bits = 2, .max_kl = .1}, negative = {.max_kl = -1};
+	const struct method_options both = {.bits = 2, .max_kl = .1}, negative = {.max_kl = -1},
+				    sizes = {.bits = 2, .file_ratio = 4};
 	struct compress_report report;
 	struct reason reason = {0};
 
 	(void)state;
 	assert_int_equal(compressed(&f, &both, 1, &report, &reason), -EINVAL);
 	assert_non_null(strstr(reason.text, "max-kl"));
+	assert_int_equal(compressed(&f, &sizes, 1, &report, &reason), -EINVAL);
+	assert_non_null(strstr(reason.text, "size of the file"));
 	assert_int_equal(compressed(&f, &negative, 1, &report, &reason), -EINVAL);
 }
 
@@ -150,6 +212,9 @@ int main(void)
 		cmocka_unit_test(test_more_bytes_are_closer),
 		cmocka_unit_test(test_training_helps_and_threads_do_not_matter),
 		cmocka_unit_test(test_a_quality_is_reached),
+		cmocka_unit_test(test_a_file_is_as_small_as_asked_for),
+		cmocka_unit_test(test_an_open_embedding_leaves_the_projections_their_budget),
+		cmocka_unit_test(test_a_file_too_small_for_its_pages_is_refused),
 		cmocka_unit_test(test_refusals),
 	};
 
