@@ -193,6 +193,13 @@ static void test_load_and_unload(void **state)
 	assert_int_equal(order(PROTO_SHOW, "nobody"), PROTO_STATUS_UNKNOWN_VARIANT);
 }
 
+/* A sanitizer keeps what is freed, and memory of its own. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED true
+#else
+#define SANITIZED false
+#endif
+
 /* Memory that the daemon holds by a descriptor, whether it has looked at it or not. */
 static uint64_t memory_files_bytes(void)
 {
@@ -217,13 +224,15 @@ static uint64_t kernel_bytes(void)
 }
 
 /* What a delta is said to take, with what it expands into, is what the kernel gave for it, within
- * 2 %, and gets back. What was unloaded is freed before the next load begins, so memory is measured
- * after loads; the first ones make what is kept. */
+ * 2 % and some pages of threads and tables, and gets back. What was unloaded is freed before the
+ * next load begins, so memory is measured after loads; the first ones make what is kept. */
 static void test_memory_adds_up(void **state)
 {
 	uint64_t said = 0, one = 0, two = 0, slack;
 
 	(void)state;
+	if (SANITIZED)
+		skip();
 	assert_true(expanded_bytes >= delta_bytes / 10);
 	for (int round = 0; round < 2; round++) {
 		assert_int_equal(order(PROTO_LOAD, "red"), PROTO_STATUS_OK);
@@ -235,7 +244,7 @@ static void test_memory_adds_up(void **state)
 		assert_int_equal(order(PROTO_UNLOAD, "red"), PROTO_STATUS_OK);
 		assert_int_equal(order(PROTO_UNLOAD, "blue"), PROTO_STATUS_OK);
 	}
-	slack = said / 50;
+	slack = said / 50 + (UINT64_C(256) << 10);
 	assert_in_range(two - one, said - slack, said + slack);
 	assert_int_equal(order(PROTO_LOAD, "red"), PROTO_STATUS_OK);
 	assert_in_range(kernel_bytes(), one - slack, one + slack);
