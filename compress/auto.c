@@ -9,12 +9,10 @@
  *   size        real bytes; what training added is taken back from the smallest codes
  *
  * At half a bit and less components win on every fine-tune that was tried, from 1.6 bits on direct
- * codes; between, both are made and the KL on text that was kept back decides, components being
- * asked for a lead because training gives direct codes more there.
+ * codes; between, text that was kept back decides, with a lead for what training improves more.
  *
- * Both models and all gradients are in memory as f32: for models of some hundred million
- * parameters. Every step but the training goes matrix by matrix, so that larger models need another
- * loop around the same pieces: blocks in turn, metrics of one block at a time.
+ * Both models and all gradients are in memory as f32. Every step but the training goes matrix by
+ * matrix: larger models need another loop around the same pieces, blocks in turn.
  */
 #include "compress/auto_text.h"
 #include "compress/fisher.h"
@@ -50,6 +48,8 @@ struct auto_run {
 	bool shared;            /* budget and lambda, with embedding and head */
 	struct rate_loss outer; /* of embedding and head, where they are ours to choose */
 	struct allocation allocation;
+	struct rate_point points[METHOD_MAX_POINTS]; /* the last is what stands */
+	size_t n_points;
 	struct tune_report tuned_report;
 	bool is_tuned;
 };
@@ -296,11 +296,9 @@ static int measure(void *user, double *ret, struct reason *reason)
 	return r < 0 ? r : tune_measure(&settings, &a->text.kept_back, ret, reason);
 }
 
-/* All trials with one codec, and with nothing where that is better. */
-static int code_with(
-	struct auto_run *a, enum trial_codec codec, double *ret_kl, struct reason *reason)
+static struct allocate_settings allocate_settings_of(const struct auto_run *a)
 {
-	const struct allocate_settings settings = {
+	return (struct allocate_settings){
 		.tensors = a->tensors,
 		.n = a->n_trials + a->shared,
 		.pool = a->model->pool,
@@ -309,6 +307,13 @@ static int code_with(
 		.first = a->allocation.lambda > 0 ? a->allocation.lambda : FIRST_LAMBDA,
 		.slack = SLACK,
 	};
+}
+
+/* All trials with one codec, and with nothing where that is better. */
+static int code_with(
+	struct auto_run *a, enum trial_codec codec, double *ret_kl, struct reason *reason)
+{
+	const struct allocate_settings settings = allocate_settings_of(a);
 	int r;
 
 	for (size_t i = 0; i < a->n_trials; i++)
@@ -347,6 +352,27 @@ static int code_best(struct auto_run *a, struct reason *reason)
 		return 0;
 	a->allocation = other;
 	return code_with(a, TRIAL_CODES, &direct, reason);
+}
+
+/* Coarser and finer ones of what stands, which stands again at the end. */
+static int draw_curve(struct auto_run *a, struct reason *reason)
+{
+	static const double factors[] = {16, 4, 1. / 4, 1. / 16, 1};
+	const struct allocate_settings settings = allocate_settings_of(a);
+	double kl;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < array_len(factors); i++) {
+		struct rate_loss sum;
+
+		r = allocate_at(&settings, factors[i] * a->allocation.lambda, &sum, reason);
+		if (r == 0)
+			r = measure(a, &kl, reason);
+		if (r == 0)
+			a->points[a->n_points++] = (struct rate_point){
+				.bits = 8 * projection_bytes(a) / a->n_weights, .kl = kl};
+	}
+	return r;
 }
 
 static uint32_t n_steps(const struct auto_run *a)
@@ -400,7 +426,13 @@ static int train(struct auto_run *a, struct reason *reason)
 	if (r < 0)
 		return r;
 	a->is_tuned = !a->tuned_report.reverted;
-	return keep_budget(a);
+	r = keep_budget(a);
+	if (a->is_tuned)
+		a->points[a->n_points - 1] = (struct rate_point){
+			.bits = 8 * projection_bytes(a) / a->n_weights,
+			.kl = a->tuned_report.kl_after,
+		};
+	return r;
 }
 
 /*
@@ -460,6 +492,8 @@ static int prepare(const struct method_model *model, void **ret_state, struct re
 		r = set_budget(a, reason);
 	if (r == 0 && a->n_trials + a->shared > 0)
 		r = code_best(a, reason);
+	if (r == 0 && a->n_trials > 0)
+		r = draw_curve(a, reason);
 	if (r == 0)
 		r = train(a, reason);
 	if (r < 0)
@@ -538,6 +572,14 @@ static size_t report(const void *state, struct method_figure *ret)
 	return n;
 }
 
+static size_t points(const void *state, struct rate_point *ret)
+{
+	const struct auto_run *a = state;
+
+	memcpy(ret, a->points, sizeof(a->points));
+	return a->n_points;
+}
+
 static void done(void *state)
 {
 	run_free(state);
@@ -553,5 +595,6 @@ const struct method method_auto = {
 	.quantise = quantise,
 	.vector = vector,
 	.report = report,
+	.points = points,
 	.done = done,
 };

@@ -54,7 +54,9 @@ struct job {
 	struct walk_report projections;
 	struct bytes extra_tokens, chat, selftest;
 	struct certificate certificate;
-	struct rate_point points[FORMAT_MAX_LEVELS]; /* of the levels but the last */
+	/* Of the levels but the last, then the method's. */
+	struct rate_point points[FORMAT_MAX_LEVELS + METHOD_MAX_POINTS];
+	size_t n_levels_measured;
 	struct compress_report *report;
 };
 
@@ -389,7 +391,7 @@ static int measure_served(struct job *j, struct served *base, const struct serve
 	if (r < 0)
 		return r;
 	served_drop_delta(base);
-	j->certificate.n_points = header->n_levels - 1;
+	j->n_levels_measured = header->n_levels - 1;
 	return levels_measure(
 		&settings, base, fd, header, j->projections.original_bytes, j->points, reason);
 }
@@ -448,15 +450,18 @@ static int measure(struct job *j, struct reason *reason)
 static int write_whole(struct job *j, int fd, struct reason *reason)
 {
 	_cleanup_(closep) int draft = -1;
+	const struct walk_report *p = &j->projections;
 	struct format_header header;
 	int r;
 
+	memcpy(j->points + j->n_levels_measured, p->points, p->n_points * sizeof(*p->points));
+	j->certificate.n_points = j->n_levels_measured + p->n_points;
 	r = open_memory(&draft, reason);
 	if (r == 0)
 		r = write_file(j, true, draft, &header, reason);
 	if (r < 0)
 		return r;
-	for (uint64_t i = 0; i < j->certificate.n_points; i++)
+	for (size_t i = 0; i < j->n_levels_measured; i++)
 		j->points[i].file_bytes = header.level_end[i];
 	r = write_file(j, true, fd, &header, reason);
 	if (r < 0)

@@ -24,6 +24,7 @@
 #define METHOD_RECORD_BYTES sizeof(struct tensor_record) /* of a part, beside its payload */
 #define METHOD_MAX_GROUP 3u                              /* q, k, v */
 #define METHOD_MAX_FIGURES 8u
+#define METHOD_MAX_POINTS 8u
 
 enum method_needs {
 	METHOD_NEEDS_CALIBRATION = 1 << 0, /* second moments of the inputs */
@@ -113,6 +114,9 @@ struct method {
 	void *(*sums)(void *state, size_t *ret_bytes);
 	/* NULL: nothing. Fills at most METHOD_MAX_FIGURES; returns how many. */
 	size_t (*report)(const void *state, struct method_figure *ret);
+	/* NULL: none. Sizes that were measured on the way, on text of the method's own; fills at
+	 * most METHOD_MAX_POINTS, returns how many. The last is what was made. */
+	size_t (*points)(const void *state, struct rate_point *ret);
 	void (*done)(void *state); /* NULL where there is no prepare() */
 };
 

@@ -406,6 +406,8 @@ int walk_run(const struct walk_settings *settings, struct delta_file *f, struct 
 	tell_progress(&walk, n_layers, 0);
 	if (settings->method->report)
 		walk.report.n_figures = settings->method->report(walk.state, walk.report.figures);
+	if (settings->method->points)
+		walk.report.n_points = settings->method->points(walk.state, walk.report.points);
 	*ret = walk.report;
 	return 0;
 }

@@ -49,6 +49,8 @@ struct walk_report {
 	uint64_t original_bytes; /* of all projections that changed, at 16 bits */
 	struct method_figure figures[METHOD_MAX_FIGURES];
 	size_t n_figures;
+	struct rate_point points[METHOD_MAX_POINTS];
+	size_t n_points;
 	uint32_t n_resumed; /* blocks that an earlier walk had made */
 	bool began_anew;    /* the file held something else, or was damaged */
 };

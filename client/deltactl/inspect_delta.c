@@ -181,11 +181,46 @@ static json_t *describe_point(double bits, uint64_t file_bytes, double kl)
 	return row;
 }
 
+/* Points that the method measured itself are of text of its own: the certificate's KL is no part of
+ * that curve, and their last is the file. */
+static bool is_of_method(const struct delta *delta)
+{
+	uint64_t n = delta->certificate->n_points;
+
+	return n > 0 && delta->points[n - 1].file_bytes == 0;
+}
+
+static int compare_points(const void *left, const void *right)
+{
+	const struct rate_point *a = left, *b = right;
+
+	return (a->bits > b->bits) - (a->bits < b->bits);
+}
+
+static json_t *describe_points_of_method(const struct delta *delta)
+{
+	struct rate_point sorted[FORMAT_MAX_POINTS];
+	json_t *points = json_array();
+	size_t n = 0;
+
+	for (uint64_t i = 0; i < delta->certificate->n_points; i++)
+		if (delta->points[i].file_bytes == 0)
+			sorted[n++] = delta->points[i];
+	qsort(sorted, n, sizeof(*sorted), compare_points);
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(points, describe_point(sorted[i].bits, 0, sorted[i].kl));
+	return points;
+}
+
 /* The points that the compressor left and the whole file. */
 static json_t *describe_rate_curve(const struct delta *delta)
 {
 	const struct certificate *c = delta->certificate;
-	json_t *points = json_array();
+	json_t *points;
+
+	if (is_of_method(delta))
+		return describe_points_of_method(delta);
+	points = json_array();
 
 	for (uint64_t i = 0; i < c->n_points; i++)
 		json_array_append_new(

@@ -317,8 +317,13 @@ static void put_points(const struct page *p, const json_t *points, const struct 
 
 		if (!(number_of(point, "kl") > 0))
 			continue;
-		snprintf(words, sizeof(words), "%.3f bit a weight, file of %s, KL %.5f", x[drawn],
-			human_bytes(bytes_of(point, "file_bytes"), size), number_of(point, "kl"));
+		if (bytes_of(point, "file_bytes") > 0)
+			snprintf(words, sizeof(words), "%.3f bit a weight, file of %s, KL %.5f",
+				x[drawn], human_bytes(bytes_of(point, "file_bytes"), size),
+				number_of(point, "kl"));
+		else
+			snprintf(words, sizeof(words), "%.3f bit a weight, KL %.5f", x[drawn],
+				number_of(point, "kl"));
 		svg_plot_point(p->to, plot, x[drawn], y[drawn], words);
 		drawn++;
 	}
@@ -341,9 +346,9 @@ static void put_rate_curve(const struct page *p)
 		return;
 	html_element(p->to, "h2", NULL, "Rate against KL");
 	html_element(p->to, "p", NULL,
-		"KL to the fine-tune on held-out text, nats a token (logarithmic), over bits a "
-		"projection weight, everything counted. Points are prefixes of this file and sizes "
-		"that were measured on the way to it.");
+		"KL to the fine-tune, nats a token (logarithmic), over bits a projection weight, "
+		"everything counted. Points are prefixes of this file on held-out text or, where "
+		"the method measured sizes on the way to it, those, on text that it kept back.");
 	fputs("<div class=\"card\">", p->to);
 	svg_plot_begin(p->to, &plot);
 	put_points(p, points, &plot);

@@ -3,6 +3,7 @@
 #include "kernels/blas.h"
 #include "tests/golden_file.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -65,6 +66,17 @@ static struct compress_report made(
 	if (compressed(f, options, n_threads, &report, &reason) < 0)
 		fail_msg("%s", reason.text);
 	return report;
+}
+
+/* Of a delta that has a certificate. */
+static const struct rate_point *points_of(const struct image *image, struct certificate *ret)
+{
+	uint64_t n_bytes;
+	const uint8_t *bytes = image_section(image, SECTION_CERTIFICATE, &n_bytes);
+
+	assert_non_null(bytes);
+	memcpy(ret, bytes, sizeof(*ret));
+	return (const void *)(bytes + n_bytes - ret->n_points * sizeof(struct rate_point));
 }
 
 /* Direct codes, both, components. */
@@ -181,6 +193,39 @@ static void test_a_file_too_small_for_its_pages_is_refused(void **state)
 	assert_int_equal(compressed(&f, &options, 2, &report, &reason), -ENOSPC);
 }
 
+/* The file keeps what was measured on the way: fewer bits are worse, and its own are there. */
+static void test_the_curve_is_kept(void **state)
+{
+	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	const struct compress_settings settings = {
+		.method = "auto",
+		.options.bits = 2,
+		.calibration_tokens = 1024,
+		.window = 64,
+		.n_threads = 2,
+	};
+	_cleanup_(closep) int fd = memfd_create("made", MFD_CLOEXEC);
+	_cleanup_(imagep) struct image *image = NULL;
+	struct certificate certificate;
+	struct compress_report report;
+	struct reason reason = {0};
+	const struct rate_point *points;
+
+	(void)state;
+	assert_int_equal(compress_delta(f.base, f.tuned, &settings, fd, NULL, &report, &reason), 0);
+	assert_int_equal(image_load(fd, &image, NULL, &reason), 0);
+	points = points_of(image, &certificate);
+	assert_int_equal(certificate.n_points, 5);
+	for (size_t i = 1; i < 4; i++) {
+		assert_true(points[i].bits > points[i - 1].bits);
+		assert_true(points[i].kl < points[i - 1].kl);
+	}
+	assert_true(fabs(points[4].bits - 16 * (double)report.projection_bytes /
+						  (double)report.projection_original_bytes) < 1e-9);
+	assert_true(points[4].bits > points[1].bits && points[4].bits < points[2].bits);
+	assert_true(points[4].kl < points[1].kl && points[4].kl > points[2].kl);
+}
+
 static void test_refusals(void **state)
 {
 	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
@@ -215,6 +260,7 @@ int main(void)
 		cmocka_unit_test(test_a_file_is_as_small_as_asked_for),
 		cmocka_unit_test(test_an_open_embedding_leaves_the_projections_their_budget),
 		cmocka_unit_test(test_a_file_too_small_for_its_pages_is_refused),
+		cmocka_unit_test(test_the_curve_is_kept),
 		cmocka_unit_test(test_refusals),
 	};
 
