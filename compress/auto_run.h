@@ -1,0 +1,56 @@
+/*
+ * What the stages of method "auto" (compress/auto.c) hand to each other, in the order of the calls:
+ *
+ *   auto_sense        reads the models, one trial for each projection that changed
+ *   auto_set_budget   bytes for all of them, and what embedding and head are worth
+ *   auto_code         a codec and a lambda; every trial stands coded
+ *   auto_draw_curve   KL at other sizes
+ *   auto_train        of what stands coded
+ */
+#pragma once
+
+#include "compress/auto_text.h"
+#include "compress/outer.h"
+#include "compress/tune.h"
+
+struct auto_run {
+	const struct method_model *model;
+	struct auto_text text;
+	struct dense_model *base, *tuned, *weights;
+	struct metric **metrics; /* all of them, owned */
+	size_t n_metrics;
+	struct trial **trials; /* of the projections that changed */
+	struct allocate_tensor *tensors;
+	float **deltas;
+	size_t n_trials;
+	double n_weights;       /* numbers in them */
+	double budget;          /* bytes; 0: by quality */
+	bool shared;            /* budget and lambda, with embedding and head */
+	struct rate_loss outer; /* of embedding and head, where they are ours to choose */
+	struct allocation allocation;
+	struct rate_point points[METHOD_MAX_POINTS]; /* the last is what stands */
+	size_t n_points;
+	struct tune_report tuned_report;
+	bool is_tuned;
+};
+
+struct auto_run *auto_run_free(struct auto_run *a);
+
+static inline void auto_runp(struct auto_run **a)
+{
+	auto_run_free(*a);
+}
+
+int auto_sense(struct auto_run *a, struct reason *reason) _must_check_;
+int auto_set_budget(struct auto_run *a, struct reason *reason) _must_check_;
+int auto_code(struct auto_run *a, struct reason *reason) _must_check_;
+int auto_draw_curve(struct auto_run *a, struct reason *reason) _must_check_;
+int auto_train(struct auto_run *a, struct reason *reason) _must_check_;
+
+/* Of what stands coded: bytes of the projections, and how it is trained or measured. */
+double auto_projection_bytes(const struct auto_run *a);
+struct tune_settings auto_tune_settings(const struct auto_run *a);
+/* Its KL on the text that was kept back; `user` is an auto_run, for allocate_quality(). */
+int auto_measure(void *user, double *ret, struct reason *reason) _must_check_;
+/* Embedding and head of the weights as a reader will have them. */
+int auto_take_outer(struct auto_run *a) _must_check_;
