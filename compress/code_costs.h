@@ -44,3 +44,26 @@ static inline const float *code_costs_at(const struct code_costs *c, uint32_t ro
 	level = level < 0 ? 0 : level >= CODE_COSTS_LEVELS ? CODE_COSTS_LEVELS - 1 : level;
 	return c->bits[level];
 }
+
+/* The nearest integer, its neighbour towards zero, or zero: what costs least of `weight` times the
+ * squared error plus its bits. `target` is in steps, `weight` in bits. */
+static inline int code_costs_cheapest(const float *bits, float target, float weight)
+{
+	float clipped = fminf(fmaxf(target, -CODE_LIMIT), CODE_LIMIT);
+	int nearest = (int)lrintf(clipped), sign = nearest < 0 ? -1 : 1;
+	int magnitude = abs(nearest);
+	float distance = fabsf(target - (float)nearest);
+	float best = weight * distance * distance + bits[magnitude];
+	int found = magnitude;
+
+	if (magnitude == 0)
+		return 0;
+	distance = fabsf(target - (float)(sign * (magnitude - 1)));
+	if (weight * distance * distance + bits[magnitude - 1] < best) {
+		best = weight * distance * distance + bits[magnitude - 1];
+		found = magnitude - 1;
+	}
+	if (magnitude > 1 && weight * target * target + bits[0] < best)
+		found = 0;
+	return sign * found;
+}

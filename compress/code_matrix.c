@@ -41,6 +41,31 @@ int code_matrix_new(uint32_t n_rows, uint32_t n_cols, uint8_t bits, enum grid_ki
 	return 0;
 }
 
+void code_range_add(struct code_range *range, const int8_t *codes, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		range->lowest = codes[i] < range->lowest ? codes[i] : range->lowest;
+		range->highest = codes[i] > range->highest ? codes[i] : range->highest;
+	}
+}
+
+int code_matrix_of_signed(const int8_t *codes, uint32_t n_rows, uint32_t n_cols,
+	struct code_range range, struct code_matrix **ret)
+{
+	uint8_t bits = 1;
+	int r;
+
+	while (1 << bits <= range.highest - range.lowest)
+		bits++;
+	r = code_matrix_new(n_rows, n_cols, bits, GRID_MATRIX, ret);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < (size_t)n_rows * n_cols; i++)
+		(*ret)->codes[i] = (uint8_t)(codes[i] - range.lowest);
+	(*ret)->zero = (float)-range.lowest;
+	return 0;
+}
+
 void code_matrix_row(const struct code_matrix *m, uint32_t row, float *ret)
 {
 	const uint8_t *codes = m->codes + (size_t)row * m->n_cols;

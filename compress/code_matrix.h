@@ -30,5 +30,17 @@ static inline void code_matrix_freep(struct code_matrix **m)
 	code_matrix_free(*m);
 }
 
+/* What signed codes lie between; all zeros at first, so that 0 is among them. */
+struct code_range {
+	int lowest, highest;
+};
+
+void code_range_add(struct code_range *range, const int8_t *codes, size_t n);
+
+/* Signed codes, n_rows x n_cols within the range, on GRID_MATRIX with a step of 1: matrices of one
+ * range have the same bits and zero. -ENOMEM. */
+int code_matrix_of_signed(const int8_t *codes, uint32_t n_rows, uint32_t n_cols,
+	struct code_range range, struct code_matrix **ret) _must_check_;
+
 /* n_cols values of a row, as a reader will have them. */
 void code_matrix_row(const struct code_matrix *m, uint32_t row, float *ret);

@@ -39,29 +39,6 @@ static void sweep_done(struct sweep *s)
 	free(s->from_left);
 }
 
-/* Of the candidates the one with the lowest cost; `target` is in steps, `weight` of a squared step
- * in bits. */
-static int cheapest(const float *bits, float target, float weight)
-{
-	float clipped = fminf(fmaxf(target, -CODE_LIMIT), CODE_LIMIT);
-	int nearest = (int)lrintf(clipped), sign = nearest < 0 ? -1 : 1;
-	int magnitude = abs(nearest);
-	float distance = fabsf(target - (float)nearest);
-	float best = weight * distance * distance + bits[magnitude];
-	int found = magnitude;
-
-	if (magnitude == 0)
-		return 0;
-	distance = fabsf(target - (float)(sign * (magnitude - 1)));
-	if (weight * distance * distance + bits[magnitude - 1] < best) {
-		best = weight * distance * distance + bits[magnitude - 1];
-		found = magnitude - 1;
-	}
-	if (magnitude > 1 && weight * target * target + bits[0] < best)
-		found = 0;
-	return sign * found;
-}
-
 static int nearest_code(float target)
 {
 	return (int)lrintf(fminf(fmaxf(target, -CODE_LIMIT), CODE_LIMIT));
@@ -87,7 +64,8 @@ static void round_row(struct sweep *s, uint32_t row, uint32_t first, uint32_t n,
 
 		if (p->lambda > 0) {
 			bits = code_costs_at(s->costs, row, col);
-			code = cheapest(bits, wanted * inverse, (float)(weight * in_bits));
+			code = code_costs_cheapest(
+				bits, wanted * inverse, (float)(weight * in_bits));
 		} else {
 			code = nearest_code(wanted * inverse);
 		}

@@ -7,12 +7,6 @@
 
 #define TRUST 2.0 /* factor of lambda */
 
-/* The range of codes: how wide they are, and which of them is zero. */
-struct code_range {
-	uint32_t bits;
-	uint8_t centre;
-};
-
 /* What is tried. */
 static const struct trial_winner candidates[] = {
 	{TRIAL_NOTHING, 0},
@@ -85,47 +79,15 @@ static size_t n_numbers(const struct trial *t)
 	return (size_t)t->settings.place.rows * t->settings.place.cols;
 }
 
-/* Codes of one sign-symmetric grid: bits and centre that hold all of them. */
-static struct code_range range_of(const int8_t *a, size_t n_a, const int8_t *b, size_t n_b)
-{
-	int lowest = 0, highest = 0;
-	struct code_range range = {.bits = 1};
-
-	for (size_t i = 0; i < n_a; i++) {
-		lowest = a[i] < lowest ? a[i] : lowest;
-		highest = a[i] > highest ? a[i] : highest;
-	}
-	for (size_t i = 0; i < n_b; i++) {
-		lowest = b[i] < lowest ? b[i] : lowest;
-		highest = b[i] > highest ? b[i] : highest;
-	}
-	while (1 << range.bits <= highest - lowest)
-		range.bits++;
-	range.centre = (uint8_t)-lowest;
-	return range;
-}
-
-static int matrix_of(const int8_t *codes, uint32_t rows, uint32_t cols, struct code_range range,
-	struct code_matrix **ret)
-{
-	int r = code_matrix_new(rows, cols, (uint8_t)range.bits, GRID_MATRIX, ret);
-
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < (size_t)rows * cols; i++)
-		(*ret)->codes[i] = (uint8_t)(codes[i] + range.centre);
-	(*ret)->step = 1;
-	(*ret)->zero = range.centre;
-	return 0;
-}
-
 static int codes_part(
 	const struct part_place *p, const int8_t *codes, double step, struct part *ret)
 {
 	_cleanup_(code_matrix_freep) struct code_matrix *m = NULL;
-	int r = matrix_of(
-		codes, p->rows, p->cols, range_of(codes, (size_t)p->rows * p->cols, NULL, 0), &m);
+	struct code_range range = {0};
+	int r;
 
+	code_range_add(&range, codes, (size_t)p->rows * p->cols);
+	r = code_matrix_of_signed(codes, p->rows, p->cols, range, &m);
 	if (r < 0)
 		return r;
 	m->step = (float)step;
@@ -134,14 +96,16 @@ static int codes_part(
 
 static int factors_part(const struct part_place *p, const struct whitened *w, struct part *ret)
 {
-	struct code_range range =
-		range_of(w->v, (size_t)w->n * p->cols, w->u, (size_t)w->n * p->rows);
+	struct code_range range = {0};
 	_cleanup_(code_matrix_freep) struct code_matrix *v = NULL;
 	_cleanup_(code_matrix_freep) struct code_matrix *u = NULL;
-	int r = matrix_of(w->v, w->n, p->cols, range, &v);
+	int r;
 
+	code_range_add(&range, w->v, (size_t)w->n * p->cols);
+	code_range_add(&range, w->u, (size_t)w->n * p->rows);
+	r = code_matrix_of_signed(w->v, w->n, p->cols, range, &v);
 	if (r == 0)
-		r = matrix_of(w->u, w->n, p->rows, range, &u);
+		r = code_matrix_of_signed(w->u, w->n, p->rows, range, &u);
 	if (r < 0)
 		return r;
 	return part_factors(p, v, u, w->sigma, true, ret);
