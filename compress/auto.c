@@ -151,6 +151,7 @@ const struct method method_auto = {
 	.name = "auto",
 	.summary = "codes or components by the fine-tune's own task, trained",
 	.needs = METHOD_NEEDS_CALIBRATION | METHOD_NEEDS_GRADIENTS,
+	.takes = METHOD_TAKES_TASKS | METHOD_TAKES_GOALS | METHOD_TAKES_OUTER,
 	.default_ratio = 16,
 	.check = check,
 	.prepare = prepare,

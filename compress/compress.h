@@ -97,6 +97,8 @@ struct compress_report {
 
 /* How embedding and head are stored, also where that was not said. */
 struct embedding_choice compress_embedding(const struct compress_settings *s);
+/* The values of the base that the delta is made against. */
+enum weights compress_against(const struct compress_settings *s);
 
 /* Are method and numbers possible? -EINVAL names the setting. */
 int compress_settings_check(const struct compress_settings *s, struct reason *reason) _must_check_;

@@ -414,6 +414,7 @@ const struct method method_deltadq = {
 	.name = "deltadq",
 	.summary = "codes at random places (arXiv 2410.08666), places from a seed",
 	.needs = METHOD_NEEDS_CALIBRATION,
+	.takes = METHOD_TAKES_DELTADQ,
 	.default_ratio = 16,
 	.check = check,
 	.prepare = prepare,

@@ -34,6 +34,14 @@ const struct method *method_find(const char *name)
 	return NULL;
 }
 
+const struct method *method_taking(enum method_takes what)
+{
+	for (size_t i = 0; i < array_len(methods); i++)
+		if (methods[i]->takes & what)
+			return methods[i];
+	return NULL;
+}
+
 int method_check_ratio(const struct method_options *o, struct reason *reason)
 {
 	if (o->ratio != 0 && o->bits != 0)

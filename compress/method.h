@@ -31,6 +31,15 @@ enum method_needs {
 	METHOD_NEEDS_GRADIENTS = 1 << 1,   /* the fine-tune's Fisher factors */
 };
 
+/* What some methods take and others refuse, or make nothing special of. */
+enum method_takes {
+	METHOD_TAKES_ADAPTERS = 1 << 0, /* and nothing else, as they are */
+	METHOD_TAKES_TASKS = 1 << 1,    /* to learn from; others are calibrated on them */
+	METHOD_TAKES_GOALS = 1 << 2,    /* a file ratio or a most KL, and steps of training */
+	METHOD_TAKES_OUTER = 1 << 3,    /* embedding and head, where they are open */
+	METHOD_TAKES_DELTADQ = 1 << 4,  /* struct deltadq_options */
+};
+
 /* What the user asked of the method; what has no meaning for it is refused by check(). */
 struct tasks; /* compress/tasks.h */
 struct outer; /* compress/outer.h */
@@ -39,8 +48,8 @@ struct method_options {
 	double ratio; /* 16-bit bytes of the projections over all their bytes; 0: not said */
 	double bits;  /* 0: not said. Methods of a fixed width: bits of a code, else 16 / ratio */
 	struct deltadq_options deltadq;
-	/* Of auto. */
 	const struct tasks *tasks; /* words of the fine-tune's task; NULL: none */
+	/* Goals. */
 	double file_ratio; /* 16-bit bytes of the model over those of the whole file; 0: not said */
 	double max_kl;     /* nats on text that is kept back, instead of a size; 0: not said */
 	uint32_t train_steps; /* if train_steps_given */
@@ -96,6 +105,7 @@ struct method {
 	const char *name;
 	const char *summary;  /* one line for the help */
 	uint32_t needs;       /* enum method_needs, or-ed */
+	uint32_t takes;       /* enum method_takes, or-ed */
 	bool exact;           /* also meets projections where only bits changed: -0, NaN */
 	double default_ratio; /* where neither ratio nor bits is said; 0: sizes itself */
 	bool against_served;  /* by default made for the values that a base of codes serves, else
@@ -124,6 +134,8 @@ struct method {
 const struct method *method_find(const char *name);
 /* In the order of the help; NULL after the last. */
 const struct method *method_at(size_t i);
+/* The first that takes it. */
+const struct method *method_taking(enum method_takes what);
 
 /* check() of a method that fills any size: ratio or bits, not both, within reason. */
 int method_check_ratio(const struct method_options *options, struct reason *reason) _must_check_;

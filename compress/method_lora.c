@@ -74,6 +74,7 @@ static size_t report(const void *state, struct method_figure *ret)
 const struct method method_lora = {
 	.name = "lora",
 	.summary = "what --adapter takes: the adapter's factors, exactly",
+	.takes = METHOD_TAKES_ADAPTERS,
 	.check = check,
 	.prepare = prepare,
 	.quantise = quantise,

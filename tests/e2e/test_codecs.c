@@ -122,7 +122,7 @@ static void compress(const struct zoo *z, const struct variant_of *v)
 /* Adapters are another input: tests/e2e/test_adapter.sh. */
 static bool takes_fine_tunes(const struct method *m)
 {
-	return strcmp(m->name, "lora") != 0;
+	return !(m->takes & METHOD_TAKES_ADAPTERS);
 }
 
 static void add_variant(struct zoo *z, const struct sample *sample)

@@ -1,0 +1,203 @@
+#include "compress/job.h"
+
+#include "compress/exact.h"
+#include "compress/levels.h"
+#include "compress/served.h"
+#include "engine/selftest.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define SELFTEST_IDS 32u
+/* Sets of kernels sum in different orders; a wrong byte shows far above this. */
+#define SELFTEST_TOLERANCE 0.01f
+
+int job_open_memory(int *ret, struct reason *reason)
+{
+	*ret = memfd_create("deltad-delta", MFD_CLOEXEC);
+	if (*ret < 0)
+		return reason_set(reason, -errno, "cannot make a memory file");
+	return 0;
+}
+
+static int write_file(
+	struct job *j, bool whole, int fd, struct format_header *ret, struct reason *reason)
+{
+	struct delta_file_parts parts = {
+		.config = &j->pair.tuned_config,
+		.base = &j->base_digest,
+		.tuned = &j->tuned_digest,
+		.tokenizer = j->extra_tokens.at,
+		.n_tokenizer = j->extra_tokens.n,
+		.chat = j->chat.at,
+		.n_chat = j->chat.n,
+	};
+
+	if (whole) {
+		parts.certificate = &j->certificate;
+		parts.points = j->points;
+		parts.selftest = j->selftest.at;
+		parts.n_selftest = j->selftest.n;
+	}
+	return delta_file_write(j->file, &parts, fd, ret, reason);
+}
+
+/* The delta so far, read back as anybody would. */
+static int reopen(int fd, const struct base *base, struct delta **ret, struct reason *reason)
+{
+	struct image *image;
+	int r;
+
+	r = image_load(fd, &image, NULL, reason);
+	if (r < 0)
+		return r;
+	r = delta_bind(image, base, ret, reason);
+	if (r < 0)
+		image_free(image);
+	return r;
+}
+
+/* `fd` holds the delta so far, which base has; it has none afterwards. */
+static int measure_served(struct job *j, struct served *base, const struct served *tuned, int fd,
+	const struct format_header *header, struct reason *reason)
+{
+	const struct calibration *c = j->calibration;
+	const struct certificate_settings settings = {
+		.base = base,
+		.tuned = tuned,
+		.calibration = c,
+		.pool = j->pool,
+		.progress = j->progress,
+	};
+	int r;
+
+	r = certificate_measure(&settings, &j->certificate, reason);
+	if (r < 0)
+		return r;
+	served_drop_delta(base);
+	j->n_levels_measured = header->n_levels - 1;
+	return levels_measure(
+		&settings, base, fd, header, j->projections.original_bytes, j->points, reason);
+}
+
+/* The base with these weights, and the delta so far, which `fd` holds. */
+static int open_served(
+	struct job *j, enum weights weights, int fd, struct served *ret, struct reason *reason)
+{
+	struct delta *delta;
+	int r;
+
+	r = served_of_checkpoint(j->pair.base, weights, &j->kernels, j->progress, ret, reason);
+	if (r == 0)
+		r = reopen(fd, ret->base, &delta, reason);
+	return r < 0 ? r : served_add_delta(ret, delta, reason);
+}
+
+/* On a base that serves the values that the delta was made for. */
+static int make_selftest(struct job *j, const struct served *base, struct reason *reason)
+{
+	const struct calibration *c = j->calibration;
+
+	return selftest_make(base->with_delta, j->pool, c->held_out,
+		min_u64(SELFTEST_IDS, c->window), SELFTEST_TOLERANCE, &j->selftest.at,
+		&j->selftest.n, reason);
+}
+
+/* Certificate and self-test, by the engine that will serve the file. */
+static int measure(struct job *j, struct reason *reason)
+{
+	_cleanup_(served_done) struct served base = {0};
+	_cleanup_(served_done) struct served tuned = {0};
+	_cleanup_(served_done) struct served original = {0};
+	_cleanup_(closep) int fd = -1;
+	struct format_header header;
+	int r;
+
+	r = job_open_memory(&fd, reason);
+	if (r == 0)
+		r = write_file(j, false, fd, &header, reason);
+	if (r == 0)
+		r = open_served(j, j->settings->base_weights, fd, &base, reason);
+	if (r == 0 && j->against != j->settings->base_weights)
+		r = open_served(j, j->against, fd, &original, reason);
+	if (r == 0)
+		r = make_selftest(j, original.base ? &original : &base, reason);
+	if (r == 0)
+		r = served_of_checkpoint(
+			j->pair.tuned, WEIGHTS_BF16, &j->kernels, j->progress, &tuned, reason);
+	if (r == 0)
+		r = measure_served(j, &base, &tuned, fd, &header, reason);
+	return r;
+}
+
+/* Where levels end is known once everything has its size; telling it changes no size. */
+static int write_whole(struct job *j, int fd, struct reason *reason)
+{
+	_cleanup_(closep) int draft = -1;
+	const struct walk_report *p = &j->projections;
+	struct format_header header;
+	int r;
+
+	memcpy(j->points + j->n_levels_measured, p->points, p->n_points * sizeof(*p->points));
+	j->certificate.n_points = j->n_levels_measured + p->n_points;
+	r = job_open_memory(&draft, reason);
+	if (r == 0)
+		r = write_file(j, true, draft, &header, reason);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < j->n_levels_measured; i++)
+		j->points[i].file_bytes = header.level_end[i];
+	r = write_file(j, true, fd, &header, reason);
+	if (r < 0)
+		return r;
+	j->report->root = header.root;
+	j->report->file_bytes = header.file_bytes;
+	return 0;
+}
+
+static void fill_certificate(struct job *j)
+{
+	const struct calibration *c = j->calibration;
+
+	snprintf(j->certificate.method, sizeof(j->certificate.method), "%s", j->settings->method);
+	j->certificate.calibration = c->digest;
+	j->certificate.n_calibration_tokens = (uint64_t)c->n_windows * c->window;
+	j->certificate.projection_bytes = delta_file_bytes(j->file, tensor_role_is_projection);
+	j->certificate.projection_original_bytes = j->projections.original_bytes;
+}
+
+static bool is_measured(const struct job *j)
+{
+	uint64_t bytes =
+		model_16bit_bytes(&j->pair.base_config) + model_16bit_bytes(&j->pair.tuned_config);
+
+	switch (j->settings->measure) {
+	case COMPRESS_MEASURE_ALWAYS:
+		return true;
+	case COMPRESS_MEASURE_NEVER:
+		return false;
+	case COMPRESS_MEASURE_SMALL:
+		break;
+	}
+	return bytes <= COMPRESS_MEASURE_BYTES;
+}
+
+static void leave_unmeasured(struct certificate *c)
+{
+	c->kl = c->agreement = (double)__builtin_nanf("");
+	c->perplexity_base = c->perplexity_tuned = c->perplexity_delta = c->kl;
+}
+
+int job_write(struct job *j, int fd, struct reason *reason)
+{
+	int r = 0;
+
+	fill_certificate(j);
+	j->report->measured = is_measured(j);
+	if (j->report->measured)
+		r = measure(j, reason);
+	else
+		leave_unmeasured(&j->certificate);
+	return r < 0 ? r : write_whole(j, fd, reason);
+}
