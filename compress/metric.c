@@ -1,5 +1,6 @@
 #include "compress/metric.h"
 
+#include "compress/cholesky.h"
 #include "kernels/blas.h"
 
 #include <float.h>
@@ -25,6 +26,7 @@ static int metric_empty(uint32_t n, struct metric **ret)
 	if (!m)
 		return -ENOMEM;
 	m->n = n;
+	m->mean = 1;
 	m->weights = malloc(((size_t)n + 1) * sizeof(*m->weights));
 	if (!m->weights)
 		return -ENOMEM;
@@ -43,10 +45,12 @@ int metric_of_diagonal(const double *weights, uint32_t n, struct metric **ret)
 	return r;
 }
 
-static int damp(struct metric *m, const float *moments, double damping, struct reason *reason)
+/* Finds the mean of the diagonal. Moments of nothing weigh nothing; the factors still must exist.
+ */
+static int check_moments(struct metric *m, const float *moments, struct reason *reason)
 {
 	size_t n = m->n;
-	double sum = 0, mean;
+	double sum = 0;
 
 	for (size_t i = 0; i < n * n; i++)
 		if (!isfinite(moments[i]))
@@ -54,13 +58,18 @@ static int damp(struct metric *m, const float *moments, double damping, struct r
 				"the second moments of %zu numbers are not finite", n);
 	for (size_t i = 0; i < n; i++)
 		sum += (double)moments[i * n + i];
-	/* Moments of nothing weigh nothing; the factors still must exist. */
-	mean = sum > 0 ? sum / (double)n : (double)FLT_MIN;
-	for (size_t i = 0; i < n * n; i++)
-		m->matrix[i] = (double)moments[i] / (1 + damping);
-	for (size_t i = 0; i < n; i++)
-		m->matrix[i * n + i] += (damping * mean + (sum > 0 ? 0 : mean)) / (1 + damping);
+	m->mean = sum > 0 ? sum / (double)n : (double)FLT_MIN;
 	return 0;
+}
+
+/* A number of the damped matrix. */
+static double damped(
+	const struct metric *m, const float *moments, double damping, size_t i, size_t j)
+{
+	double value = (double)moments[i * m->n + j] / (1 + damping);
+	bool nothing = m->mean <= (double)FLT_MIN;
+
+	return i == j ? value + (damping + nothing) * m->mean / (1 + damping) : value;
 }
 
 /* ret = the matrix with rows and columns in reversed order. */
@@ -71,7 +80,30 @@ static void reverse(double *ret, const double *matrix, size_t n)
 			ret[i * n + j] = matrix[(n - 1 - i) * n + (n - 1 - j)];
 }
 
+static int no_factor(const struct metric *m, struct reason *reason)
+{
+	return reason_set(
+		reason, -EDOM, "the second moments of %u numbers have no Cholesky factor", m->n);
+}
+
 /* With J the reversal, J M J = L L^T gives M = (J L J) (J L J)^T, and J L J is upper. */
+static void take_feedback(struct metric *m, const double *lower)
+{
+	size_t n = m->n;
+
+	for (size_t j = 0; j < n; j++)
+		m->weights[j] = lower[(n - 1 - j) * (n + 1)];
+	for (size_t i = 0; i < n; i++) {
+		const double *row = lower + (n - 1 - i) * n;
+
+		for (size_t j = 0; j < n; j++)
+			m->feedback[i * n + j] =
+				i > j ? 0 : (float)(row[n - 1 - j] / m->weights[j]);
+	}
+	for (size_t j = 0; j < n; j++)
+		m->weights[j] *= m->weights[j];
+}
+
 static int factorise(struct metric *m, struct reason *reason)
 {
 	size_t n = m->n;
@@ -86,18 +118,10 @@ static int factorise(struct metric *m, struct reason *reason)
 	if (r == 0)
 		r = blas_cholesky(lower, n, BLAS_LOWER);
 	if (r > 0)
-		return reason_set(reason, -EDOM,
-			"the second moments of %zu numbers have no Cholesky factor", n);
+		return no_factor(m, reason);
 	for (size_t i = 0; i < n; i++)
 		memset(m->root + i * n + i + 1, 0, (n - i - 1) * sizeof(*m->root));
-	for (size_t j = 0; j < n; j++) {
-		double top = lower[(n - 1 - j) * n + (n - 1 - j)];
-
-		m->weights[j] = top * top;
-		for (size_t i = 0; i < n; i++)
-			m->feedback[i * n + j] =
-				i > j ? 0 : (float)(lower[(n - 1 - i) * n + (n - 1 - j)] / top);
-	}
+	take_feedback(m, lower);
 	return 0;
 }
 
@@ -117,12 +141,42 @@ int metric_new(const float *moments, uint32_t n, double damping, struct metric *
 		m->root = malloc(room * sizeof(*m->root));
 		if (!m->matrix || !m->feedback || !m->root)
 			return -ENOMEM;
-		r = damp(m, moments, damping, reason);
-		if (r == 0)
-			r = factorise(m, reason);
+		r = check_moments(m, moments, reason);
+		if (r < 0)
+			return r;
+		for (size_t i = 0; i < n; i++)
+			for (size_t j = 0; j < n; j++)
+				m->matrix[i * n + j] = damped(m, moments, damping, i, j);
+		r = factorise(m, reason);
 		if (r < 0)
 			return r;
 	}
+	*ret = take_ptr(m);
+	return 0;
+}
+
+int metric_new_feedback(struct pool *pool, const float *moments, uint32_t n, double damping,
+	struct metric **ret, struct reason *reason)
+{
+	_cleanup_(metric_freep) struct metric *m = NULL;
+	_cleanup_(freep) double *lower = malloc(((size_t)n * n + 1) * sizeof(*lower));
+	int r = metric_empty(n, &m);
+
+	if (r < 0)
+		return r;
+	m->feedback = malloc(((size_t)n * n + 1) * sizeof(*m->feedback));
+	if (!lower || !m->feedback)
+		return -ENOMEM;
+	r = check_moments(m, moments, reason);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < n; i++)
+		for (size_t j = 0; j <= i; j++)
+			lower[i * n + j] = damped(m, moments, damping, n - 1 - i, n - 1 - j);
+	r = cholesky_factor(pool, lower, n);
+	if (r != 0)
+		return r < 0 ? r : no_factor(m, reason);
+	take_feedback(m, lower);
 	*ret = take_ptr(m);
 	return 0;
 }

@@ -11,9 +11,11 @@
 #pragma once
 
 #include "common/reason.h"
+#include "engine/pool.h"
 
 struct metric {
 	uint32_t n;
+	double mean;     /* of the diagonal of M; 1 for the identity */
 	double *matrix;  /* n x n; NULL: the identity, and the factors are NULL too */
 	float *feedback; /* n x n: U, upper with a unit diagonal, M = U diag(weights) U^T */
 	double *weights; /* n; 1 for the identity */
@@ -24,6 +26,10 @@ struct metric {
  * that are not finite or is far from positive. */
 int metric_new(const float *moments, uint32_t n, double damping, struct metric **ret,
 	struct reason *reason) _must_check_;
+/* The same for large n: feedback, weights and mean alone, with the work split over the pool; 12 n^2
+ * bytes of memory, of which 4 n^2 stay. */
+int metric_new_feedback(struct pool *pool, const float *moments, uint32_t n, double damping,
+	struct metric **ret, struct reason *reason) _must_check_;
 /* diag(weights); all must be positive. The root is not set. */
 int metric_of_diagonal(const double *weights, uint32_t n, struct metric **ret) _must_check_;
 struct metric *metric_free(struct metric *m);

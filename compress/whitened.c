@@ -38,17 +38,6 @@ static int whitened_new(const struct whitened_basis *b, uint32_t n, struct white
 	return 0;
 }
 
-static double mean_diagonal(const struct metric *m)
-{
-	double sum = 0;
-
-	if (!m->matrix)
-		return 1;
-	for (uint32_t i = 0; i < m->n; i++)
-		sum += m->matrix[(size_t)i * m->n + i];
-	return sum / m->n;
-}
-
 /* Latent numbers are s u sqrt(g) / grid and s v sqrt(h) / grid, with g and h the mean diagonals. */
 struct grid {
 	double g, h, grid;
@@ -57,8 +46,8 @@ struct grid {
 static struct grid grid_of(const struct whitened_basis *b, const struct whitened_settings *s)
 {
 	return (struct grid){
-		.g = mean_diagonal(b->g),
-		.h = mean_diagonal(b->h),
+		.g = b->g->mean,
+		.h = b->h->mean,
 		.grid = s->coarseness * sqrt(6 * s->lambda / M_LN2),
 	};
 }
