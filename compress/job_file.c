@@ -43,21 +43,6 @@ static int write_file(
 	return delta_file_write(j->file, &parts, fd, ret, reason);
 }
 
-/* The delta so far, read back as anybody would. */
-static int reopen(int fd, const struct base *base, struct delta **ret, struct reason *reason)
-{
-	struct image *image;
-	int r;
-
-	r = image_load(fd, &image, NULL, reason);
-	if (r < 0)
-		return r;
-	r = delta_bind(image, base, ret, reason);
-	if (r < 0)
-		image_free(image);
-	return r;
-}
-
 /* `fd` holds the delta so far, which base has; it has none afterwards. */
 static int measure_served(struct job *j, struct served *base, const struct served *tuned, int fd,
 	const struct format_header *header, struct reason *reason)
@@ -90,7 +75,7 @@ static int open_served(
 
 	r = served_of_checkpoint(j->pair.base, weights, &j->kernels, j->progress, ret, reason);
 	if (r == 0)
-		r = reopen(fd, ret->base, &delta, reason);
+		r = delta_load(fd, ret->base, &delta, NULL, reason);
 	return r < 0 ? r : served_add_delta(ret, delta, reason);
 }
 

@@ -18,19 +18,10 @@ static uint64_t projection_bytes(const struct delta *delta)
 static int open_beginning(int fd, uint64_t n_bytes, const struct base *base, struct delta **ret,
 	struct reason *reason)
 {
-	struct image *image;
-	int r;
-
 	if (ftruncate(fd, (off_t)n_bytes) < 0)
 		return reason_set(
 			reason, -errno, "cannot shorten a memory file: %s", strerror(errno));
-	r = image_load(fd, &image, NULL, reason);
-	if (r < 0)
-		return r;
-	r = delta_bind(image, base, ret, reason);
-	if (r < 0)
-		image_free(image);
-	return r;
+	return delta_load(fd, base, ret, NULL, reason);
 }
 
 static int measure_level(const struct certificate_settings *settings, struct served *base,

@@ -111,18 +111,14 @@ int loaded_new_delta(int fd, const struct loaded *base, const struct progress *p
 	struct loaded **ret, struct reason *reason)
 {
 	_cleanup_(loaded_freep) struct loaded *l = calloc(1, sizeof(*l));
-	_cleanup_(imagep) struct image *image = NULL;
 	int r;
 
 	if (!l)
 		return reason_set(reason, -ENOMEM, "out of memory");
-	r = image_load(fd, &image, progress, reason);
+	r = delta_load(fd, base->base, &l->delta, progress, reason);
 	if (r < 0)
 		return r;
-	r = delta_bind(image, base->base, &l->delta, reason);
-	if (r < 0)
-		return r;
-	l->image = take_ptr(image);
+	l->image = l->delta->image;
 	r = variant_new(base->model, l->delta, &l->variant, reason);
 	if (r < 0)
 		return r;

@@ -74,24 +74,6 @@ static void factors_apply(
 		w->y, w->y_stride, &f->u, z, w->z_stride, w->n, groups.begin, groups.end);
 }
 
-/* First index of the ascending list that is at or past a row; without a list row i is number i. */
-static size_t first_at(const uint32_t *rows, size_t n_rows, size_t row)
-{
-	size_t low = 0, high = n_rows;
-
-	if (!rows)
-		return min_u64(row, n_rows);
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (rows[middle] < row)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 /* Rows [first, first + n) of a matrix. */
 static struct qmat some_rows(const struct qmat *m, size_t first, size_t n)
 {
@@ -108,10 +90,10 @@ static struct qmat some_rows(const struct qmat *m, size_t first, size_t n)
 static void codes_apply(
 	const struct delta_work *w, const struct row_codes *codes, struct slice outputs)
 {
-	size_t end = first_at(codes->rows, codes->q.rows, outputs.end);
+	size_t end = rows_first_at(codes->rows, codes->q.rows, outputs.end);
 	float out[SCATTER_ROWS * CODES_ROWS];
 
-	for (size_t i = first_at(codes->rows, codes->q.rows, outputs.begin); i < end;
+	for (size_t i = rows_first_at(codes->rows, codes->q.rows, outputs.begin); i < end;
 		i += CODES_ROWS) {
 		size_t n_rows = min_u64(CODES_ROWS, end - i);
 		struct qmat part = some_rows(&codes->q, i, n_rows);

@@ -172,19 +172,9 @@ const struct model_config *variant_config(const struct variant *variant)
 /* Index of `row` in the ascending list, or -1; without a list row i is number i. */
 static int64_t find_row(const uint32_t *rows, uint32_t n_rows, uint32_t row)
 {
-	uint32_t low = 0, high = n_rows;
+	size_t at = rows_first_at(rows, n_rows, row);
 
-	if (!rows)
-		return row < n_rows ? (int64_t)row : -1;
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-
-		if (rows[middle] < row)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low < n_rows && rows[low] == row ? (int64_t)low : -1;
+	return at < n_rows && (!rows || rows[at] == row) ? (int64_t)at : -1;
 }
 
 /* A chunk of a row at a time: nothing is allocated on the way of a token. */

@@ -343,19 +343,38 @@ int delta_bind(
 	return 0;
 }
 
+/* Takes the image, whatever the result. */
+static int bind_loaded(
+	struct image *loaded, const struct base *base, struct delta **ret, struct reason *reason)
+{
+	_cleanup_(imagep) struct image *image = loaded;
+	int r = delta_bind(image, base, ret, reason);
+
+	if (r < 0)
+		return r;
+	take_ptr(image);
+	return 0;
+}
+
+int delta_load(int fd, const struct base *base, struct delta **ret, const struct progress *progress,
+	struct reason *reason)
+{
+	struct image *image;
+	int r = image_load(fd, &image, progress, reason);
+
+	return r < 0 ? r : bind_loaded(image, base, ret, reason);
+}
+
 int delta_open(const char *path, const struct base *base, struct delta **ret,
 	const struct progress *progress, struct reason *reason)
 {
-	_cleanup_(imagep) struct image *image = NULL;
+	struct image *image;
 	int r = image_load_path(path, &image, progress, reason);
 
 	if (r < 0)
 		return r;
-	r = delta_bind(image, base, ret, reason);
-	if (r < 0)
-		return reason_prefix(reason, r, "%s", path);
-	take_ptr(image);
-	return 0;
+	r = bind_loaded(image, base, ret, reason);
+	return r < 0 ? reason_prefix(reason, r, "%s", path) : 0;
 }
 
 struct delta *delta_free(struct delta *delta)

@@ -27,6 +27,25 @@ struct replaced_rows {
 	struct mat_bf16 values; /* n_rows x cols */
 };
 
+/* The first place, of n_rows ascending rows, whose row is not below `row`; n_rows if all are.
+ * `rows` NULL: all rows below n_rows. */
+static inline size_t rows_first_at(const uint32_t *rows, size_t n_rows, size_t row)
+{
+	size_t low = 0, high = n_rows;
+
+	if (!rows)
+		return min_u64(row, n_rows);
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (rows[middle] < row)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 struct delta_part {
 	uint32_t codec; /* enum tensor_codec */
 	union {
@@ -75,6 +94,9 @@ struct delta {
  * Rows of added tokens must all be there.
  */
 int delta_bind(struct image *image, const struct base *base, struct delta **ret,
+	struct reason *reason) _must_check_;
+/* Of an open file, which stays the caller's. */
+int delta_load(int fd, const struct base *base, struct delta **ret, const struct progress *progress,
 	struct reason *reason) _must_check_;
 int delta_open(const char *path, const struct base *base, struct delta **ret,
 	const struct progress *progress, struct reason *reason) _must_check_;
