@@ -8,7 +8,7 @@
  * of a quarter of its norm. A shard a block, bf16. There is no tokenizer.
  */
 #include "common/reason.h"
-#include "compress/random.h"
+#include "common/random.h"
 #include "kernels/convert.h"
 
 #include <math.h>
@@ -75,7 +75,7 @@ static uint64_t seed_of(const struct tensor *t)
 	uint64_t seed = 0;
 
 	for (const char *c = t->name; *c; c++)
-		seed = random_mix(seed + (uint8_t)*c);
+		seed = mix64(seed + (uint8_t)*c);
 	return seed;
 }
 

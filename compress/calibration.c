@@ -1,5 +1,7 @@
 #include "compress/calibration.h"
 
+#include "common/random.h"
+
 #include <endian.h>
 #include <string.h>
 
@@ -183,29 +185,18 @@ int calibration_of_ids(const uint32_t *ids, size_t n, const struct calibration_l
 	return r < 0 ? r : cut(&s, limits, ret, reason);
 }
 
-/* SplitMix64 (Steele, Lea and Flood 2014). */
-static uint64_t next_random(uint64_t *state)
-{
-	uint64_t z = *state += 0x9e3779b97f4a7c15;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-	return z ^ (z >> 31);
-}
-
 int calibration_of_vocabulary(
 	uint32_t vocab, const struct calibration_limits *limits, struct calibration **ret)
 {
 	_cleanup_(stream_done) struct stream s = {0};
 	size_t n =
 		(size_t)limits->max_tokens + limits->max_tokens / HELD_OUT_SHARE + limits->window;
-	uint64_t state = 0;
 
 	s.ids = malloc(n * sizeof(*s.ids));
 	if (!s.ids)
 		return -ENOMEM;
 	s.n = s.room = n;
 	for (size_t i = 0; i < n; i++)
-		s.ids[i] = (uint32_t)(next_random(&state) % vocab);
+		s.ids[i] = (uint32_t)(mix64_at(0, i) % vocab);
 	return cut(&s, limits, ret, NULL);
 }

@@ -1,6 +1,6 @@
 #include "compress/distil.h"
 
-#include "compress/random.h"
+#include "common/random.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 #include "compress/loss_pass.h"
 
 #include "compress/block_math.h"
-#include "compress/random.h"
+#include "common/random.h"
 #include "kernels/blas.h"
 
 #include <math.h>

@@ -1,4 +1,4 @@
-#include "compress/random.h"
+#include "common/random.h"
 #include "compress/svd.h"
 #include "kernels/blas.h"
 

@@ -1,7 +1,7 @@
 #include "compress/task_text.h"
 
 #include "compress/decode.h"
-#include "compress/random.h"
+#include "common/random.h"
 #include "engine/added_tokens.h"
 #include "engine/buffer.h"
 #include "engine/chat.h"

@@ -7,6 +7,8 @@
  */
 #include "engine/sampler.h"
 
+#include "common/random.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -202,18 +204,10 @@ static uint32_t largest_of(const float *logits, uint32_t n)
 	return best;
 }
 
-/* Two rounds of a 64-bit finaliser over seed and counter; the result is in [0, 1). */
+/* In [0, 1). Mixed twice, so that neighbouring seeds share nothing. */
 static double uniform(uint64_t seed, uint64_t counter)
 {
-	uint64_t x = seed;
-
-	for (int round = 0; round < 2; round++) {
-		x += (counter + 1) * 0x9e3779b97f4a7c15ull;
-		x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-		x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-		x ^= x >> 31;
-	}
-	return (double)(x >> 11) * 0x1p-53;
+	return random_share(mix64_at(mix64_at(seed, counter), counter));
 }
 
 /* The larger logit goes first; of equal ones the smaller token. */

@@ -249,19 +249,6 @@ uint64_t dropmat_entries_bytes(const struct dropmat *m)
 	       (dropmat_entry_bits(m->index_bits, m->bits) / 8);
 }
 
-void dropmat_entry_put(
-	const struct dropmat *m, void *entries, size_t entry, uint32_t place, uint8_t code)
-{
-	uint8_t *bytes = entries;
-	uint16_t *words = entries;
-	uint32_t word = (uint32_t)code << m->index_bits | place;
-
-	if (dropmat_entry_bits(m->index_bits, m->bits) == 8)
-		bytes[entry] = (uint8_t)word;
-	else
-		words[entry] = (uint16_t)word;
-}
-
 struct dropmat_survivor dropmat_survivor(const struct dropmat *m, uint32_t row, size_t entry)
 {
 	size_t at = row * dropmat_row_entries(m->cols, m->group, m->n_keep) + entry;

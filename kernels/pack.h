@@ -57,9 +57,18 @@ float qmat_value(const struct qmat *m, uint32_t row, uint32_t col);
 uint32_t dropmat_index_bits(uint32_t group);
 /* Bytes of a matrix's entries. */
 uint64_t dropmat_entries_bytes(const struct dropmat *m);
-/* Writes one entry; `entries` is the memory behind m->entries. */
-void dropmat_entry_put(
-	const struct dropmat *m, void *entries, size_t entry, uint32_t place, uint8_t code);
+/* Writes one entry, of which m tells the bits; `entries` is the memory behind m->entries. */
+static inline void dropmat_entry_put(
+	const struct dropmat *m, void *entries, size_t entry, uint32_t place, uint8_t code)
+{
+	uint32_t word = (uint32_t)code << m->index_bits | place;
+
+	if (dropmat_entry_bits(m->index_bits, m->bits) == 8)
+		((uint8_t *)entries)[entry] = (uint8_t)word;
+	else
+		((uint16_t *)entries)[entry] = (uint16_t)word;
+}
+
 /* Entry number `entry` of a row. */
 struct dropmat_survivor {
 	uint32_t col;

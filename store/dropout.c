@@ -1,22 +1,11 @@
 #include "store/dropout.h"
 
+#include "common/random.h"
+#include "kernels/pack.h"
+
 #include <string.h>
 
-#define GOLDEN UINT64_C(0x9e3779b97f4a7c15) /* 2^64 over the golden ratio, odd */
 #define BITMAP_WORDS (DROPOUT_MAX_GROUP / 64)
-
-/* The finaliser of splitmix64 (Steele, Lea, Flood 2014; constants of Stafford's "variant 13"). */
-static uint64_t mix64(uint64_t z)
-{
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
-}
-
-static uint64_t key_of(uint64_t key, uint64_t index)
-{
-	return mix64(key + (index + 1) * GOLDEN);
-}
 
 struct stream {
 	uint64_t key;
@@ -31,7 +20,7 @@ static uint32_t stream_below(struct stream *s, uint32_t n)
 	uint64_t product;
 
 	do {
-		product = (key_of(s->key, s->n_drawn) >> 32) * n;
+		product = (mix64_at(s->key, s->n_drawn) >> 32) * n;
 		s->n_drawn++;
 	} while ((uint32_t)product < unfair);
 	return (uint32_t)(product >> 32);
@@ -67,7 +56,7 @@ static void draw_several(
 void dropout_draw(uint64_t seed, uint32_t row, uint32_t group, uint32_t group_size, uint32_t n_keep,
 	uint16_t *ret_columns)
 {
-	struct stream s = {.key = key_of(key_of(seed, row), group)};
+	struct stream s = {.key = mix64_at(mix64_at(seed, row), group)};
 
 	if (n_keep == 1)
 		ret_columns[0] = (uint16_t)stream_below(&s, group_size);
@@ -77,12 +66,7 @@ void dropout_draw(uint64_t seed, uint32_t row, uint32_t group, uint32_t group_si
 
 uint64_t dropout_seed(uint64_t seed, uint32_t role, uint32_t layer, uint32_t attempt)
 {
-	return key_of(key_of(seed, (uint64_t)layer << 32 | role), attempt);
-}
-
-static uint32_t index_bits_of(uint32_t group)
-{
-	return group > 1 ? 32 - (uint32_t)__builtin_clz(group - 1) : 0;
+	return mix64_at(mix64_at(seed, (uint64_t)layer << 32 | role), attempt);
 }
 
 static int check_shape(const struct dropout_shape *s, struct reason *reason)
@@ -101,7 +85,7 @@ static int check_shape(const struct dropout_shape *s, struct reason *reason)
 		return reason_set(reason, -EBADMSG,
 			"dropout keeps %u of each %u columns, expected 1 to all", s->n_keep,
 			s->group);
-	if (index_bits_of(s->group) + s->bits > DROPOUT_ENTRY_BITS)
+	if (dropmat_index_bits(s->group) + s->bits > DROPOUT_ENTRY_BITS)
 		return reason_set(reason, -EBADMSG,
 			"dropout groups of %u columns with %u-bit codes: an entry has %u bits",
 			s->group, s->bits, DROPOUT_ENTRY_BITS);
@@ -119,8 +103,8 @@ int dropout_layout(const struct dropout_shape *s, struct dropout_layout *ret, st
 	/* At most cols entries a row, so that none of this can wrap: 2^32 x 2^32 codes would. */
 	l.n_groups = s->cols / s->group;
 	l.entries_of_row = l.n_groups * s->n_keep;
-	l.index_bits = index_bits_of(s->group);
-	l.entry_bytes = l.index_bits + s->bits <= 8 ? 1 : 2;
+	l.index_bits = dropmat_index_bits(s->group);
+	l.entry_bytes = dropmat_entry_bits(l.index_bits, s->bits) / 8;
 	l.n_codes = (uint64_t)s->rows * l.entries_of_row;
 	if (!mul_u64(l.n_codes, s->bits, &l.code_bytes) ||
 		!mul_u64(l.n_codes, l.entry_bytes, &l.expanded_bytes))
@@ -157,21 +141,14 @@ static void expand_row(const struct dropout_shape *s, uint64_t seed, const struc
 	uint32_t row, void *entries)
 {
 	uint16_t columns[DROPOUT_MAX_GROUP];
-	uint32_t index_bits = index_bits_of(s->group);
+	const struct dropmat m = {.index_bits = dropmat_index_bits(s->group), .bits = s->bits};
 	uint32_t n_groups = s->cols / s->group;
 	uint64_t at = (uint64_t)row * n_groups * s->n_keep;
-	bool narrow = index_bits + s->bits <= 8;
 
 	for (uint32_t g = 0; g < n_groups; g++) {
 		dropout_draw(seed, row, g, s->group, s->n_keep, columns);
-		for (uint32_t i = 0; i < s->n_keep; i++, at++) {
-			uint32_t entry = code_at(c, at) << index_bits | columns[i];
-
-			if (narrow)
-				((uint8_t *)entries)[at] = (uint8_t)entry;
-			else
-				((uint16_t *)entries)[at] = (uint16_t)entry;
-		}
+		for (uint32_t i = 0; i < s->n_keep; i++, at++)
+			dropmat_entry_put(&m, entries, at, columns[i], (uint8_t)code_at(c, at));
 	}
 }
 

@@ -1,6 +1,6 @@
 #include "tests/adapter_folder.h"
 
-#include "compress/random.h"
+#include "common/random.h"
 #include "kernels/convert.h"
 #include "tests/scratch.h"
 
@@ -27,7 +27,7 @@ static uint64_t seed_of(const char *name)
 	uint64_t seed = 1;
 
 	for (; *name; name++)
-		seed = random_mix(seed + (uint8_t)*name);
+		seed = mix64(seed + (uint8_t)*name);
 	return seed;
 }
 

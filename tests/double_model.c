@@ -1,6 +1,6 @@
 #include "tests/double_model.h"
 
-#include "compress/random.h"
+#include "common/random.h"
 
 #include <math.h>
 #include <setjmp.h>

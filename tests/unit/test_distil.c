@@ -1,7 +1,7 @@
 /* Adam against steps worked out by hand; row scales that were spoilt find back to a teacher's. */
 #include "compress/distil.h"
 
-#include "compress/random.h"
+#include "common/random.h"
 #include "kernels/blas.h"
 #include "tests/double_model.h"
 

@@ -4,7 +4,7 @@
  */
 #include "compress/fisher.h"
 
-#include "compress/random.h"
+#include "common/random.h"
 #include "kernels/blas.h"
 #include "tests/double_model.h"
 
