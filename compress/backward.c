@@ -47,8 +47,8 @@ struct backward *backward_free(struct backward *b)
 	return NULL;
 }
 
-int backward_new(const struct model_config *config, struct pool *pool, uint32_t longest,
-	struct backward **ret, struct reason *reason)
+int backward_new_chunked(const struct model_config *config, struct pool *pool, uint32_t longest,
+	uint32_t chunk, struct backward **ret, struct reason *reason)
 {
 	_cleanup_(backwardp) struct backward *b = calloc(1, sizeof(*b));
 	int r;
@@ -63,12 +63,18 @@ int backward_new(const struct model_config *config, struct pool *pool, uint32_t 
 	b->longest = longest - 1;
 	r = block_shape_new(config, b->longest, &b->shape, reason);
 	if (r == 0)
-		r = block_pass_init(&b->pass, config, b->shape, pool,
-			max_u64(BACKWARD_CHUNK, b->longest), b->longest);
+		r = block_pass_init(
+			&b->pass, config, b->shape, pool, max_u64(chunk, b->longest), b->longest);
 	if (r < 0)
 		return r;
 	*ret = take_ptr(b);
 	return 0;
+}
+
+int backward_new(const struct model_config *config, struct pool *pool, uint32_t longest,
+	struct backward **ret, struct reason *reason)
+{
+	return backward_new_chunked(config, pool, longest, BACKWARD_CHUNK, ret, reason);
 }
 
 static size_t pick(const struct batch *b, size_t i)
@@ -216,6 +222,23 @@ static void set_chunk(struct backward *b, uint32_t layer, const struct chunk *c)
 	b->pass.dy = NULL;
 }
 
+int backward_block(
+	struct backward *b, struct dense_model *model, uint32_t layer, struct reason *reason)
+{
+	int r = dense_model_hold(model, layer, reason);
+
+	if (r < 0)
+		return r;
+	b->pass.weights = dense_block(model, layer);
+	for (size_t i = 0; i < b->n_chunks; i++) {
+		set_chunk(b, layer, &b->chunks[i]);
+		b->pass.y = x_of(b, layer + 1) + b->chunks[i].first_row * b->config.hidden;
+		block_pass_forward(&b->pass);
+	}
+	dense_model_drop(model, layer);
+	return 0;
+}
+
 static int forward(struct backward *b, struct dense_model *model, const struct batch *batch,
 	bool keep, struct reason *reason)
 {
@@ -224,19 +247,9 @@ static int forward(struct backward *b, struct dense_model *model, const struct b
 	if (r < 0)
 		return r;
 	embed(b, model);
-	for (uint32_t layer = 0; layer < b->config.n_layers; layer++) {
-		r = dense_model_hold(model, layer, reason);
-		if (r < 0)
-			return r;
-		b->pass.weights = dense_block(model, layer);
-		for (size_t i = 0; i < b->n_chunks; i++) {
-			set_chunk(b, layer, &b->chunks[i]);
-			b->pass.y = x_of(b, layer + 1) + b->chunks[i].first_row * b->config.hidden;
-			block_pass_forward(&b->pass);
-		}
-		dense_model_drop(model, layer);
-	}
-	return 0;
+	for (uint32_t layer = 0; r == 0 && layer < b->config.n_layers; layer++)
+		r = backward_block(b, model, layer, reason);
+	return r;
 }
 
 static struct loss_pass loss_pass_of(
@@ -325,7 +338,7 @@ static int back_through_layer(struct backward *b, struct dense_model *model,
 }
 
 /* Loss and the gradient at the outputs of the last block. */
-static int start_back(struct backward *b, struct dense_model *model, const struct loss *loss,
+static int start_back(struct backward *b, const struct dense_model *model, const struct loss *loss,
 	const struct sink *sink, struct loss_sums *ret)
 {
 	struct loss_pass pass = loss_pass_of(b, model, loss);
@@ -337,6 +350,47 @@ static int start_back(struct backward *b, struct dense_model *model, const struc
 		pass.dhead = dense_head(sink->gradients);
 	}
 	return loss_pass_run(&pass, ret);
+}
+
+int backward_begin(struct backward *b, const struct dense_model *model, const struct batch *batch,
+	struct reason *reason)
+{
+	int r = lay_out(b, batch, false, reason);
+
+	if (r == 0)
+		r = resize(&b->dx, backward_numbers(b), sizeof(*b->dx));
+	if (r == 0)
+		embed(b, model);
+	return r;
+}
+
+size_t backward_numbers(const struct backward *b)
+{
+	return b->n_rows * b->config.hidden;
+}
+
+float *backward_x(struct backward *b)
+{
+	return b->x;
+}
+
+float *backward_dx(struct backward *b)
+{
+	return b->dx;
+}
+
+int backward_start(struct backward *b, const struct dense_model *model, const struct loss *loss,
+	struct loss_sums *ret)
+{
+	return start_back(b, model, loss, &(struct sink){0}, ret);
+}
+
+int backward_back(struct backward *b, struct dense_model *model, uint32_t layer,
+	backward_visit_fn *visit, void *user, struct reason *reason)
+{
+	const struct sink sink = {.visit = visit, .user = user};
+
+	return back_through_layer(b, model, &sink, layer, reason);
 }
 
 static int run(struct backward *b, struct dense_model *model, const struct batch *batch,

@@ -28,6 +28,9 @@ size_t batch_judged(const struct batch *b); /* tokens that are judged */
 /* Buffers, which grow with the batches. `longest` is the tokens of the longest sequence. */
 int backward_new(const struct model_config *config, struct pool *pool, uint32_t longest,
 	struct backward **ret, struct reason *reason) _must_check_;
+/* The same with blocks computed `chunk` tokens or one sequence at a time. */
+int backward_new_chunked(const struct model_config *config, struct pool *pool, uint32_t longest,
+	uint32_t chunk, struct backward **ret, struct reason *reason) _must_check_;
 struct backward *backward_free(struct backward *b);
 
 static inline void backwardp(struct backward **b)
@@ -71,3 +74,26 @@ typedef int backward_visit_fn(void *user, const struct backward_taps *taps, stru
 int backward_visit(struct backward *b, struct dense_model *model, const struct batch *batch,
 	const struct loss *loss, backward_visit_fn *visit, void *user, struct loss_sums *ret,
 	struct reason *reason) _must_check_;
+
+/*
+ * The same in steps, for models whose inputs of blocks are not kept in memory:
+ *
+ *   backward_begin()     the rows of the batch; x becomes the inputs of block 0
+ *   backward_block()     x, the inputs of a block, becomes its outputs
+ *   backward_start()     x being the outputs of the last block, dx becomes their gradient
+ *   backward_back()      x being the inputs of a block and dx the gradient at its outputs, dx
+ *                        becomes the gradient at its inputs; x stays
+ *
+ * x and dx are backward_numbers() of the caller's to save and to put back between steps.
+ */
+int backward_begin(struct backward *b, const struct dense_model *model, const struct batch *batch,
+	struct reason *reason) _must_check_;
+size_t backward_numbers(const struct backward *b);
+float *backward_x(struct backward *b);
+float *backward_dx(struct backward *b);
+int backward_block(struct backward *b, struct dense_model *model, uint32_t layer,
+	struct reason *reason) _must_check_;
+int backward_start(struct backward *b, const struct dense_model *model, const struct loss *loss,
+	struct loss_sums *ret) _must_check_;
+int backward_back(struct backward *b, struct dense_model *model, uint32_t layer,
+	backward_visit_fn *visit, void *user, struct reason *reason) _must_check_;

@@ -33,9 +33,43 @@ struct fisher {
 	struct fisher_block block;
 };
 
-static void fisher_done(struct fisher *f)
+struct fisher *fisher_free(struct fisher *f)
 {
+	if (!f)
+		return NULL;
 	fisher_block_done(&f->block);
+	free(f);
+	return NULL;
+}
+
+int fisher_new(
+	const struct fisher_settings *settings, fisher_fn *fn, void *user, struct fisher **ret)
+{
+	const struct batch batch = {.sequences = settings->sequences, .n = settings->sequences->n};
+	struct fisher *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return -ENOMEM;
+	*f = (struct fisher){
+		.settings = settings,
+		.fn = fn,
+		.user = user,
+		.n_read = (double)batch_read(&batch),
+		.n_judged = (double)batch_judged(&batch),
+	};
+	*ret = f;
+	return 0;
+}
+
+struct loss fisher_loss(const struct fisher_settings *settings)
+{
+	return (struct loss){
+		.kind = LOSS_SAMPLED,
+		.weight = 1,
+		.temperature =
+			settings->temperature > 0 ? settings->temperature : FISHER_TEMPERATURE,
+		.seed = settings->seed,
+	};
 }
 
 /* One H or G: the upper triangle of factor += rows^T rows. */
@@ -134,9 +168,9 @@ static int finish_layer(
 	return r;
 }
 
-static int visit(void *user, const struct backward_taps *taps, struct reason *reason)
+int fisher_visit(void *fisher, const struct backward_taps *taps, struct reason *reason)
 {
-	struct fisher *f = user;
+	struct fisher *f = fisher;
 	struct gram_work w = {.n = taps->n};
 
 	list_grams(f, taps, w.grams);
@@ -156,21 +190,9 @@ int fisher_run(
 	const struct fisher_settings *settings, fisher_fn *fn, void *user, struct reason *reason)
 {
 	const struct sequences *s = settings->sequences;
-	struct batch batch = {.sequences = s, .n = s->n};
-	struct loss loss = {
-		.kind = LOSS_SAMPLED,
-		.weight = 1,
-		.temperature =
-			settings->temperature > 0 ? settings->temperature : FISHER_TEMPERATURE,
-		.seed = settings->seed,
-	};
-	_cleanup_(fisher_done) struct fisher f = {
-		.settings = settings,
-		.fn = fn,
-		.user = user,
-		.n_read = (double)batch_read(&batch),
-		.n_judged = (double)batch_judged(&batch),
-	};
+	const struct batch batch = {.sequences = s, .n = s->n};
+	const struct loss loss = fisher_loss(settings);
+	_cleanup_(fisherp) struct fisher *f = NULL;
 	_cleanup_(backwardp) struct backward *b = NULL;
 	struct loss_sums sums;
 	int r;
@@ -178,11 +200,13 @@ int fisher_run(
 	if (s->n == 0)
 		return reason_set(reason, -EINVAL, "there are no sequences to learn from");
 	progress_update(settings->progress, "sensing", 0, settings->model->config.n_layers);
-	r = backward_new(
-		&settings->model->config, settings->pool, sequences_longest(s), &b, reason);
+	r = fisher_new(settings, fn, user, &f);
+	if (r == 0)
+		r = backward_new(
+			&settings->model->config, settings->pool, sequences_longest(s), &b, reason);
 	if (r < 0)
 		return r;
-	return backward_visit(b, settings->model, &batch, &loss, visit, &f, &sums, reason);
+	return backward_visit(b, settings->model, &batch, &loss, fisher_visit, f, &sums, reason);
 }
 
 static int keep(void *user, struct fisher_block *block, struct reason *reason)

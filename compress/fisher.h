@@ -50,7 +50,7 @@ enum fisher_input fisher_input_of(size_t projection);
 
 struct fisher_settings {
 	struct pool *pool;
-	struct dense_model *model;
+	struct dense_model *model; /* in steps: only its config is looked at */
 	const struct sequences *sequences;
 	double temperature; /* 0: FISHER_TEMPERATURE */
 	uint64_t seed;
@@ -63,6 +63,24 @@ typedef int fisher_fn(void *user, struct fisher_block *block, struct reason *rea
 
 int fisher_run(const struct fisher_settings *settings, fisher_fn *fn, void *user,
 	struct reason *reason) _must_check_;
+
+/*
+ * The same in steps of the caller's (compress/backward.h): fisher_visit() is what blocks are
+ * visited with, `fisher` its user, and `fn` is called at the end of each.
+ */
+struct fisher;
+int fisher_new(const struct fisher_settings *settings, fisher_fn *fn, void *user,
+	struct fisher **ret) _must_check_;
+struct fisher *fisher_free(struct fisher *f);
+
+static inline void fisherp(struct fisher **f)
+{
+	fisher_free(*f);
+}
+
+struct loss fisher_loss(const struct fisher_settings *settings);
+int fisher_visit(void *fisher, const struct backward_taps *taps, struct reason *reason)
+	_must_check_;
 
 /* All layers at once, for small models: `ret` has config.n_layers elements, each to be done with
  * fisher_block_done() after success. */

@@ -67,6 +67,16 @@ const struct digest *work_file_digests(const struct work_file *w)
 	return w->digests;
 }
 
+uint64_t work_file_end(const struct work_file *w)
+{
+	return w->end;
+}
+
+static uint64_t header_at(const struct work_file *w)
+{
+	return w->slots - PAGE;
+}
+
 static uint64_t fixed_bytes(const struct work_file *w)
 {
 	return w->shape.sums_bytes + w->shape.n_windows * sizeof(struct digest);
@@ -89,10 +99,10 @@ static int place(struct work_file *w)
 {
 	uint64_t slots, taps;
 
-	w->slots = PAGE;
+	w->slots = align_up(w->shape.origin, PAGE) + PAGE;
 	if (!mul_u64(w->shape.n_windows, w->shape.slot_bytes, &slots) ||
-		!mul_u64(w->shape.n_windows, w->shape.tap_bytes, &taps) || slots > INT64_MAX / 8 ||
-		taps > INT64_MAX / 8)
+		!mul_u64(w->shape.n_windows, w->shape.tap_bytes, &taps) || slots > INT64_MAX / 16 ||
+		taps > INT64_MAX / 16 || w->shape.origin > INT64_MAX / 16)
 		return -EFBIG;
 	w->taps = w->slots + 2 * slots;
 	w->log = align_up(w->taps + taps, PAGE);
@@ -165,7 +175,7 @@ static int take_up(struct work_file *w, uint64_t file_bytes)
 
 	if (file_bytes < w->log)
 		return 0;
-	r = file_read_at(w->fd, &found, sizeof(found), 0);
+	r = file_read_at(w->fd, &found, sizeof(found), header_at(w));
 	if (r < 0)
 		return r;
 	fill_header(w, &expected);
@@ -188,12 +198,12 @@ static int begin(struct work_file *w)
 	fill_header(w, &header);
 	w->n_entries = 0;
 	w->end = w->log;
-	if (ftruncate(w->fd, 0) < 0)
+	if (ftruncate(w->fd, (off_t)w->shape.origin) < 0)
 		return -errno;
-	r = posix_fallocate(w->fd, 0, (off_t)w->log);
+	r = posix_fallocate(w->fd, (off_t)w->shape.origin, (off_t)(w->log - w->shape.origin));
 	if (r != 0)
 		return -r;
-	return file_write_at(w->fd, &header, sizeof(header), 0);
+	return file_write_at(w->fd, &header, sizeof(header), header_at(w));
 }
 
 int work_file_restart(struct work_file *w, struct reason *reason)
@@ -213,11 +223,11 @@ static int open_or_begin(struct work_file *w, bool resume)
 
 	if (bytes < 0)
 		return -errno;
-	if (resume && bytes > 0)
+	if (resume && (uint64_t)bytes > w->shape.origin)
 		r = take_up(w, (uint64_t)bytes);
 	if (r != 0)
 		return r < 0 ? r : 0;
-	w->began_anew = bytes > 0;
+	w->began_anew = (uint64_t)bytes > w->shape.origin;
 	return begin(w);
 }
 

@@ -23,6 +23,7 @@ struct work_file;
 /* What the file has to hold; everything that it depends on is in `key`. */
 struct work_shape {
 	struct digest key;
+	uint64_t origin; /* where it begins; what stands before is somebody else's */
 	uint64_t n_windows;
 	uint64_t slot_bytes; /* of one window's residual stream */
 	uint64_t tap_bytes;  /* of one window's widest inputs */
@@ -45,6 +46,9 @@ static inline void work_file_freep(struct work_file **w)
 uint32_t work_file_blocks(const struct work_file *w);
 /* The file held something else, which is gone now: another command's work, or a damaged one. */
 bool work_file_began_anew(const struct work_file *w);
+
+/* Where the log ends: nothing of this work stands behind. */
+uint64_t work_file_end(const struct work_file *w);
 
 /* One window, whole; different windows may be moved at once. */
 int work_file_read_x(const struct work_file *w, uint32_t slot, uint64_t window, void *ret)
