@@ -290,8 +290,7 @@ static int pack_smaller(const struct task *t, const struct dropout_codes *d, str
 	if (r < 0)
 		return r;
 	smaller = coded.record.bytes < plain.record.bytes ? &coded : &plain;
-	*ret = *smaller;
-	smaller->payload = NULL;
+	*ret = part_take(smaller);
 	return 0;
 }
 

@@ -94,8 +94,7 @@ int method_matrix_add(struct method_matrix *m, struct part *part)
 		part_done(part);
 		return -E2BIG;
 	}
-	m->parts[m->n_parts++] = *part;
-	*part = (struct part){0};
+	m->parts[m->n_parts++] = part_take(part);
 	return 0;
 }
 

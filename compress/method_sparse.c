@@ -218,8 +218,7 @@ static int search(struct sparse *s, struct method_matrix *m, const double *falli
 		fits = used <= 1;
 		if (fits && n_kept > best_kept) {
 			part_done(&best);
-			best = part;
-			part = (struct part){0};
+			best = part_take(&part);
 			best_kept = n_kept;
 		}
 		if ((fits && used > ENOUGH) || (!fits && n_kept == 1) || (fits && n_kept == most))

@@ -304,9 +304,8 @@ int outer_add(struct outer *o, struct delta_file *f, struct reason *reason)
 				    : exact_rows(f, m->role, m->layer, &m->rows);
 	}
 	if (r == 0 && o->adapter.payload) {
-		struct part part = o->adapter;
+		struct part part = part_take(&o->adapter);
 
-		o->adapter = (struct part){0};
 		part.quality.weight_error = part.quality.activation_error = 0;
 		r = delta_file_add(f, &part);
 	}

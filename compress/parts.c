@@ -43,16 +43,21 @@ static void set_grid(struct tensor_record *record, const struct code_matrix *m)
 	record->zero = has_step ? m->zero : 0;
 }
 
-static void store_matrix(
+static void store_scales(
 	uint8_t *payload, const struct stored_matrix *at, const struct code_matrix *m)
 {
 	size_t n_scales = m->n_rows * (m->grid == GRID_GROUP ? qmat_groups(m->n_cols) : 1);
 
-	qmat_pack(payload + at->codes, m->codes, m->zeros, m->n_rows, m->n_cols, m->bits);
 	if (m->scales)
 		memcpy(payload + at->scales, m->scales, n_scales * sizeof(*m->scales));
 	if (m->zeros)
 		memcpy(payload + at->zeros, m->zeros, n_scales);
+}
+
+static void store_codes(
+	uint8_t *payload, const struct stored_matrix *at, const struct code_matrix *m)
+{
+	qmat_pack(payload + at->codes, m->codes, m->zeros, m->n_rows, m->n_cols, m->bits);
 }
 
 /* A payload that ends with streams: `fixed` bytes, then these. */
@@ -73,6 +78,27 @@ static int encode(const struct part *p, const struct code_matrix *m, struct stre
 	return code_stream_encode(&shape, m->codes, &ret->bytes, &ret->n);
 }
 
+/* The payload but for plain codes, once the record has what is special about it. */
+static int begin_codes(
+	struct part *p, const struct code_matrix *m, bool coded, struct part_layout *ret)
+{
+	_cleanup_(stream_done) struct stream stream = {0};
+	int r;
+
+	set_grid(&p->record, m);
+	p->record.coding = coded ? CODING_STREAM : CODING_PLAIN;
+	*ret = part_layout(&p->record);
+	r = coded ? encode(p, m, &stream) : 0;
+	if (r == 0)
+		r = make_payload(p, ret->end + stream.n);
+	if (r < 0)
+		return r;
+	store_scales(p->payload, &ret->v, m);
+	if (coded)
+		memcpy(p->payload + ret->end, stream.bytes, stream.n);
+	return 0;
+}
+
 static void store_bitmap(uint8_t *ret, const uint32_t *rows, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
@@ -83,29 +109,17 @@ int part_codes(const struct part_place *place, const struct code_matrix *m, cons
 	bool coded, struct part *ret)
 {
 	_cleanup_(part_done) struct part p = begin(place, CODEC_CODES, m->n_rows);
-	_cleanup_(stream_done) struct stream stream = {0};
 	struct part_layout l;
 	int r;
 
-	set_grid(&p.record, m);
-	p.record.coding = coded ? CODING_STREAM : CODING_PLAIN;
-	l = part_layout(&p.record);
-	r = coded ? encode(&p, m, &stream) : 0;
-	if (r == 0)
-		r = make_payload(&p, l.end + stream.n);
+	r = begin_codes(&p, m, coded, &l);
 	if (r < 0)
 		return r;
-	if (coded) {
-		if (m->scales)
-			memcpy(p.payload + l.v.scales, m->scales, m->n_rows * sizeof(*m->scales));
-		memcpy(p.payload + l.end, stream.bytes, stream.n);
-	} else {
-		store_matrix(p.payload, &l.v, m);
-	}
+	if (!coded)
+		store_codes(p.payload, &l.v, m);
 	if (m->n_rows < place->rows)
 		store_bitmap(p.payload + l.list, rows, m->n_rows);
-	*ret = p;
-	p.payload = NULL;
+	*ret = part_take(&p);
 	return 0;
 }
 
@@ -152,8 +166,7 @@ static int coded_factors(const struct part_place *place, const struct code_matri
 	store_sigma(&p, &l, sigma);
 	memcpy(p.payload + l.end, of_v.bytes, of_v.n);
 	memcpy(p.payload + l.end + of_v.n, of_u.bytes, of_u.n);
-	*ret = p;
-	p.payload = NULL;
+	*ret = part_take(&p);
 	return 0;
 }
 
@@ -172,10 +185,11 @@ int part_factors(const struct part_place *place, const struct code_matrix *v,
 	if (r < 0)
 		return r;
 	memcpy(p.payload + l.sigma, sigma, v->n_rows * sizeof(*sigma));
-	store_matrix(p.payload, &l.v, v);
-	store_matrix(p.payload, &l.u, u);
-	*ret = p;
-	p.payload = NULL;
+	store_scales(p.payload, &l.v, v);
+	store_codes(p.payload, &l.v, v);
+	store_scales(p.payload, &l.u, u);
+	store_codes(p.payload, &l.u, u);
+	*ret = part_take(&p);
 	return 0;
 }
 
@@ -202,8 +216,7 @@ int part_factors_plain(const struct part_place *place, const struct plain_factor
 	memcpy(p.payload + l.sigma, f->sigma, f->n * sizeof(*f->sigma));
 	store_plain(p.payload + l.v.codes, f->v, f->n, place->cols, bits);
 	store_plain(p.payload + l.u.codes, f->u, f->n, place->rows, bits);
-	*ret = p;
-	p.payload = NULL;
+	*ret = part_take(&p);
 	return 0;
 }
 
@@ -211,30 +224,19 @@ int part_dropout(
 	const struct part_place *place, const struct survivors *s, bool coded, struct part *ret)
 {
 	_cleanup_(part_done) struct part p = begin(place, CODEC_DROPOUT, s->n_keep);
-	_cleanup_(stream_done) struct stream stream = {0};
 	const struct code_matrix *m = s->codes;
 	struct part_layout l;
 	int r;
 
-	set_grid(&p.record, m);
-	p.record.coding = coded ? CODING_STREAM : CODING_PLAIN;
 	p.record.group = s->group;
 	p.record.seed = s->seed;
-	l = part_layout(&p.record);
-	r = coded ? encode(&p, m, &stream) : 0;
-	if (r == 0)
-		r = make_payload(&p, l.end + stream.n);
+	r = begin_codes(&p, m, coded, &l);
 	if (r < 0)
 		return r;
-	if (m->scales)
-		memcpy(p.payload + l.v.scales, m->scales, m->n_rows * sizeof(*m->scales));
-	if (coded)
-		memcpy(p.payload + l.end, stream.bytes, stream.n);
-	else
+	if (!coded)
 		dropout_pack(
 			m->codes, (uint64_t)m->n_rows * m->n_cols, m->bits, p.payload + l.values);
-	*ret = p;
-	p.payload = NULL;
+	*ret = part_take(&p);
 	return 0;
 }
 
@@ -294,8 +296,7 @@ int part_rows(const struct part_place *place, const struct new_rows *n, struct p
 	for (uint32_t i = 0; !n->base && i < n->n; i++)
 		mat_bf16_pack_row((uint16_t *)(void *)(p.payload + l.values), place->cols, i,
 			n->values + (size_t)i * place->cols);
-	*ret = p;
-	p.payload = NULL;
+	*ret = part_take(&p);
 	return 0;
 }
 
@@ -310,7 +311,6 @@ int part_vector(const struct part_place *place, const float *values, struct part
 	if (r < 0)
 		return r;
 	memcpy(p.payload, values, p.record.bytes);
-	*ret = p;
-	p.payload = NULL;
+	*ret = part_take(&p);
 	return 0;
 }

@@ -29,6 +29,15 @@ static inline void part_done(struct part *p)
 	*p = (struct part){0};
 }
 
+/* Hands the part on; nothing stays behind. */
+static inline struct part part_take(struct part *p)
+{
+	struct part taken = *p;
+
+	*p = (struct part){0};
+	return taken;
+}
+
 /* Bytes that a part takes in a file: its payload and its record. */
 static inline uint64_t part_file_bytes(const struct part *p)
 {

@@ -48,7 +48,6 @@ int verbatim_part(const struct pair *pair, const struct method_matrix *m, bool c
 	if (r < 0)
 		return r;
 	part.quality.energy = 1;
-	*ret = part;
-	part = (struct part){0};
+	*ret = part_take(&part);
 	return 0;
 }
