@@ -18,6 +18,7 @@
 #include "compress/methods.h"
 #include "store/base.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static int check(const struct method_options *o, struct reason *reason)
@@ -114,6 +115,14 @@ static const float *vector(const void *state, enum tensor_role role, uint32_t la
 	return a->weights->layers[layer].at[role];
 }
 
+static void add_figure(struct method_figure *figures, size_t *n, const char *name, double value)
+{
+	struct method_figure *f = &figures[(*n)++];
+
+	*f = (struct method_figure){.value = value};
+	snprintf(f->name, sizeof(f->name), "%s", name);
+}
+
 static size_t report(const void *state, struct method_figure *ret)
 {
 	const struct auto_run *a = state;
@@ -121,15 +130,16 @@ static size_t report(const void *state, struct method_figure *ret)
 
 	for (size_t i = 0; i < a->n_trials; i++)
 		n_factors += a->trials[i]->winner.codec == TRIAL_FACTORS;
-	ret[n++] = (struct method_figure){"task_text", a->text.kind};
-	ret[n++] = (struct method_figure){"text_tokens", (double)sequences_read(&a->text.learn)};
-	ret[n++] = (struct method_figure){"in_components", (double)n_factors};
-	ret[n++] = (struct method_figure){"lambda", a->allocation.lambda};
+	ret[n] = (struct method_figure){.name = METHOD_FIGURE_TEXT};
+	snprintf(ret[n].word, sizeof(ret[n].word), "%s", auto_text_name(a->text.kind));
+	n++;
+	add_figure(ret, &n, "text_tokens", (double)sequences_read(&a->text.learn));
+	add_figure(ret, &n, "in_components", (double)n_factors);
+	add_figure(ret, &n, "lambda", a->allocation.lambda);
 	if (a->tuned_report.seconds > 0) {
-		ret[n++] =
-			(struct method_figure){"kept_back_kl_untrained", a->tuned_report.kl_before};
-		ret[n++] = (struct method_figure){"kept_back_kl_trained", a->tuned_report.kl_after};
-		ret[n++] = (struct method_figure){"training_seconds", a->tuned_report.seconds};
+		add_figure(ret, &n, "kept_back_kl_untrained", a->tuned_report.kl_before);
+		add_figure(ret, &n, "kept_back_kl_trained", a->tuned_report.kl_after);
+		add_figure(ret, &n, "training_seconds", a->tuned_report.seconds);
 	}
 	return n;
 }

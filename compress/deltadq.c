@@ -391,14 +391,14 @@ static size_t report(const void *state, struct method_figure *ret)
 	const struct totals *t = &((const struct deltadq *)state)->totals;
 	const double whole = 16 * t->weights;
 	const struct method_figure figures[] = {
-		{"claimed_ratio", whole / t->claimed_bits},
-		{"file_bytes", t->file_bytes},
-		{"memory_bytes", t->memory_bytes},
-		{"entropy_bytes", t->entropy_bits / 8},
-		{"entropy_stored_places", (t->entropy_bits + t->mask_bits) / 8},
-		{"sparse_row_bytes", t->sparse_row_bytes},
-		{"alpha", t->weights / t->survivors},
-		{"code_bits", t->code_bits / t->survivors},
+		{.name = "claimed_ratio", .value = whole / t->claimed_bits},
+		{.name = "file_bytes", .value = t->file_bytes},
+		{.name = "memory_bytes", .value = t->memory_bytes},
+		{.name = "entropy_bytes", .value = t->entropy_bits / 8},
+		{.name = "entropy_stored_places", .value = (t->entropy_bits + t->mask_bits) / 8},
+		{.name = "sparse_row_bytes", .value = t->sparse_row_bytes},
+		{.name = "alpha", .value = t->weights / t->survivors},
+		{.name = "code_bits", .value = t->code_bits / t->survivors},
 	};
 
 	_Static_assert(array_len(figures) <= METHOD_MAX_FIGURES, "the report has room");

@@ -99,7 +99,10 @@ struct method_model {
 struct method_figure {
 	char name[32]; /* a JSON key */
 	double value;
+	char word[16]; /* in the place of the value, unless it is empty */
 };
+
+#define METHOD_FIGURE_TEXT "task_text" /* what auto learnt from, a word of auto_text_name() */
 
 struct method {
 	const char *name;

@@ -2,8 +2,10 @@
 
 #include "client/deltactl/command.h"
 #include "client/deltactl/json_line.h"
+#include "compress/auto_text.h"
 
 #include <math.h>
+#include <string.h>
 
 static double ratio_of(uint64_t original, uint64_t bytes)
 {
@@ -22,6 +24,25 @@ static void print_quality(const struct compress_report *r)
 		r->agreement, (unsigned long long)r->n_eval_tokens);
 	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n", r->perplexity_base,
 		r->perplexity_tuned, r->perplexity_delta);
+}
+
+/* What auto had to learn from decides much of what it makes. */
+static void print_figures(const struct compress_report *r)
+{
+	for (size_t i = 0; i < r->n_figures; i++) {
+		const struct method_figure *f = &r->figures[i];
+
+		if (!f->word[0]) {
+			printf("  %-13s %.6g\n", f->name, f->value);
+			continue;
+		}
+		printf("  %-13s %s\n", f->name, f->word);
+		if (strcmp(f->name, METHOD_FIGURE_TEXT) == 0 &&
+			strcmp(f->word, auto_text_name(AUTO_TEXT_TASKS)) != 0)
+			printf("  the same size comes closer to the fine-tune where --tasks gives "
+			       "prompts and answers of\n"
+			       "  what it is for\n");
+	}
 }
 
 void compress_report_print(
@@ -48,8 +69,7 @@ void compress_report_print(
 		printf("  in %u projections that changed the base's weights stay\n", r->n_left_out);
 	printf("  mean error    weights %.3f, activations on held-out text %.3f\n",
 		r->mean_weight_error, r->mean_activation_error);
-	for (size_t i = 0; i < r->n_figures; i++)
-		printf("  %-13s %.6g\n", r->figures[i].name, r->figures[i].value);
+	print_figures(r);
 	print_quality(r);
 	if (r->random_calibration)
 		printf("  calibrated on tokens drawn from the vocabulary: the base has no "
@@ -68,10 +88,13 @@ static int add_figures(json_t *json, const struct compress_report *r)
 {
 	json_t *figures = json_object();
 
-	for (size_t i = 0; i < r->n_figures; i++)
-		if (json_object_set_new(
-			    figures, r->figures[i].name, json_real(r->figures[i].value)) < 0)
+	for (size_t i = 0; i < r->n_figures; i++) {
+		const struct method_figure *f = &r->figures[i];
+		json_t *value = f->word[0] ? json_string(f->word) : json_real(f->value);
+
+		if (json_object_set_new(figures, f->name, value) < 0)
 			return -ENOMEM;
+	}
 	return json_object_set_new(json, "figures", figures) < 0 ? -ENOMEM : 0;
 }
 
@@ -121,6 +144,8 @@ void compress_report_close(struct compress_report *r)
 	r->chat_refusal[sizeof(r->chat_refusal) - 1] = '\0';
 	r->blas_core[sizeof(r->blas_core) - 1] = '\0';
 	r->n_figures = min_u64(r->n_figures, METHOD_MAX_FIGURES);
-	for (size_t i = 0; i < r->n_figures; i++)
+	for (size_t i = 0; i < r->n_figures; i++) {
 		r->figures[i].name[sizeof(r->figures[i].name) - 1] = '\0';
+		r->figures[i].word[sizeof(r->figures[i].word) - 1] = '\0';
+	}
 }

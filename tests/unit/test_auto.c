@@ -97,6 +97,20 @@ static void test_the_budget_is_kept_and_used(void **state)
 	}
 }
 
+/* A tiny model has no tokenizer, and so no words of its own. */
+static void test_the_report_says_what_was_learnt_from(void **state)
+{
+	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	const struct method_options options = {.bits = 2};
+	struct compress_report r = made(&f, &options, 2);
+
+	(void)state;
+	assert_true(r.n_figures > 1);
+	assert_string_equal(r.figures[0].name, METHOD_FIGURE_TEXT);
+	assert_string_equal(r.figures[0].word, "generic");
+	assert_string_equal(r.figures[1].word, "");
+}
+
 static void test_more_bytes_are_closer(void **state)
 {
 	_cleanup_(folders_done) struct folders f = folders_of("qwen3");
@@ -254,6 +268,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_the_budget_is_kept_and_used),
+		cmocka_unit_test(test_the_report_says_what_was_learnt_from),
 		cmocka_unit_test(test_more_bytes_are_closer),
 		cmocka_unit_test(test_training_helps_and_threads_do_not_matter),
 		cmocka_unit_test(test_a_quality_is_reached),
