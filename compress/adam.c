@@ -2,8 +2,6 @@
 
 #include <math.h>
 
-const struct adam_settings adam_defaults = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
-
 struct adam {
 	size_t n;
 	uint64_t n_steps;

@@ -11,8 +11,6 @@ struct adam_settings {
 	double decay; /* share of a number that a step at rate 1 takes away */
 };
 
-extern const struct adam_settings adam_defaults; /* .9, .999, 1e-8, 0 */
-
 struct adam; /* both moments */
 
 int adam_new(size_t n, struct adam **ret) _must_check_;

@@ -149,6 +149,7 @@ int auto_text_sample(const struct auto_text *t, struct sequences *ret)
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)
 {
 	_cleanup_(auto_text_done) struct auto_text t = {.kind = AUTO_TEXT_GENERIC};
+	uint32_t vocab = model->pair->tuned_config.vocab;
 	struct reason refusal = {0};
 	int r = ask_fine_tune(model, &t, &refusal);
 
@@ -156,6 +157,10 @@ int auto_text_make(const struct method_model *model, struct auto_text *ret, stru
 		r = add_generic(model, 1, &t);
 	else if (r < 0)
 		*reason = refusal;
+	if (r == 0)
+		r = sequences_check(&t.learn, vocab, reason);
+	if (r == 0)
+		r = sequences_check(&t.kept_back, vocab, reason);
 	if (r < 0)
 		return r;
 	*ret = t;

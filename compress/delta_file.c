@@ -74,25 +74,6 @@ void delta_file_move(struct delta_file *f, size_t i, int fd, uint64_t at)
 	kept->at = at;
 }
 
-int delta_file_read(const struct delta_file *f, size_t i, struct part *ret)
-{
-	const struct kept_part *kept = &f->parts[i];
-	_cleanup_(freep) uint8_t *payload = malloc(kept->part.record.bytes + 1);
-	int r = 0;
-
-	if (!payload)
-		return -ENOMEM;
-	if (kept->fd < 0)
-		memcpy(payload, kept->part.payload, kept->part.record.bytes);
-	else
-		r = file_read_at(kept->fd, payload, kept->part.record.bytes, kept->at);
-	if (r < 0)
-		return r;
-	*ret = kept->part;
-	ret->payload = take_ptr(payload);
-	return 0;
-}
-
 uint64_t delta_file_bytes(const struct delta_file *f, bool (*of)(enum tensor_role role))
 {
 	uint64_t sum = 0;

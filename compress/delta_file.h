@@ -26,8 +26,6 @@ const struct part *delta_file_part(const struct delta_file *f, size_t i);
 /* The payload of part i stands in a file, which stays the caller's, from `at` on: it is read from
  * there when it is needed, and no longer kept in memory. */
 void delta_file_move(struct delta_file *f, size_t i, int fd, uint64_t at);
-/* A part with its payload, malloc'ed, wherever it is. */
-int delta_file_read(const struct delta_file *f, size_t i, struct part *ret) _must_check_;
 
 /* Bytes of payloads and records of all parts for which the function is true. */
 uint64_t delta_file_bytes(const struct delta_file *f, bool (*of)(enum tensor_role role));

@@ -372,28 +372,6 @@ void embedding_choose_size(struct embedding *e, double bits)
 	embedding_choose(e, high);
 }
 
-size_t embedding_candidates(struct embedding *e, struct embedding_point *ret, size_t n)
-{
-	double low = smallest_lambda(e), high = 2 * largest_lambda(e);
-	size_t n_points = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		double share = n > 1 ? (double)i / (double)(n - 1) : 1;
-		struct embedding_point point = {.lambda = i ? low * pow(high / low, share) : 0};
-
-		/* No row changed. */
-		if (!(high > 0) || !isfinite(low))
-			point.lambda = 0;
-		embedding_choose(e, point.lambda);
-		point.bytes = embedding_bytes(e);
-		point.loss = embedding_loss(e);
-		if (n_points == 0 || (point.bytes < ret[n_points - 1].bytes &&
-					     point.loss > ret[n_points - 1].loss))
-			ret[n_points++] = point;
-	}
-	return n_points;
-}
-
 /* Numbers of the rows at a width, ascending. */
 static uint32_t *list_rows(const struct embedding *e, uint32_t bits, uint32_t n)
 {

@@ -95,17 +95,6 @@ void embedding_rescale(struct embedding *e, double factor);
 /* Other weights, copied. */
 void embedding_reweigh(struct embedding *e, const double *weights);
 
-struct embedding_point {
-	double lambda;
-	uint64_t bytes;
-	double loss;
-};
-
-/* Choices from most to fewest bytes, on the lower convex hull of bytes and loss, n at most; the
- * first stores every changed row at 4 bits, the last nothing but added tokens. Returns how many.
- * The present choice is the last of them afterwards. */
-size_t embedding_candidates(struct embedding *e, struct embedding_point *ret, size_t n);
-
 struct embedding_place {
 	enum tensor_role role;
 	uint32_t layer;

@@ -104,12 +104,3 @@ void method_matrix_done(struct method_matrix *m)
 		part_done(&m->parts[i]);
 	m->n_parts = 0;
 }
-
-uint64_t method_matrix_bytes(const struct method_matrix *m)
-{
-	uint64_t sum = 0;
-
-	for (uint32_t i = 0; i < m->n_parts; i++)
-		sum += part_file_bytes(&m->parts[i]);
-	return sum;
-}

@@ -156,6 +156,3 @@ struct part_place method_matrix_place(const struct method_matrix *m, uint8_t lev
  * METHOD_MAX_PARTS. */
 int method_matrix_add(struct method_matrix *m, struct part *part) _must_check_;
 void method_matrix_done(struct method_matrix *m);
-
-/* Payloads and records. */
-uint64_t method_matrix_bytes(const struct method_matrix *m);

@@ -36,15 +36,6 @@ static int metric_empty(uint32_t n, struct metric **ret)
 	return 0;
 }
 
-int metric_of_diagonal(const double *weights, uint32_t n, struct metric **ret)
-{
-	int r = metric_empty(n, ret);
-
-	if (r == 0)
-		memcpy((*ret)->weights, weights, n * sizeof(*weights));
-	return r;
-}
-
 /* Finds the mean of the diagonal. Moments of nothing weigh nothing; the factors still must exist.
  */
 static int check_moments(struct metric *m, const float *moments, struct reason *reason)

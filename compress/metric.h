@@ -30,8 +30,6 @@ int metric_new(const float *moments, uint32_t n, double damping, struct metric *
  * bytes of memory, of which 4 n^2 stay. */
 int metric_new_feedback(struct pool *pool, const float *moments, uint32_t n, double damping,
 	struct metric **ret, struct reason *reason) _must_check_;
-/* diag(weights); all must be positive. The root is not set. */
-int metric_of_diagonal(const double *weights, uint32_t n, struct metric **ret) _must_check_;
 struct metric *metric_free(struct metric *m);
 
 static inline void metric_freep(struct metric **m)

@@ -33,17 +33,6 @@ int sequences_add(struct sequences *s, const uint32_t *ids, size_t n, size_t ans
 	return 0;
 }
 
-int sequences_add_windows(struct sequences *s, const struct calibration *c)
-{
-	for (size_t i = 0; i < c->n_windows; i++) {
-		int r = sequences_add(s, c->ids + i * c->window, c->window, 1);
-
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
 void sequences_done(struct sequences *s)
 {
 	free(s->items);

@@ -7,7 +7,6 @@
 #pragma once
 
 #include "common/reason.h"
-#include "compress/calibration.h"
 
 struct sequence {
 	size_t first;    /* of `ids` of all */
@@ -25,8 +24,6 @@ struct sequences {
 /* Copies the ids. A sequence that has nothing to judge (n < 2, or answer not in 1 .. n - 1) is
  * -EINVAL. */
 int sequences_add(struct sequences *s, const uint32_t *ids, size_t n, size_t answer) _must_check_;
-/* Appends the windows of a calibration text, all of whose tokens but the first are judged. */
-int sequences_add_windows(struct sequences *s, const struct calibration *c) _must_check_;
 void sequences_done(struct sequences *s);
 
 static inline const uint32_t *sequence_ids(const struct sequences *s, size_t i)

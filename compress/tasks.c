@@ -137,11 +137,6 @@ int tasks_load_rows(
 	return 0;
 }
 
-int tasks_load(const char *path, size_t limit, struct tasks *ret, struct reason *reason)
-{
-	return tasks_load_rows(path, 0, limit ? limit : SIZE_MAX, ret, reason);
-}
-
 /* The number at the beginning, thousands separators and a currency sign apart; NaN if none. */
 static double leading_number(const char *text)
 {

@@ -28,9 +28,6 @@ struct tasks {
 	struct task *tasks;
 };
 
-/* The first `limit` tasks of the file (0: all). Reads foreign bytes. -EBADMSG names the line. */
-int tasks_load(const char *path, size_t limit, struct tasks *ret, struct reason *reason)
-	_must_check_;
 /* Tasks first .. end - 1 of the file, counted from 0; it may end earlier. -EBADMSG if it has none
  * of them. Lines before `first` are not looked at. */
 int tasks_load_rows(const char *path, size_t first, size_t end, struct tasks *ret,

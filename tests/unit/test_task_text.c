@@ -255,27 +255,10 @@ static void test_nothing_to_judge_is_refused(void **state)
 	sequences_done(&s);
 }
 
-static void test_windows_are_judged_whole(void **state)
-{
-	const struct calibration_limits limits = {.max_tokens = 64, .window = 16};
-	struct sequences s = {0};
-	struct calibration *c;
-
-	(void)state;
-	assert_int_equal(calibration_of_vocabulary(100, &limits, &c), 0);
-	assert_int_equal(sequences_add_windows(&s, c), 0);
-	assert_int_equal(s.n, c->n_windows);
-	assert_int_equal(sequences_judged(&s), 15 * c->n_windows);
-	assert_memory_equal(s.ids, c->ids, s.n_ids * sizeof(*s.ids));
-	sequences_done(&s);
-	calibration_free(c);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_nothing_to_judge_is_refused),
-		cmocka_unit_test(test_windows_are_judged_whole),
 		cmocka_unit_test(test_references_are_prompts_with_good_answers),
 		cmocka_unit_test(test_answers_are_the_greedy_ones),
 		cmocka_unit_test(test_a_seed_decides_what_is_made_up),

@@ -62,7 +62,7 @@ static int load(const char *text, size_t limit, struct tasks *ret, struct reason
 {
 	char *folder = scratch_folder();
 	char *path = scratch_write(folder, "tasks.jsonl", text, strlen(text));
-	int r = tasks_load(path, limit, ret, reason);
+	int r = tasks_load_rows(path, 0, limit ? limit : SIZE_MAX, ret, reason);
 
 	scratch_remove(folder);
 	free(path);
