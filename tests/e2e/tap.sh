@@ -1,4 +1,5 @@
-# Sourced by the scripted tests: TAP lines, a folder that goes away, and the programs under test.
+# Sourced by the scripted tests: TAP lines, a folder that goes away, the programs under test,
+# and a daemon of the script's own.
 set -u
 build=${DELTAD_BUILD:-build}
 deltactl=$PWD/$build/bin/deltactl
@@ -6,7 +7,11 @@ deltad=$PWD/$build/bin/deltad
 base_model=models/Llama-deltad-16M
 math_model=models/Llama-deltad-16M-math
 work=$(mktemp -d "${TMPDIR:-/tmp}/deltad-test.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+DELTAD_SOCKET=$work/run.sock
+DELTAD_ADMIN_SOCKET=$work/admin.sock
+export DELTAD_SOCKET DELTAD_ADMIN_SOCKET
+daemon=
+trap '[ -z "$daemon" ] || kill $daemon 2>/dev/null; rm -rf "$work"' EXIT
 n_tests=0
 n_failed=0
 
@@ -45,6 +50,20 @@ check_fails() {
 		not_ok "$title (exit code $got, expected $code; message must match /$pattern/)"
 		sed 's/^/#   /' "$work/out" "$work/err" | tail -20
 	fi
+}
+# start_daemon STORE [OPTION...]: in the background, as $daemon, with the configuration that is in
+# $work/deltad.yaml; returns when it answers. It ends with the script.
+start_daemon() {
+	store_folder=$1
+	shift
+	"$deltad" --config "$work/deltad.yaml" --store "$store_folder" --socket "$DELTAD_SOCKET" \
+		--admin-socket "$DELTAD_ADMIN_SOCKET" "$@" 2>"$work/log" &
+	daemon=$!
+	tries=0
+	until "$deltactl" ps >/dev/null 2>&1 || [ $tries = 100 ]; do
+		sleep 0.1
+		tries=$((tries + 1))
+	done
 }
 finish() {
 	echo "1..$n_tests"

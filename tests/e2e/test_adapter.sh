@@ -4,11 +4,6 @@
 . tests/e2e/tap.sh
 
 adapter=tests/golden/data/adapter
-DELTAD_SOCKET=$work/run.sock
-DELTAD_ADMIN_SOCKET=$work/admin.sock
-export DELTAD_SOCKET DELTAD_ADMIN_SOCKET
-daemon=
-trap '[ -z "$daemon" ] || kill $daemon; rm -rf "$work"' EXIT
 
 compress() { # output [options]
 	output=$1
@@ -44,25 +39,16 @@ check "the merged folder is the fine-tune that the file names" "$deltactl" eval 
 	--delta "$work/store/lora.delta" --tuned "$work/merged" --tasks "$work/tasks.jsonl" --no-score
 check "and becomes a base" "$deltactl" import "$work/merged" -o "$work/merged.base" --quiet
 
-serve() { # base
-	"$deltad" --store "$work/store" --base "$1" --config "$work/deltad.yaml" --socket "$DELTAD_SOCKET" \
-		--admin-socket "$DELTAD_ADMIN_SOCKET" 2>"$work/log" &
-	daemon=$!
-	for _ in $(seq 100); do
-		"$deltactl" ps >/dev/null 2>&1 && break
-		sleep 0.1
-	done
-}
 ask() { # model
 	"$deltactl" run "$1" --raw --max-tokens 24 --json "Once upon a time there was a" | tail -1 |
 		sed 's/.*"ids": *\[\([^]]*\)\].*/\1/'
 }
-serve "$work/store/base.base"
+start_daemon "$work/store" --base "$work/store/base.base"
 ask lora >"$work/of_lora"
 ask base >"$work/of_base"
 kill $daemon
 wait $daemon
-serve "$work/merged.base"
+start_daemon "$work/store" --base "$work/merged.base"
 ask base >"$work/of_merged"
 check "base and adapter answer" test -s "$work/of_lora"
 check "as the merged model does" cmp "$work/of_lora" "$work/of_merged"

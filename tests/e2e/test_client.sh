@@ -4,10 +4,6 @@
 . tests/e2e/tap.sh
 . tests/library_example.sh
 
-DELTAD_SOCKET=$work/run.sock
-DELTAD_ADMIN_SOCKET=$work/admin.sock
-export DELTAD_SOCKET DELTAD_ADMIN_SOCKET
-
 check_fails 6 'no daemon' 'run without a daemon' "$deltactl" run base hello
 check_fails 6 'admin.sock' 'ps without a daemon' "$deltactl" ps
 
@@ -17,21 +13,12 @@ memory:
 engine:
   threads: 1
 YAML
-daemon=
-trap '[ -z "$daemon" ] || kill $daemon; rm -rf "$work"' EXIT
 
 serve() { # model folder
 	rm -rf "$work/store"
 	mkdir "$work/store"
 	check "import $1" "$deltactl" import "$1" -o "$work/store/base.base" -q
-	"$deltad" --config "$work/deltad.yaml" --store "$work/store" --socket "$DELTAD_SOCKET" \
-		--admin-socket "$DELTAD_ADMIN_SOCKET" 2>"$work/log" &
-	daemon=$!
-	tries=0
-	while [ ! -S "$DELTAD_ADMIN_SOCKET" ] && [ $tries -lt 100 ]; do
-		sleep 0.1
-		tries=$((tries + 1))
-	done
+	start_daemon "$work/store"
 	check 'load waits for the base' "$deltactl" load base
 }
 end_by_drain() {

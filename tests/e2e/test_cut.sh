@@ -3,9 +3,6 @@
 # beside the whole.
 . tests/e2e/tap.sh
 
-DELTAD_SOCKET=$work/run.sock
-DELTAD_ADMIN_SOCKET=$work/admin.sock
-export DELTAD_SOCKET DELTAD_ADMIN_SOCKET
 store=$work/store
 mkdir "$store"
 
@@ -48,15 +45,7 @@ check_fails 2 'delta' "no page of a base" "$deltactl" inspect "$store/base.base"
 # Coarser levels are other models, and the daemon serves them beside each other.
 prompt='Tom has 3 apples and buys 4 more. How many apples does he have?'
 printf 'memory:\n  kv: 64 MiB\nengine:\n  threads: 1\n' >"$work/deltad.yaml"
-"$deltad" --config "$work/deltad.yaml" --store "$store" --socket "$DELTAD_SOCKET" \
-	--admin-socket "$DELTAD_ADMIN_SOCKET" 2>"$work/log" &
-daemon=$!
-trap 'kill $daemon 2>/dev/null; rm -rf "$work"' EXIT
-tries=0
-while [ ! -S "$DELTAD_ADMIN_SOCKET" ] && [ $tries -lt 100 ]; do
-	sleep 0.1
-	tries=$((tries + 1))
-done
+start_daemon "$store"
 check "the daemon has the base" "$deltactl" load base
 
 # The same levels as a whole file of their own: merged into weights, imported, served as a base.
@@ -72,15 +61,9 @@ cmp -s "$work/one.said" "$work/whole.said" && not_ok "one level speaks otherwise
 	ok "one level speaks otherwise than three"
 check "drain" "$deltactl" drain
 wait $daemon
+daemon=
 for levels in one two; do
-	"$deltad" --config "$work/deltad.yaml" --store "$work/store.$levels" --socket "$DELTAD_SOCKET" \
-		--admin-socket "$DELTAD_ADMIN_SOCKET" 2>"$work/log" &
-	daemon=$!
-	tries=0
-	while [ ! -S "$DELTAD_ADMIN_SOCKET" ] && [ $tries -lt 100 ]; do
-		sleep 0.1
-		tries=$((tries + 1))
-	done
+	start_daemon "$work/store.$levels"
 	check "the daemon has the merged $levels" "$deltactl" load base
 	"$deltactl" run base "$prompt" --raw --max-tokens 24 >"$work/$levels.merged" 2>"$work/err"
 	[ -s "$work/$levels.said" ] && cmp -s "$work/$levels.said" "$work/$levels.merged" &&
@@ -88,5 +71,6 @@ for levels in one two; do
 		not_ok "$levels: $(cat "$work/$levels.said") / $(cat "$work/$levels.merged")"
 	check "drain" "$deltactl" drain
 	wait $daemon
+	daemon=
 done
 finish

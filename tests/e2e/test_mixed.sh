@@ -4,11 +4,6 @@
 . tests/e2e/tap.sh
 
 shared=${DELTAD_SHARED:-../shared}
-DELTAD_SOCKET=$work/run.sock
-DELTAD_ADMIN_SOCKET=$work/admin.sock
-export DELTAD_SOCKET DELTAD_ADMIN_SOCKET
-daemon=
-trap '[ -z "$daemon" ] || kill $daemon; rm -rf "$work"' EXIT
 
 mkdir "$work/store"
 : >"$work/deltad.yaml"
@@ -22,13 +17,7 @@ else
 	check "compress math at 64x, as there is no $shared/models/tools" "$deltactl" compress --base $base_model \
 		--tuned $math_model -o "$work/store/tools.delta" --ratio 64 --method delta-come --calibration-tokens 4096 --quiet
 fi
-"$deltad" --store "$work/store" --config "$work/deltad.yaml" --socket "$DELTAD_SOCKET" --admin-socket "$DELTAD_ADMIN_SOCKET" \
-	2>"$work/log" &
-daemon=$!
-for _ in $(seq 100); do
-	"$deltactl" ps >/dev/null 2>&1 && break
-	sleep 0.1
-done
+start_daemon "$work/store"
 check "load base" "$deltactl" load base
 
 # Request number $1: its variant, its text, and sampling for the odd ones.

@@ -1,7 +1,7 @@
 /* Method auto on the tiny models: the budget, the same bytes for any threads, and its worth. */
 #include "compress/compress.h"
-#include "kernels/blas.h"
-#include "tests/golden_file.h"
+#include "tests/compute.h"
+#include "tests/tiny_pair.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -12,36 +12,7 @@
 
 #include <cmocka.h>
 
-struct folders {
-	struct checkpoint *base, *tuned;
-};
-
-static struct checkpoint *opened(const char *name)
-{
-	struct reason reason = {0};
-	struct checkpoint *c;
-	char folder[128];
-
-	if (checkpoint_open(tiny_folder(name, folder), &c, &reason) < 0)
-		fail_msg("%s: %s", folder, reason.text);
-	return c;
-}
-
-static struct folders folders_of(const char *name)
-{
-	char tuned[64];
-
-	snprintf(tuned, sizeof(tuned), "%s-ft", name);
-	return (struct folders){.base = opened(name), .tuned = opened(tuned)};
-}
-
-static void folders_done(struct folders *f)
-{
-	checkpoint_free(f->base);
-	checkpoint_free(f->tuned);
-}
-
-static int compressed(const struct folders *f, const struct method_options *options,
+static int compressed(const struct tiny_pair *f, const struct method_options *options,
 	uint32_t n_threads, struct compress_report *ret, struct reason *reason)
 {
 	const struct compress_settings settings = {
@@ -58,7 +29,7 @@ static int compressed(const struct folders *f, const struct method_options *opti
 }
 
 static struct compress_report made(
-	const struct folders *f, const struct method_options *options, uint32_t n_threads)
+	const struct tiny_pair *f, const struct method_options *options, uint32_t n_threads)
 {
 	struct compress_report report;
 	struct reason reason = {0};
@@ -83,7 +54,7 @@ static const struct rate_point *points_of(const struct image *image, struct cert
 static void test_the_budget_is_kept_and_used(void **state)
 {
 	static const double bits[] = {4, 1, .5};
-	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-gqa");
 
 	(void)state;
 	for (size_t i = 0; i < array_len(bits); i++) {
@@ -100,7 +71,7 @@ static void test_the_budget_is_kept_and_used(void **state)
 /* A tiny model has no tokenizer, and so no words of its own. */
 static void test_the_report_says_what_was_learnt_from(void **state)
 {
-	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-gqa");
 	const struct method_options options = {.bits = 2};
 	struct compress_report r = made(&f, &options, 2);
 
@@ -113,7 +84,7 @@ static void test_the_report_says_what_was_learnt_from(void **state)
 
 static void test_more_bytes_are_closer(void **state)
 {
-	_cleanup_(folders_done) struct folders f = folders_of("qwen3");
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("qwen3");
 	const struct method_options coarse = {.bits = 1}, fine = {.bits = 4};
 
 	(void)state;
@@ -122,7 +93,7 @@ static void test_more_bytes_are_closer(void **state)
 
 static void test_training_helps_and_threads_do_not_matter(void **state)
 {
-	_cleanup_(folders_done) struct folders f = folders_of("llama-mha-tied");
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-mha-tied");
 	struct method_options options = {.bits = 1, .train_steps_given = true};
 	struct compress_report plain = made(&f, &options, 1), one, three;
 
@@ -137,7 +108,7 @@ static void test_training_helps_and_threads_do_not_matter(void **state)
 
 static void test_a_quality_is_reached(void **state)
 {
-	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-gqa");
 	struct method_options options = {.bits = 2};
 	struct compress_report sized = made(&f, &options, 2), found;
 
@@ -155,7 +126,7 @@ static void test_a_file_is_as_small_as_asked_for(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < array_len(names); i++) {
-		_cleanup_(folders_done) struct folders f = folders_of(names[i]);
+		_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair(names[i]);
 		struct method_options options = {.file_ratio = 2.5};
 		struct compress_report large = made(&f, &options, 2), small;
 		double allowed = (double)large.original_bytes / 2.5;
@@ -175,7 +146,7 @@ static void test_a_file_is_as_small_as_asked_for(void **state)
 /* The projections' lambda, at their budget. */
 static void test_an_open_embedding_leaves_the_projections_their_budget(void **state)
 {
-	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-gqa");
 	const struct method_options options = {.bits = 2};
 	struct compress_settings settings = {
 		.method = "auto",
@@ -198,7 +169,7 @@ static void test_an_open_embedding_leaves_the_projections_their_budget(void **st
 
 static void test_a_file_too_small_for_its_pages_is_refused(void **state)
 {
-	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-gqa");
 	const struct method_options options = {.file_ratio = 50};
 	struct compress_report report;
 	struct reason reason = {0};
@@ -210,7 +181,7 @@ static void test_a_file_too_small_for_its_pages_is_refused(void **state)
 /* The file keeps what was measured on the way: fewer bits are worse, and its own are there. */
 static void test_the_curve_is_kept(void **state)
 {
-	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-gqa");
 	const struct compress_settings settings = {
 		.method = "auto",
 		.options.bits = 2,
@@ -242,7 +213,7 @@ static void test_the_curve_is_kept(void **state)
 
 static void test_refusals(void **state)
 {
-	_cleanup_(folders_done) struct folders f = folders_of("llama-gqa");
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-gqa");
 	const struct method_options both = {.bits = 2, .max_kl = .1}, negative = {.max_kl = -1},
 				    sizes = {.bits = 2, .file_ratio = 4};
 	struct compress_report report;
@@ -254,14 +225,6 @@ static void test_refusals(void **state)
 	assert_int_equal(compressed(&f, &sizes, 1, &report, &reason), -EINVAL);
 	assert_non_null(strstr(reason.text, "size of the file"));
 	assert_int_equal(compressed(&f, &negative, 1, &report, &reason), -EINVAL);
-}
-
-static int load_blas(void **state)
-{
-	struct reason reason = {0};
-
-	(void)state;
-	return blas_load(1, &reason);
 }
 
 int main(void)
@@ -279,5 +242,5 @@ int main(void)
 		cmocka_unit_test(test_refusals),
 	};
 
-	return cmocka_run_group_tests(tests, load_blas, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }

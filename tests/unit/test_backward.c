@@ -5,7 +5,7 @@
 #include "compress/backward.h"
 
 #include "common/random.h"
-#include "kernels/blas.h"
+#include "tests/compute.h"
 #include "tests/double_model.h"
 #include "tests/golden_file.h"
 
@@ -432,14 +432,6 @@ static void test_what_cannot_be_read_is_refused(void **state)
 	close_fixture(&f);
 }
 
-static int load_blas(void **state)
-{
-	struct reason reason = {0};
-
-	(void)state;
-	return blas_load(1, &reason);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -453,5 +445,5 @@ int main(void)
 		cmocka_unit_test(test_what_cannot_be_read_is_refused),
 	};
 
-	return cmocka_run_group_tests(tests, load_blas, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }

@@ -11,6 +11,7 @@
 #include "tests/golden_file.h"
 #include "tests/grown_checkpoint.h"
 #include "tests/scratch.h"
+#include "tests/tiny_pair.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -22,42 +23,13 @@
 
 #include <cmocka.h>
 
-struct folders {
-	struct checkpoint *base, *tuned;
-};
-
 struct made {
 	int fd;
 	struct compress_report report;
 };
 
-static struct checkpoint *opened(const char *name)
-{
-	struct reason reason = {0};
-	struct checkpoint *c;
-	char folder[128];
-
-	if (checkpoint_open(tiny_folder(name, folder), &c, &reason) < 0)
-		fail_msg("%s: %s", folder, reason.text);
-	return c;
-}
-
-static struct folders folders_of(const char *name)
-{
-	char tuned[64];
-
-	snprintf(tuned, sizeof(tuned), "%s-ft", name);
-	return (struct folders){.base = opened(name), .tuned = opened(tuned)};
-}
-
-static void folders_done(struct folders *f)
-{
-	checkpoint_free(f->base);
-	checkpoint_free(f->tuned);
-}
-
-static int try_compress(const struct folders *f, double ratio, uint32_t n_threads, struct made *ret,
-	struct reason *reason)
+static int try_compress(const struct tiny_pair *f, double ratio, uint32_t n_threads,
+	struct made *ret, struct reason *reason)
 {
 	const struct compress_settings settings = {
 		.method = "delta-come",
@@ -72,7 +44,7 @@ static int try_compress(const struct folders *f, double ratio, uint32_t n_thread
 	return compress_delta(f->base, f->tuned, &settings, ret->fd, NULL, &ret->report, reason);
 }
 
-static struct made compressed(const struct folders *f, double ratio, uint32_t n_threads)
+static struct made compressed(const struct tiny_pair *f, double ratio, uint32_t n_threads)
 {
 	struct reason reason = {0};
 	struct made made;
@@ -92,7 +64,7 @@ static struct kernels any_kernels(void)
 }
 
 static struct served served_with(
-	const struct folders *f, const struct kernels *kernels, const struct made *made)
+	const struct tiny_pair *f, const struct kernels *kernels, const struct made *made)
 {
 	struct served served;
 	struct image *image;
@@ -157,7 +129,7 @@ static void test_every_architecture(void **state)
 
 	(void)state;
 	for (size_t i = 0; tiny_name(i); i++) {
-		struct folders f = folders_of(tiny_name(i));
+		struct tiny_pair f = tiny_pair(tiny_name(i));
 		struct made made = compressed(&f, 4, 2);
 		struct served served = served_with(&f, &kernels, &made);
 
@@ -170,7 +142,7 @@ static void test_every_architecture(void **state)
 		check_selftest(&served);
 		served_done(&served);
 		close(made.fd);
-		folders_done(&f);
+		tiny_pair_done(&f);
 	}
 }
 
@@ -189,7 +161,7 @@ static void assert_same_bytes(int a, int b)
 
 static void test_same_input_same_bytes(void **state)
 {
-	struct folders f = folders_of("llama-gqa");
+	struct tiny_pair f = tiny_pair("llama-gqa");
 	struct made once = compressed(&f, 6, 1);
 	struct made again = compressed(&f, 6, 1);
 	struct made threads = compressed(&f, 6, 3);
@@ -200,13 +172,13 @@ static void test_same_input_same_bytes(void **state)
 	close(once.fd);
 	close(again.fd);
 	close(threads.fd);
-	folders_done(&f);
+	tiny_pair_done(&f);
 }
 
 static void test_errors_fall_with_the_ratio(void **state)
 {
 	static const double ratios[] = {8, 4, 2, 1};
-	struct folders f = folders_of("llama-gqa");
+	struct tiny_pair f = tiny_pair("llama-gqa");
 	double activations = 1, weights = 1, kl = INFINITY;
 
 	(void)state;
@@ -221,7 +193,7 @@ static void test_errors_fall_with_the_ratio(void **state)
 		kl = made.report.kl;
 		close(made.fd);
 	}
-	folders_done(&f);
+	tiny_pair_done(&f);
 }
 
 struct last {
@@ -271,7 +243,7 @@ static void test_low_ratio_approaches_the_reference_of_the_fine_tune(void **stat
 
 	(void)state;
 	for (size_t i = 0; i < array_len(names); i++) {
-		struct folders f = folders_of(names[i]);
+		struct tiny_pair f = tiny_pair(names[i]);
 		struct made made = compressed(&f, 1, 2);
 		struct served served = served_with(&f, &kernels, &made);
 		char tuned[64];
@@ -285,14 +257,14 @@ static void test_low_ratio_approaches_the_reference_of_the_fine_tune(void **stat
 				base);
 		served_done(&served);
 		close(made.fd);
-		folders_done(&f);
+		tiny_pair_done(&f);
 	}
 }
 
 static void test_nothing_changed(void **state)
 {
 	struct kernels kernels = any_kernels();
-	struct folders f = {.base = opened("qwen3"), .tuned = opened("qwen3")};
+	struct tiny_pair f = {.base = tiny_open("qwen3"), .tuned = tiny_open("qwen3")};
 	struct made made = compressed(&f, 16, 2);
 	struct served served = served_with(&f, &kernels, &made);
 
@@ -305,7 +277,7 @@ static void test_nothing_changed(void **state)
 	check_selftest(&served);
 	served_done(&served);
 	close(made.fd);
-	folders_done(&f);
+	tiny_pair_done(&f);
 }
 
 /* Logits of an added token are those of the row that it copies: in the fine-tune, so in the delta.
@@ -341,7 +313,7 @@ static void test_a_larger_vocabulary(void **state)
 	for (size_t i = 0; i < array_len(names); i++) {
 		char tuned[64], source[128];
 		char *target = scratch_folder();
-		struct folders f = {.base = opened(names[i])};
+		struct tiny_pair f = {.base = tiny_open(names[i])};
 		struct reason reason = {0};
 		struct served served;
 		struct made made;
@@ -357,7 +329,7 @@ static void test_a_larger_vocabulary(void **state)
 		check_accounting(&made, served.delta);
 		served_done(&served);
 		close(made.fd);
-		folders_done(&f);
+		tiny_pair_done(&f);
 		scratch_remove(target);
 		free(target);
 	}
@@ -367,7 +339,7 @@ static void test_a_smaller_vocabulary_is_refused(void **state)
 {
 	char source[128];
 	char *target = scratch_folder();
-	struct folders f = {.tuned = opened("llama-gqa-ft")};
+	struct tiny_pair f = {.tuned = tiny_open("llama-gqa-ft")};
 	struct reason reason = {0};
 	struct made made;
 
@@ -377,14 +349,14 @@ static void test_a_smaller_vocabulary_is_refused(void **state)
 	assert_int_equal(try_compress(&f, 4, 1, &made, &reason), -EMEDIUMTYPE);
 	assert_non_null(strstr(reason.text, "vocabulary"));
 	close(made.fd);
-	folders_done(&f);
+	tiny_pair_done(&f);
 	scratch_remove(target);
 	free(target);
 }
 
 static void test_another_architecture_is_refused_by_name(void **state)
 {
-	struct folders f = {.base = opened("llama-gqa"), .tuned = opened("qwen3")};
+	struct tiny_pair f = {.base = tiny_open("llama-gqa"), .tuned = tiny_open("qwen3")};
 	struct reason reason = {0};
 	struct made made;
 
@@ -393,7 +365,7 @@ static void test_another_architecture_is_refused_by_name(void **state)
 	assert_non_null(strstr(reason.text, "family"));
 	assert_int_equal(size_of(made.fd), 0);
 	close(made.fd);
-	folders_done(&f);
+	tiny_pair_done(&f);
 }
 
 static void test_impossible_settings_are_refused(void **state)

@@ -5,7 +5,7 @@
 #include "compress/compress.h"
 #include "compress/methods.h"
 #include "compress/part_values.h"
-#include "kernels/blas.h"
+#include "tests/compute.h"
 #include "tests/golden_file.h"
 
 #include <math.h>
@@ -18,8 +18,6 @@
 
 #define ROWS 64u
 #define COLS 96u
-
-static struct pool *pool;
 
 /* One matrix with inputs that are alike, for the method by itself. */
 struct example {
@@ -66,7 +64,7 @@ static void example_done(struct example **e)
 /* By the method's own way, without a model: state of the options alone. */
 static int example_run(struct example *e, struct reason *reason)
 {
-	struct method_model model = {.options = &e->options, .pool = pool};
+	struct method_model model = {.options = &e->options, .pool = compute_pool};
 	struct pair pair = {.base_config = {.hidden = COLS,
 				    .ffn = COLS,
 				    .n_heads = 1,
@@ -76,7 +74,7 @@ static int example_run(struct example *e, struct reason *reason)
 				    .vocab = 8}};
 	struct method_group group = {
 		.options = &e->options,
-		.pool = pool,
+		.pool = compute_pool,
 		.layer = 3,
 		.cols = COLS,
 		.moments = e->moments,
@@ -142,7 +140,7 @@ static void test_paper(void **state)
 	assert_int_equal(e->matrix.parts[0].record.group, 24);
 	assert_int_equal(e->matrix.parts[0].record.n, 3);
 	assert_int_equal(e->matrix.parts[0].record.bits, 4);
-	assert_int_equal(part_apply(pool, &e->matrix.parts[0], values, &reason), 0);
+	assert_int_equal(part_apply(compute_pool, &e->matrix.parts[0], values, &reason), 0);
 	seed = e->matrix.parts[0].record.seed;
 	for (int pass = 0; pass < 2; pass++) {
 		size_t n = 0;
@@ -262,7 +260,7 @@ static void test_seeds(void **state)
 		double left = 0;
 
 		assert_int_equal(example_run(e, &reason), 0);
-		assert_int_equal(part_apply(pool, &e->matrix.parts[0], values, &reason), 0);
+		assert_int_equal(part_apply(compute_pool, &e->matrix.parts[0], values, &reason), 0);
 		for (size_t row = 0; row < ROWS; row++)
 			for (size_t i = 0; i < COLS; i++)
 				for (size_t j = 0; j < COLS; j++)
@@ -338,21 +336,6 @@ static void test_whole_way(void **state)
 	}
 }
 
-static int start(void **state)
-{
-	(void)state;
-	if (blas_load(1, NULL) < 0)
-		return -1;
-	return pool_new(2, &pool, NULL);
-}
-
-static int stop(void **state)
-{
-	(void)state;
-	pool = pool_free(pool);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -366,5 +349,5 @@ int main(void)
 		cmocka_unit_test(test_whole_way),
 	};
 
-	return cmocka_run_group_tests(tests, start, stop);
+	return cmocka_run_group_tests(tests, compute_start, compute_stop);
 }

@@ -2,7 +2,7 @@
 #include "compress/distil.h"
 
 #include "common/random.h"
-#include "kernels/blas.h"
+#include "tests/compute.h"
 #include "tests/double_model.h"
 
 #include <math.h>
@@ -283,14 +283,6 @@ static void test_held_out_text_judges(void **state)
 	close_fixture(&copy);
 }
 
-static int load_blas(void **state)
-{
-	struct reason reason = {0};
-
-	(void)state;
-	return blas_load(1, &reason);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -302,5 +294,5 @@ int main(void)
 		cmocka_unit_test(test_held_out_text_judges),
 	};
 
-	return cmocka_run_group_tests(tests, load_blas, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }

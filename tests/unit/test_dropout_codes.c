@@ -3,8 +3,8 @@
  * the choice of groups; against sums in double that are computed here.
  */
 #include "compress/dropout_plan.h"
-#include "kernels/blas.h"
 #include "kernels/convert.h"
+#include "tests/compute.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -12,8 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
-
-static struct pool *pool;
 
 /* A fixed generator of its own: sums of uniform numbers are normal enough. */
 static double normal(uint64_t *state)
@@ -59,7 +57,7 @@ static struct matrix matrix_new(uint32_t rows, uint32_t cols)
 			for (size_t j = 0; j < cols; j++)
 				m.product[r * cols + i] +=
 					(double)m.delta[r * cols + j] * m.moments[j * cols + i];
-	m.target = (struct dropout_target){pool, rows, cols, m.delta, m.moments};
+	m.target = (struct dropout_target){compute_pool, rows, cols, m.delta, m.moments};
 	return m;
 }
 
@@ -490,21 +488,6 @@ static void test_degenerate(void **state)
 	}
 }
 
-static int start(void **state)
-{
-	(void)state;
-	if (blas_load(1, NULL) < 0)
-		return -1;
-	return pool_new(2, &pool, NULL);
-}
-
-static int stop(void **state)
-{
-	(void)state;
-	pool = pool_free(pool);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -521,5 +504,5 @@ int main(void)
 		cmocka_unit_test(test_degenerate),
 	};
 
-	return cmocka_run_group_tests(tests, start, stop);
+	return cmocka_run_group_tests(tests, compute_start, compute_stop);
 }

@@ -5,7 +5,7 @@
 #include "compress/fisher.h"
 
 #include "common/random.h"
-#include "kernels/blas.h"
+#include "tests/compute.h"
 #include "tests/double_model.h"
 
 #include <math.h>
@@ -295,14 +295,6 @@ static void test_threads_do_not_show(void **state)
 	close_fixture(&f);
 }
 
-static int load_blas(void **state)
-{
-	struct reason reason = {0};
-
-	(void)state;
-	return blas_load(1, &reason);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -311,5 +303,5 @@ int main(void)
 		cmocka_unit_test(test_threads_do_not_show),
 	};
 
-	return cmocka_run_group_tests(tests, load_blas, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }

@@ -3,6 +3,7 @@
 
 #include "kernels/blas.h"
 #include "kernels/types.h"
+#include "tests/normal.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -11,18 +12,6 @@
 
 #include <cmocka.h>
 
-/* A generator whose numbers are the same everywhere. */
-static double next_normal(uint64_t *state)
-{
-	double sum = 0;
-
-	for (int i = 0; i < 12; i++) {
-		*state = *state * 6364136223846793005u + 1442695040888963407u;
-		sum += (double)(*state >> 33) / 2147483648.0;
-	}
-	return sum - 6;
-}
-
 static double *normal_numbers(size_t n, uint64_t seed)
 {
 	double *x = malloc(n * sizeof(*x));
@@ -30,7 +19,7 @@ static double *normal_numbers(size_t n, uint64_t seed)
 
 	assert_non_null(x);
 	for (size_t i = 0; i < n; i++)
-		x[i] = next_normal(&state);
+		x[i] = normal_next(&state);
 	return x;
 }
 
@@ -271,7 +260,7 @@ static void test_grid_covers_its_values(void **state)
 			double x[256] = {0}, low = 0, high = 0, step;
 
 			for (size_t i = 0; i < 130; i++)
-				x[i] = next_normal(&seed) * magnitudes[m];
+				x[i] = normal_next(&seed) * magnitudes[m];
 			for (size_t i = 0; i < QMAT_GROUP; i++) {
 				low = fmin(low, x[i]);
 				high = fmax(high, x[i]);

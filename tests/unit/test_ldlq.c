@@ -1,7 +1,8 @@
 /* Two-sided error feedback against plain rounding, one-sided feedback and exhaustive search. */
 #include "compress/ldlq.h"
 
-#include "kernels/blas.h"
+#include "tests/compute.h"
+#include "tests/normal.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -10,18 +11,6 @@
 
 #include <cmocka.h>
 
-/* A generator whose numbers are the same everywhere. */
-static double next_normal(uint64_t *state)
-{
-	double sum = 0;
-
-	for (int i = 0; i < 12; i++) {
-		*state = *state * 6364136223846793005u + 1442695040888963407u;
-		sum += (double)(*state >> 33) / 2147483648.0;
-	}
-	return sum - 6;
-}
-
 static float *normal_numbers(size_t n, uint64_t seed)
 {
 	float *x = malloc(n * sizeof(*x));
@@ -29,7 +18,7 @@ static float *normal_numbers(size_t n, uint64_t seed)
 
 	assert_non_null(x);
 	for (size_t i = 0; i < n; i++)
-		x[i] = (float)next_normal(&state);
+		x[i] = (float)normal_next(&state);
 	return x;
 }
 
@@ -319,14 +308,6 @@ static void test_lambda_trades_error_for_bits(void **state)
 	}
 }
 
-static int load_blas(void **state)
-{
-	struct reason reason = {0};
-
-	(void)state;
-	return blas_load(1, &reason);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -339,5 +320,5 @@ int main(void)
 		cmocka_unit_test(test_lambda_trades_error_for_bits),
 	};
 
-	return cmocka_run_group_tests(tests, load_blas, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }

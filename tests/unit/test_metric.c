@@ -3,8 +3,9 @@
 
 #include "compress/cholesky.h"
 #include "compress/metric_root.h"
-#include "compress/random.h"
+#include "common/random.h"
 #include "kernels/blas.h"
+#include "tests/compute.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -17,8 +18,6 @@ enum {
 	N = 600, /* some panels, the last not full */
 	M = 300,
 };
-
-static struct pool *pool;
 
 static float number(uint64_t seed, uint64_t at)
 {
@@ -61,7 +60,7 @@ static struct metric *feedback_of(struct pool *p, const float *moments, uint32_t
 static void test_the_feedback_makes_the_damped_moments(void **state)
 {
 	_cleanup_(freep) float *moments = moments_of(N, 1);
-	_cleanup_(metric_freep) struct metric *m = feedback_of(pool, moments, N, .3);
+	_cleanup_(metric_freep) struct metric *m = feedback_of(compute_pool, moments, N, .3);
 	double mean = 0;
 
 	(void)state;
@@ -90,7 +89,8 @@ static void test_the_feedback_does_not_depend_on_threads(void **state)
 {
 	_cleanup_(poolp) struct pool *three = NULL;
 	_cleanup_(freep) float *moments = moments_of(N, 2);
-	_cleanup_(metric_freep) struct metric *a = feedback_of(pool, moments, N, .1), *b = NULL;
+	_cleanup_(metric_freep) struct metric *a = feedback_of(compute_pool, moments, N, .1),
+					      *b = NULL;
 	struct reason reason = {0};
 
 	(void)state;
@@ -103,7 +103,8 @@ static void test_the_feedback_does_not_depend_on_threads(void **state)
 static void test_it_is_that_of_a_small_metric(void **state)
 {
 	_cleanup_(freep) float *moments = moments_of(M, 3);
-	_cleanup_(metric_freep) struct metric *a = feedback_of(pool, moments, M, .2), *b = NULL;
+	_cleanup_(metric_freep) struct metric *a = feedback_of(compute_pool, moments, M, .2),
+					      *b = NULL;
 	struct reason reason = {0};
 
 	(void)state;
@@ -126,9 +127,9 @@ static void test_what_has_no_factor_is_refused(void **state)
 	assert_non_null(a);
 	for (size_t i = 0; i < N; i++)
 		a[i * N + i] = i == N - 2 ? -1 : 1;
-	assert_int_equal(cholesky_factor(pool, a, N), BLAS_E_NOT_POSITIVE);
+	assert_int_equal(cholesky_factor(compute_pool, a, N), BLAS_E_NOT_POSITIVE);
 	bad[17] = NAN;
-	assert_int_equal(metric_new_feedback(pool, bad, M, .1, &m, &reason), -EDOM);
+	assert_int_equal(metric_new_feedback(compute_pool, bad, M, .1, &m, &reason), -EDOM);
 }
 
 /* tr(G E H E^T) by metric_loss(), in double. */
@@ -145,7 +146,7 @@ static void test_turned_errors_cost_their_squares(void **state)
 	assert_int_equal(metric_new(g_moments, N, .3, &g, &reason), 0);
 	assert_int_equal(metric_new(h_moments, M, .1, &h, &reason), 0);
 	assert_int_equal(metric_loss(g, h, error, &expected), 0);
-	assert_int_equal(metric_root_turn(pool, g, h, error, turned), 0);
+	assert_int_equal(metric_root_turn(compute_pool, g, h, error, turned), 0);
 	for (size_t i = 0; i < (size_t)N * M; i++)
 		sum += (double)turned[i] * (double)turned[i];
 	assert_true(fabs(sum / expected - 1) < 1e-4);
@@ -155,28 +156,13 @@ static void test_solving_undoes_the_root(void **state)
 {
 	_cleanup_(freep) float *moments = moments_of(N, 9);
 	_cleanup_(freep) float *x = numbers((size_t)M * N, 10), *y = numbers((size_t)M * N, 11);
-	_cleanup_(metric_freep) struct metric *m = feedback_of(pool, moments, N, .3);
+	_cleanup_(metric_freep) struct metric *m = feedback_of(compute_pool, moments, N, .3);
 
 	(void)state;
-	metric_root_right(pool, m, x, M, y);
-	metric_root_solve(pool, m, y, M);
+	metric_root_right(compute_pool, m, x, M, y);
+	metric_root_solve(compute_pool, m, y, M);
 	for (size_t i = 0; i < (size_t)M * N; i++)
 		assert_true(fabsf(x[i] - y[i]) < 1e-3f);
-}
-
-static int open_pool(void **state)
-{
-	struct reason reason = {0};
-
-	(void)state;
-	return blas_load(1, &reason) < 0 ? -1 : pool_new(2, &pool, &reason);
-}
-
-static int close_pool(void **state)
-{
-	(void)state;
-	pool_free(pool);
-	return 0;
 }
 
 int main(void)
@@ -190,5 +176,5 @@ int main(void)
 		cmocka_unit_test(test_solving_undoes_the_root),
 	};
 
-	return cmocka_run_group_tests(tests, open_pool, close_pool);
+	return cmocka_run_group_tests(tests, compute_start, compute_stop);
 }

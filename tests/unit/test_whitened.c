@@ -2,6 +2,7 @@
 #include "compress/whitened.h"
 
 #include "kernels/blas.h"
+#include "tests/normal.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -21,18 +22,6 @@ struct fixture {
 	struct whitened_basis *basis;
 };
 
-/* A generator whose numbers are the same everywhere. */
-static double next_normal(uint64_t *state)
-{
-	double sum = 0;
-
-	for (int i = 0; i < 12; i++) {
-		*state = *state * 6364136223846793005u + 1442695040888963407u;
-		sum += (double)(*state >> 33) / 2147483648.0;
-	}
-	return sum - 6;
-}
-
 static struct metric *random_metric(uint32_t n, uint64_t seed)
 {
 	_cleanup_(freep) float *moments = calloc((size_t)n * n, sizeof(*moments));
@@ -45,7 +34,7 @@ static struct metric *random_metric(uint32_t n, uint64_t seed)
 
 		assert_non_null(a);
 		for (uint32_t i = 0; i < n; i++)
-			a[i] = next_normal(&seed) / sqrt(k + 1.0);
+			a[i] = normal_next(&seed) / sqrt(k + 1.0);
 		for (uint32_t i = 0; i < n; i++)
 			for (uint32_t j = 0; j < n; j++)
 				moments[(size_t)i * n + j] += (float)(a[i] * a[j]);
@@ -64,9 +53,9 @@ static float *steep_matrix(uint64_t seed)
 		double u[ROWS], v[COLS];
 
 		for (int i = 0; i < ROWS; i++)
-			u[i] = next_normal(&seed);
+			u[i] = normal_next(&seed);
 		for (int i = 0; i < COLS; i++)
-			v[i] = next_normal(&seed);
+			v[i] = normal_next(&seed);
 		for (int i = 0; i < ROWS * COLS; i++)
 			x[i] += (float)(u[i / COLS] * v[i % COLS] / (1 + k));
 	}
