@@ -11,9 +11,10 @@
  * At half a bit and less components win on every fine-tune that was tried, from 1.6 bits on direct
  * codes; between, text that was kept back decides, with a lead for what training improves more.
  *
- * Both models and all gradients are in memory as f32. Every step but the training goes matrix by
- * matrix: larger models need another loop around the same pieces, blocks in turn.
+ * Both models and all gradients are in memory as f32; models that are too large for that go another
+ * way, compress/auto_stream.h.
  */
+#include "compress/auto_memory.h"
 #include "compress/auto_run.h"
 #include "compress/methods.h"
 #include "store/base.h"
@@ -170,4 +171,6 @@ const struct method method_auto = {
 	.report = report,
 	.points = points,
 	.done = done,
+	.memory = auto_memory,
+	.streamed = &method_auto_stream,
 };

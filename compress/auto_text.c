@@ -1,6 +1,7 @@
 #include "compress/auto_text.h"
 
 #include "compress/served.h"
+#include "compress/task_calibration.h"
 #include "compress/task_text.h"
 #include "kernels/kernels.h"
 
@@ -133,9 +134,9 @@ static int ask_fine_tune(const struct method_model *m, struct auto_text *t, stru
 	return add_own_words(m, text, t, reason);
 }
 
-int auto_text_sample(const struct auto_text *t, struct sequences *ret)
+int auto_text_some(const struct auto_text *t, size_t n_tokens, struct sequences *ret)
 {
-	size_t every = div_up(sequences_read(&t->learn), SENSED_TOKENS);
+	size_t every = div_up(sequences_read(&t->learn), n_tokens);
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < t->learn.n; i += every) {
@@ -144,6 +145,32 @@ int auto_text_sample(const struct auto_text *t, struct sequences *ret)
 		r = sequences_add(ret, sequence_ids(&t->learn, i), s->n, s->answer);
 	}
 	return r;
+}
+
+int auto_text_sample(const struct auto_text *t, struct sequences *ret)
+{
+	return auto_text_some(t, SENSED_TOKENS, ret);
+}
+
+int auto_text_read(const struct method_model *m, struct auto_text *ret, struct reason *reason)
+{
+	_cleanup_(auto_text_done) struct auto_text t = {.kind = AUTO_TEXT_GENERIC};
+	int r;
+
+	if (m->options->tasks) {
+		t.kind = AUTO_TEXT_TASKS;
+		r = sequences_of_tasks(checkpoint_folder(m->pair->tuned), &m->pair->tuned_config,
+			m->options->tasks, &t.learn, reason);
+	} else {
+		r = add_generic(m, 1, &t);
+	}
+	if (r == 0 && t.learn.n == 0)
+		r = reason_set(reason, -EINVAL, "there is no text that fits into the model");
+	if (r < 0)
+		return r;
+	*ret = t;
+	t = (struct auto_text){0};
+	return 0;
 }
 
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)

@@ -22,11 +22,17 @@ enum auto_text_kind {
 
 struct auto_text {
 	enum auto_text_kind kind;
-	struct sequences learn, kept_back; /* neither is empty */
+	struct sequences learn, kept_back; /* neither is empty, but for auto_text_read() */
 };
 
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)
 	_must_check_;
+/* The same without running the fine-tune, which needs no memory to speak of: references of tasks,
+ * or the calibration text. */
+int auto_text_read(const struct method_model *model, struct auto_text *ret, struct reason *reason)
+	_must_check_;
+/* Of `learn`, evenly spread, about so many tokens to read; appended. */
+int auto_text_some(const struct auto_text *t, size_t n_tokens, struct sequences *ret) _must_check_;
 /* Of `learn`, evenly spread, as much as the Fisher factors want; appended. */
 int auto_text_sample(const struct auto_text *t, struct sequences *ret) _must_check_;
 void auto_text_done(struct auto_text *t);

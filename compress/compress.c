@@ -167,11 +167,31 @@ static struct digest key_of(const struct job *j)
 	return digest_of(parts, sizeof(parts));
 }
 
+/* The method, or what stands in for it where it would take too much memory. */
+static int choose_method(const struct job *j, const struct method **ret, struct reason *reason)
+{
+	const struct method *m = method_find(j->settings->method);
+	uint64_t limit = j->settings->memory ? j->settings->memory : COMPRESS_DEFAULT_MEMORY;
+	size_t n_threads = pool_threads(j->pool);
+	uint64_t wanted = m->memory ? m->memory(&j->pair.tuned_config, n_threads) : 0;
+
+	if (wanted > limit && m->streamed) {
+		m = m->streamed;
+		wanted = m->memory(&j->pair.tuned_config, n_threads);
+	}
+	if (wanted > limit)
+		return reason_set(reason, -EINVAL,
+			"method %s takes up to %.1f MB of memory for this model, the limit is %.1f "
+			"MB",
+			m->name, (double)wanted / 1e6, (double)limit / 1e6);
+	*ret = m;
+	return 0;
+}
+
 static int add_projections(struct job *j, struct reason *reason)
 {
 	const struct compress_work *work = j->settings->work;
 	struct walk_settings settings = {
-		.method = method_find(j->settings->method),
 		.options = &j->settings->options,
 		.pair = &j->pair,
 		.calibration = j->calibration,
@@ -181,8 +201,10 @@ static int add_projections(struct job *j, struct reason *reason)
 		.progress = j->progress,
 		.key = key_of(j),
 	};
-	int r;
+	int r = choose_method(j, &settings.method, reason);
 
+	if (r < 0)
+		return r;
 	if (j->settings->options.file_ratio > 0) {
 		r = room_for_parts(j, &settings.room, reason);
 		if (r < 0)

@@ -36,6 +36,10 @@ struct compress_work {
  */
 #define COMPRESS_MEASURE_BYTES (UINT64_C(4) << 30)
 
+/* Where a method would take more memory than this for a model, the way that does with less stands
+ * in, if there is one. A limit of what is planned, the same every time; not what is free. */
+#define COMPRESS_DEFAULT_MEMORY (UINT64_C(8) << 30)
+
 enum compress_measure {
 	COMPRESS_MEASURE_SMALL,
 	COMPRESS_MEASURE_ALWAYS,
@@ -64,6 +68,7 @@ struct compress_settings {
 	/* NULL: memory, which holds all activations then, and nothing to go on with. */
 	const struct compress_work *work;
 	enum compress_measure measure;
+	uint64_t memory; /* 0: COMPRESS_DEFAULT_MEMORY */
 	const char *isa; /* kernels of the measurement: "ref", ...; NULL: the fastest */
 };
 

@@ -136,6 +136,15 @@ int dense_model_open(struct checkpoint *c, struct dense_model **ret, struct reas
 	return r;
 }
 
+int dense_model_open_blocks(struct checkpoint *c, struct dense_model **ret)
+{
+	int r = dense_model_new(checkpoint_config(c), ret);
+
+	if (r == 0)
+		(*ret)->source = c;
+	return r;
+}
+
 int dense_model_hold(struct dense_model *m, uint32_t layer, struct reason *reason)
 {
 	int r;

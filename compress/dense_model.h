@@ -54,6 +54,8 @@ int dense_model_read(struct checkpoint *c, struct dense_model **ret, struct reas
  * it. Borrows the checkpoint. For models that do not fit as f32. */
 int dense_model_open(struct checkpoint *c, struct dense_model **ret, struct reason *reason)
 	_must_check_;
+/* Nothing but what is held. Borrows likewise. */
+int dense_model_open_blocks(struct checkpoint *c, struct dense_model **ret) _must_check_;
 /* Everyone who uses the tensors of a block holds it meanwhile; of a model in memory these do
  * nothing. One holder at a time. */
 int dense_model_hold(struct dense_model *m, uint32_t layer, struct reason *reason) _must_check_;

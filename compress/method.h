@@ -13,6 +13,7 @@
  */
 #pragma once
 
+#include "common/digest.h"
 #include "common/progress.h"
 #include "compress/calibration.h"
 #include "compress/deltadq.h"
@@ -83,6 +84,15 @@ struct method_group {
 	size_t n_matrices;
 };
 
+/* A file that prepare() may keep work in, so that a later run goes on with it. */
+struct method_scratch {
+	int fd; /* readable and writable; the method begins at its beginning */
+	bool resume;
+	struct digest key;     /* of all that the work may depend on */
+	uint32_t *blocks_done; /* NULL, or told how many blocks are safe */
+	uint64_t used;         /* set by the method: where others may begin */
+};
+
 /* The whole model, for prepare(). */
 struct method_model {
 	const struct method_options *options;
@@ -93,6 +103,7 @@ struct method_model {
 	double room; /* bytes for projections and what is open, by file_ratio; else 0 */
 	struct pool *pool;
 	const struct progress *progress;
+	struct method_scratch *scratch;
 };
 
 /* What a method tells beside sizes and errors, which the walk reports for all. */
@@ -103,6 +114,8 @@ struct method_figure {
 };
 
 #define METHOD_FIGURE_TEXT "task_text" /* what auto learnt from, a word of auto_text_name() */
+#define METHOD_FIGURE_MADE "made"      /* a way that is not the usual one: */
+#define METHOD_MADE_BY_BLOCKS "block-by-block"
 
 struct method {
 	const char *name;
@@ -131,6 +144,10 @@ struct method {
 	 * most METHOD_MAX_POINTS, returns how many. The last is what was made. */
 	size_t (*points)(const void *state, struct rate_point *ret);
 	void (*done)(void *state); /* NULL where there is no prepare() */
+	/* NULL: about as much as the walk. Most bytes of memory that it takes, by the shape of the
+	 * model alone; where that is above the limit `streamed` stands in, which may be NULL. */
+	uint64_t (*memory)(const struct model_config *config, size_t n_threads);
+	const struct method *streamed;
 };
 
 /* NULL if there is none of that name. */

@@ -6,6 +6,7 @@
 #include "compress/method.h"
 
 extern const struct method method_auto;              /* compress/auto.c */
+extern const struct method method_auto_stream;       /* compress/auto_stream.c; stands in for it */
 extern const struct method method_delta_come;        /* compress/delta_come.c */
 extern const struct method method_deltadq;           /* compress/deltadq.c */
 extern const struct method method_k_bit;             /* compress/method_k_bit.c */

@@ -68,13 +68,11 @@ static int image_of_words(const char *folder, const struct model_config *config,
 	return image_load(fd, ret, NULL, reason);
 }
 
-int calibration_of_tasks(const char *folder, const struct model_config *config,
-	const struct tasks *tasks, const struct calibration_limits *limits,
-	struct calibration **ret, struct reason *reason)
+int sequences_of_tasks(const char *folder, const struct model_config *config,
+	const struct tasks *tasks, struct sequences *ret, struct reason *reason)
 {
 	_cleanup_(imagep) struct image *image = NULL;
 	_cleanup_(task_textp) struct task_text *text = NULL;
-	_cleanup_(sequences_done) struct sequences sequences = {0};
 	struct task_text_settings settings = {.config = config};
 	int r;
 
@@ -83,8 +81,16 @@ int calibration_of_tasks(const char *folder, const struct model_config *config,
 		return r;
 	settings.base = image;
 	r = task_text_new(&settings, &text, reason);
-	if (r == 0)
-		r = task_text_references(text, tasks, &sequences, reason);
+	return r == 0 ? task_text_references(text, tasks, ret, reason) : r;
+}
+
+int calibration_of_tasks(const char *folder, const struct model_config *config,
+	const struct tasks *tasks, const struct calibration_limits *limits,
+	struct calibration **ret, struct reason *reason)
+{
+	_cleanup_(sequences_done) struct sequences sequences = {0};
+	int r = sequences_of_tasks(folder, config, tasks, &sequences, reason);
+
 	if (r < 0)
 		return r;
 	return calibration_of_ids(sequences.ids, sequences.n_ids, limits, ret, reason);

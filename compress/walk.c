@@ -10,7 +10,8 @@
 struct walk {
 	const struct walk_settings *settings;
 	double ratio; /* 0: none */
-	void *state;  /* the method's */
+	struct method_scratch scratch;
+	void *state; /* the method's */
 	struct work_file *work;
 	struct activations *activations;
 	double *moments[N_ACTIVATION_TEXTS]; /* of the group in work */
@@ -39,23 +40,6 @@ static void walk_done(struct walk *w)
 	layer_done(&w->layer);
 }
 
-static int prepare_method(struct walk *w, struct reason *reason)
-{
-	const struct walk_settings *s = w->settings;
-	const struct method_model model = {
-		.options = s->options,
-		.pair = s->pair,
-		.calibration = s->calibration,
-		.embedding = s->embedding,
-		.outer = s->outer,
-		.room = s->room,
-		.pool = s->pool,
-		.progress = s->progress,
-	};
-
-	return s->method->prepare ? s->method->prepare(&model, &w->state, reason) : 0;
-}
-
 /* All that the work depends on and that the caller has not told. */
 static struct digest key_of(const struct walk *w)
 {
@@ -73,12 +57,39 @@ static struct digest key_of(const struct walk *w)
 	return digest_of(parts, sizeof(parts));
 }
 
+static int prepare_method(struct walk *w, struct reason *reason)
+{
+	const struct walk_settings *s = w->settings;
+	const struct method_model model = {
+		.options = s->options,
+		.pair = s->pair,
+		.calibration = s->calibration,
+		.embedding = s->embedding,
+		.outer = s->outer,
+		.room = s->room,
+		.pool = s->pool,
+		.progress = s->progress,
+		.scratch = &w->scratch,
+	};
+
+	if (!s->method->prepare)
+		return 0;
+	w->scratch = (struct method_scratch){
+		.fd = s->work_fd,
+		.resume = s->resume,
+		.key = key_of(w),
+		.blocks_done = s->blocks_done,
+	};
+	return s->method->prepare(&model, &w->state, reason);
+}
+
 static int open_work(
 	struct walk *w, const struct activation_settings *activations, struct reason *reason)
 {
 	const struct walk_settings *s = w->settings;
 	struct work_shape shape = {
 		.key = key_of(w),
+		.origin = w->scratch.used,
 		.n_blocks = s->pair->base_config.n_layers,
 		.sums_bytes = (uint32_t)(sizeof(w->report) + w->n_sums),
 	};
@@ -114,6 +125,15 @@ static int take_block(struct walk *w, uint32_t block, struct reason *reason)
 	return 0;
 }
 
+/* Where the method has work of its own in the file, more are safe than the walk's. */
+static void tell_blocks(const struct walk *w, uint32_t n)
+{
+	uint32_t *told = w->settings->blocks_done;
+
+	if (told)
+		*told = (uint32_t)max_u64(w->scratch.used ? *told : 0, n);
+}
+
 /* Goes on where an earlier walk was ended, or begins. */
 static int take_up(struct walk *w, struct reason *reason)
 {
@@ -130,8 +150,8 @@ static int take_up(struct walk *w, struct reason *reason)
 		r = activations_begin(w->activations, w->settings->embedding);
 	for (uint32_t block = 0; r == 0 && block < n; block++)
 		r = take_block(w, block, reason);
-	if (r == 0 && w->settings->blocks_done)
-		*w->settings->blocks_done = n;
+	if (r == 0)
+		tell_blocks(w, n);
 	w->report.n_resumed = n;
 	w->report.began_anew = began_anew;
 	return r;
@@ -362,8 +382,8 @@ static int keep_block(struct walk *w, struct reason *reason)
 	r = work_file_add(w->work, &entry, places, reason);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		delta_file_move(w->file, w->n_before + i, w->settings->work_fd, places[i]);
-	if (r == 0 && w->settings->blocks_done)
-		*w->settings->blocks_done = work_file_blocks(w->work);
+	if (r == 0)
+		tell_blocks(w, work_file_blocks(w->work));
 	return r;
 }
 

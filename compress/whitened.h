@@ -19,7 +19,7 @@
 #include "compress/metric.h"
 
 struct whitened_basis {
-	uint32_t rows, cols, rank;  /* min(rows, cols) */
+	uint32_t rows, cols, rank;  /* min(rows, cols), or as many as were asked for */
 	const struct metric *g, *h; /* borrowed */
 	const float *target;        /* borrowed */
 	double *u;                  /* rank x rows */
@@ -30,6 +30,11 @@ struct whitened_basis {
 /* g and h are not diagonal ones. -EDOM if the target is not finite, -ENOMEM. */
 int whitened_basis_new(const float *target, const struct metric *g, const struct metric *h,
 	struct whitened_basis **ret, struct reason *reason) _must_check_;
+/* The first n components alone, for large matrices: `turned` is the target in the coordinates of
+ * compress/metric_root.h, and metrics need no more than metric_new_feedback() makes of them. */
+int whitened_basis_leading(struct pool *pool, const float *turned, const struct metric *g,
+	const struct metric *h, uint32_t n, struct whitened_basis **ret, struct reason *reason)
+	_must_check_;
 struct whitened_basis *whitened_basis_free(struct whitened_basis *b);
 
 static inline void whitened_basis_freep(struct whitened_basis **b)

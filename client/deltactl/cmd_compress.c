@@ -9,6 +9,7 @@
 #include "client/deltactl/partial_file.h"
 #include "common/file.h"
 #include "compress/compress.h"
+#include "compress/auto_stream.h"
 #include "compress/walk.h"
 #include "foreign/sandbox.h"
 #include "kernels/blas.h"
@@ -49,6 +50,12 @@ static void update_bar(void *user, const char *stage, uint64_t done, uint64_t to
 	if (strcmp(stage, WALK_STAGE) == 0) {
 		bar->unit = "blocks";
 		bar->steps = WALK_GROUPS;
+	}
+	if (strcmp(stage, STREAM_FORWARD) == 0)
+		bar->unit = "blocks";
+	if (strcmp(stage, STREAM_CODING) == 0) {
+		bar->unit = "blocks";
+		bar->steps = STREAM_CODING_STEPS;
 	}
 	if (strcmp(stage, "measuring") == 0)
 		bar->unit = "windows";

@@ -35,6 +35,9 @@ const char compress_options_help[] =
 	"                           (default: a general text that deltactl carries)\n"
 	"  --calibration-tokens N   most tokens of it to use (default 32768)\n"
 	"  --threads N              default: as many as the process may use\n"
+	"  --memory SIZE            where the method would take more memory than this, the way "
+	"that\n"
+	"                           does with less stands in: 512M, 8G (the default), ...\n"
 	"  --measure always|never   KL, agreement and self-test of the whole file; without it, of\n"
 	"                           models that fit into memory beside each other (2 GiB each)\n"
 	"  --no-resume              begin anew. Otherwise a command that was interrupted, given "
@@ -58,6 +61,7 @@ enum option_value {
 	OPTION_CALIBRATE,
 	OPTION_TOKENS,
 	OPTION_THREADS,
+	OPTION_MEMORY,
 	OPTION_MEASURE,
 	OPTION_NO_RESUME,
 	OPTION_JSON,
@@ -80,6 +84,7 @@ static const struct option long_options[] = {
 	{"threads", required_argument, NULL, OPTION_THREADS},
 	COMPRESS_AUTO_OPTIONS,
 	COMPRESS_DELTADQ_OPTIONS,
+	{"memory", required_argument, NULL, OPTION_MEMORY},
 	{"measure", required_argument, NULL, OPTION_MEASURE},
 	{"no-resume", no_argument, NULL, OPTION_NO_RESUME},
 	{"json", no_argument, NULL, OPTION_JSON},
@@ -158,6 +163,8 @@ static bool set_option(struct compress_options *o, int option)
 		return number_u32(optarg, &o->settings.calibration_tokens);
 	case OPTION_THREADS:
 		return number_u32(optarg, &o->settings.n_threads);
+	case OPTION_MEMORY:
+		return number_bytes(optarg, &o->settings.memory) && o->settings.memory > 0;
 	case OPTION_MEASURE:
 		return set_measure(&o->settings.measure);
 	case OPTION_NO_RESUME:

@@ -59,3 +59,21 @@ bool number_f32(const char *text, float *ret)
 	*ret = value;
 	return true;
 }
+
+bool number_bytes(const char *text, uint64_t *ret)
+{
+	static const char units[] = "KMG";
+	size_t n = strlen(text);
+	const char *unit = n ? strchr(units, text[n - 1]) : NULL;
+	unsigned int shift = unit ? 10 * (unsigned int)(unit - units + 1) : 0;
+	char number[32];
+	uint64_t value;
+
+	if (n >= sizeof(number))
+		return false;
+	snprintf(number, sizeof(number), "%.*s", (int)(n - (unit != NULL)), text);
+	if (!number_u64(number, UINT64_MAX >> shift, &value))
+		return false;
+	*ret = value << shift;
+	return true;
+}

@@ -12,3 +12,5 @@ bool number_u32(const char *text, uint32_t *ret) _must_check_;
 bool number_range(const char *text, uint64_t *ret_first, uint64_t *ret_end) _must_check_;
 /* Takes "inf" and "-inf", but not "nan". */
 bool number_f32(const char *text, float *ret) _must_check_;
+/* Bytes: a decimal number, followed by nothing, K, M or G, which are powers of 1024. */
+bool number_bytes(const char *text, uint64_t *ret) _must_check_;
