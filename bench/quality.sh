@@ -34,14 +34,15 @@ plan() {
 		delta-come generic exact $ratios
 		delta-come task exact $ratios
 		deltadq generic exact $ratios
-		k-bit generic exact r14
+		k-bit generic exact r8 r14
 		k-bit generic exact b1 b2 b3
 		k-bit task exact b1 b2 b3
 		sign generic exact -
 		sign-row generic exact -
 		low-rank generic exact $ratios
-		low-rank+k-bit generic exact r14
-		sparse generic exact r16 r32 r64 r128
+		low-rank-whitened generic exact $ratios
+		low-rank+k-bit generic exact $ratios
+		sparse generic exact $ratios
 		auto task exact $ratios
 		auto task auto $ratios
 		lossless generic exact -

@@ -82,56 +82,87 @@ static int moments_factor(const double *moments, uint32_t n, double **ret, struc
 	return 0;
 }
 
-/* The triplets of D L, V^T already times L^-1. */
-static int whitened_svd(const float *matrix, uint32_t rows, uint32_t cols, const double *moments,
-	struct svd **ret, struct reason *reason)
+struct whitening {
+	const struct low_rank_problem *p;
+	const double *l; /* cols x cols */
+	double *rows;    /* 2 x ROWS_AT_ONCE x cols for each worker */
+	float *product;  /* D L */
+};
+
+static void whiten_rows(void *arg, size_t piece, size_t worker)
 {
-	size_t n = (size_t)rows * cols;
-	_cleanup_(freep) double *wide = malloc((n + 1) * sizeof(*wide));
-	_cleanup_(freep) double *product = malloc((n + 1) * sizeof(*product));
-	_cleanup_(freep) float *narrow = malloc((n + 1) * sizeof(*narrow));
+	const struct whitening *w = arg;
+	size_t cols = w->p->cols, first = piece * ROWS_AT_ONCE;
+	double *wide = w->rows + 2 * worker * ROWS_AT_ONCE * cols;
+	double *product = wide + ROWS_AT_ONCE * cols;
+	struct blas_gemm gemm = {.n = cols, .k = cols, .alpha = 1};
+
+	gemm.m = min_u64(ROWS_AT_ONCE, w->p->rows - first);
+	for (size_t i = 0; i < gemm.m * cols; i++)
+		wide[i] = (double)w->p->matrix[first * cols + i];
+	blas_gemm_f64(&gemm, wide, w->l, product);
+	for (size_t i = 0; i < gemm.m * cols; i++)
+		w->product[first * cols + i] = (float)product[i];
+}
+
+static int whiten(const struct low_rank_problem *p, const double *l, float *ret)
+{
+	size_t n_tasks = div_up(p->rows, ROWS_AT_ONCE);
+	size_t n_workers = p->pool ? pool_threads(p->pool) : 1;
+	_cleanup_(freep) double *rows =
+		malloc((2 * n_workers * ROWS_AT_ONCE * p->cols + 1) * sizeof(*rows));
+	struct whitening w = {.p = p, .l = l, .rows = rows, .product = ret};
+
+	if (!rows)
+		return -ENOMEM;
+	if (p->pool)
+		pool_run(p->pool, whiten_rows, &w, n_tasks);
+	for (size_t i = 0; !p->pool && i < n_tasks; i++)
+		whiten_rows(&w, i, 0);
+	return 0;
+}
+
+/* The triplets of D L, V^T already times L^-1. */
+static int whitened_svd(const struct low_rank_problem *p, struct svd **ret, struct reason *reason)
+{
+	_cleanup_(freep) float *product =
+		malloc(((size_t)p->rows * p->cols + 1) * sizeof(*product));
 	_cleanup_(freep) double *l = NULL;
 	_cleanup_(svd_freep) struct svd *s = NULL;
-	struct blas_gemm gemm = {.m = rows, .n = cols, .k = cols, .alpha = 1};
-	struct blas_solve solve = {.n = cols, .triangle = BLAS_LOWER, .right = true};
+	struct blas_solve solve = {.n = p->cols, .triangle = BLAS_LOWER, .right = true};
 	int r;
 
-	if (!wide || !product || !narrow)
+	if (!product)
 		return -ENOMEM;
-	r = moments_factor(moments, cols, &l, reason);
+	r = moments_factor(p->moments, p->cols, &l, reason);
+	if (r == 0)
+		r = whiten(p, l, product);
+	if (r == 0)
+		r = svd_leading(p->pool, product, p->rows, p->cols, p->n, &s, reason);
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < n; i++)
-		wide[i] = (double)matrix[i];
-	blas_gemm_f64(&gemm, wide, l, product);
-	for (size_t i = 0; i < n; i++)
-		narrow[i] = (float)product[i];
-	r = svd_new(narrow, rows, cols, &s, reason);
-	if (r < 0)
-		return r;
-	solve.m = s->rank;
+	solve.m = p->n;
 	blas_triangle_solve(&solve, l, s->v);
 	*ret = take_ptr(s);
 	return 0;
 }
 
-int low_rank_fit(const float *matrix, uint32_t rows, uint32_t cols, uint32_t n,
-	const double *moments, struct low_rank *ret, struct reason *reason)
+int low_rank_fit(const struct low_rank_problem *p, struct low_rank *ret, struct reason *reason)
 {
 	_cleanup_(low_rank_done) struct low_rank l = {0};
 	_cleanup_(svd_freep) struct svd *s = NULL;
 	int r;
 
-	r = low_rank_alloc(rows, cols, n, &l);
+	r = low_rank_alloc(p->rows, p->cols, p->n, &l);
 	if (r < 0)
 		return r;
-	if (moments)
-		r = whitened_svd(matrix, rows, cols, moments, &s, reason);
+	if (p->moments)
+		r = whitened_svd(p, &s, reason);
 	else
-		r = svd_new(matrix, rows, cols, &s, reason);
+		r = svd_leading(p->pool, p->matrix, p->rows, p->cols, p->n, &s, reason);
 	if (r < 0)
 		return r;
-	l.energy = moments ? (double)__builtin_nanf("") : svd_energy(s, n);
+	l.energy = svd_energy(s, p->n);
 	keep_triplets(s, &l);
 	*ret = l;
 	l = (struct low_rank){0};

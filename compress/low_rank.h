@@ -17,13 +17,22 @@ struct low_rank {
 	float *v;      /* n x cols, each number exact in fp16 */
 	float *u;      /* n x rows, likewise */
 	float *sigma;  /* n */
-	double energy; /* share of ||D||_F^2 in the first n singular values; NaN where whitened */
+	double energy; /* share of ||D||_F^2 in the first n singular values; whitened: of ||D
+			  L||_F^2 */
 };
 
-/* n is at least 1 and at most the smaller side; moments, cols x cols, or NULL. -ENOMEM; -EDOM for
- * numbers that are not finite. *ret goes to low_rank_done(). */
-int low_rank_fit(const float *matrix, uint32_t rows, uint32_t cols, uint32_t n,
-	const double *moments, struct low_rank *ret, struct reason *reason) _must_check_;
+struct low_rank_problem {
+	struct pool *pool;   /* NULL: none */
+	const float *matrix; /* rows x cols */
+	uint32_t rows, cols;
+	uint32_t n;            /* at least 1 and at most the smaller side */
+	const double *moments; /* H, cols x cols; NULL: plain */
+};
+
+/* By svd_leading(). -ENOMEM; -EDOM for numbers that are not finite. *ret goes to low_rank_done().
+ */
+int low_rank_fit(const struct low_rank_problem *problem, struct low_rank *ret,
+	struct reason *reason) _must_check_;
 void low_rank_done(struct low_rank *l);
 
 /* matrix -= what the factors stand for. -ENOMEM. */

@@ -4,47 +4,66 @@
  */
 #include "compress/low_rank.h"
 #include "compress/methods.h"
+#include "compress/svd.h"
 #include "store/base.h"
 
-static int quantise_one(struct method_matrix *m, const double *moments, struct reason *reason)
-{
-	_cleanup_(low_rank_done) struct low_rank l = {0};
-	uint32_t n = low_rank_most(m->rows, m->cols, m->budget);
-	int r;
-
-	if (n == 0)
-		return 0;
-	r = low_rank_fit(m->delta, m->rows, m->cols, n, moments, &l, reason);
-	if (r < 0)
-		return reason_prefix(reason, r, "%s", tensor_role_name(m->role));
-	return low_rank_add(&l, m, 0);
-}
-
-struct work {
+struct job {
 	struct method_group *group;
 	const double *moments;
+	uint32_t n[METHOD_MAX_GROUP]; /* components */
+	bool alone[METHOD_MAX_GROUP]; /* large: all threads on one */
 	int errors[METHOD_MAX_GROUP];
 	struct reason reasons[METHOD_MAX_GROUP];
 };
 
+static int quantise_one(struct job *j, size_t i, struct pool *pool)
+{
+	struct method_matrix *m = &j->group->matrices[i];
+	const struct low_rank_problem problem = {
+		.pool = pool,
+		.matrix = m->delta,
+		.rows = m->rows,
+		.cols = m->cols,
+		.n = j->n[i],
+		.moments = j->moments,
+	};
+	_cleanup_(low_rank_done) struct low_rank l = {0};
+	int r;
+
+	if (problem.n == 0)
+		return 0;
+	r = low_rank_fit(&problem, &l, &j->reasons[i]);
+	return r < 0 ? r : low_rank_add(&l, m, 0);
+}
+
+/* Small ones side by side. */
 static void quantise_piece(void *arg, size_t piece, size_t worker)
 {
-	struct work *w = arg;
+	struct job *j = arg;
 
 	(void)worker;
-	w->errors[piece] = quantise_one(&w->group->matrices[piece], w->moments, &w->reasons[piece]);
+	if (!j->alone[piece])
+		j->errors[piece] = quantise_one(j, piece, NULL);
 }
 
 static int quantise_group(struct method_group *group, const double *moments, struct reason *reason)
 {
-	struct work w = {.group = group, .moments = moments};
+	struct job j = {.group = group, .moments = moments};
 
-	pool_run(group->pool, quantise_piece, &w, group->n_matrices);
-	for (size_t i = 0; i < group->n_matrices; i++)
-		if (w.errors[i] < 0) {
-			*reason = w.reasons[i];
-			return w.errors[i];
-		}
+	for (size_t i = 0; i < group->n_matrices; i++) {
+		const struct method_matrix *m = &group->matrices[i];
+
+		j.n[i] = low_rank_most(m->rows, m->cols, m->budget);
+		j.alone[i] = svd_route(m->rows, m->cols, j.n[i]) != SVD_EXACT;
+	}
+	pool_run(group->pool, quantise_piece, &j, group->n_matrices);
+	for (size_t i = 0; i < group->n_matrices; i++) {
+		if (j.alone[i])
+			j.errors[i] = quantise_one(&j, i, group->pool);
+		if (j.errors[i] < 0)
+			return reason_set(reason, j.errors[i], "%s: %s",
+				tensor_role_name(group->matrices[i].role), j.reasons[i].text);
+	}
 	return 0;
 }
 

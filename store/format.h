@@ -245,7 +245,7 @@ enum quality_why {
 struct tensor_quality {
 	float weight_error;     /* ||D - D'||_F / ||D||_F */
 	float activation_error; /* ||(D - D') X||_F / ||D X||_F */
-	float energy;     /* share of ||D||_F^2 in the kept components; NaN for other codecs */
+	float energy;     /* share of ||D||_F^2, or of its outputs', in what is kept; else NaN */
 	float delta_norm; /* ||D||_F / ||W||_F */
 	float loss;   /* what the error costs, as KL in nats, by the Fisher information; or NaN */
 	uint32_t why; /* enum quality_why */

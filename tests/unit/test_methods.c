@@ -524,10 +524,15 @@ static void test_whitening_serves_the_outputs(void **state)
 	for (int i = 0; i < ROWS * COLS; i++)
 		m[i] = (float)next_value(&seed);
 	for (int k = 0; k < 2; k++) {
+		const struct low_rank_problem p = {.matrix = m,
+			.rows = ROWS,
+			.cols = COLS,
+			.n = RANK,
+			.moments = k ? h : NULL};
 		struct reason reason = {0};
 		struct low_rank l;
 
-		expect_ok(low_rank_fit(m, ROWS, COLS, RANK, k ? h : NULL, &l, &reason), &reason);
+		expect_ok(low_rank_fit(&p, &l, &reason), &reason);
 		memcpy(left[k], m, sizeof(m));
 		assert_int_equal(low_rank_subtract(&l, left[k]), 0);
 		low_rank_done(&l);
