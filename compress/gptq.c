@@ -1,5 +1,6 @@
 #include "compress/gptq.h"
 
+#include "compress/triangle.h"
 #include "kernels/blas.h"
 #include "kernels/types.h"
 
@@ -71,40 +72,49 @@ static int choose_order(struct gptq *g, const double *hessian)
 	return 0;
 }
 
-/* H in sweep order with its damping, in g->factor. */
-static void place_hessian(struct gptq *g, const double *hessian, double damping)
+/* H with its damping in g->factor, the last column of the sweep first. */
+static void place_hessian(struct gptq *g, const double *hessian)
 {
 	double sum = 0;
 
-	for (uint32_t p = 0; p < g->n; p++) {
+	for (uint32_t i = 0; i < g->n; i++) {
+		uint32_t row = g->order[g->n - 1 - i];
+		double *to = g->factor + (size_t)i * g->n;
+
 		for (uint32_t k = 0; k < g->n; k++)
-			g->factor[(size_t)p * g->n + k] =
-				hessian[(size_t)g->order[p] * g->n + g->order[k]];
-		if (g->dead[g->order[p]])
-			g->factor[(size_t)p * g->n + p] = 1;
-		sum += g->factor[(size_t)p * g->n + p];
+			to[k] = hessian[(size_t)row * g->n + g->order[g->n - 1 - k]];
+		if (g->dead[row])
+			to[i] = 1;
+		sum += to[i];
 	}
-	for (uint32_t p = 0; p < g->n; p++)
-		g->factor[(size_t)p * g->n + p] += damping * sum / g->n;
+	for (uint32_t i = 0; i < g->n; i++)
+		g->factor[(size_t)i * g->n + i] += GPTQ_DAMPING * sum / g->n;
 }
 
-static int invert(struct gptq *g, struct reason *reason)
+/* With J the reversal, J H J = L L^T gives H = U U^T for U = J L J, upper, and H^-1 = T^T T for
+ * T = U^-1 = J L^-1 J. */
+static int invert(struct gptq *g, struct pool *pool, struct reason *reason)
 {
+	size_t n = (size_t)g->n * g->n;
 	int r;
 
-	r = blas_cholesky(g->factor, g->n, BLAS_UPPER);
+	r = triangle_factor(pool, g->factor, g->n);
 	if (r == 0)
-		r = blas_cholesky_inverse(g->factor, g->n, BLAS_UPPER);
-	if (r == 0)
-		r = blas_cholesky(g->factor, g->n, BLAS_UPPER);
+		r = triangle_inverse(pool, g->factor, g->n);
 	if (r > 0)
 		return reason_set(reason, -EDOM,
 			"the second moments of %u inputs have no Cholesky factor", g->n);
+	for (size_t i = 0; r == 0 && i < n / 2; i++) {
+		double first = g->factor[i];
+
+		g->factor[i] = g->factor[n - 1 - i];
+		g->factor[n - 1 - i] = first;
+	}
 	return r;
 }
 
-int gptq_new(
-	const double *hessian, uint32_t n, double damping, struct gptq **ret, struct reason *reason)
+int gptq_new(struct pool *pool, const double *hessian, uint32_t n, struct gptq **ret,
+	struct reason *reason)
 {
 	_cleanup_(gptq_freep) struct gptq *g = calloc(1, sizeof(*g));
 	int r;
@@ -124,8 +134,8 @@ int gptq_new(
 	r = choose_order(g, hessian);
 	if (r < 0)
 		return r;
-	place_hessian(g, hessian, damping);
-	r = invert(g, reason);
+	place_hessian(g, hessian);
+	r = invert(g, pool, reason);
 	if (r < 0)
 		return r;
 	*ret = take_ptr(g);

@@ -18,14 +18,15 @@
 
 #include "common/reason.h"
 #include "compress/qvectors.h"
+#include "engine/pool.h"
 
-#define GPTQ_DAMPING 0.01
+#define GPTQ_DAMPING 0.01 /* of the mean diagonal */
 
 struct gptq; /* what the sweeps need of H: the order and a factor of its inverse */
 
-/* `hessian` is n x n, symmetric; it is only read. -EDOM if it holds numbers that are not finite or
- * is far from positive. */
-int gptq_new(const double *hessian, uint32_t n, double damping, struct gptq **ret,
+/* `hessian` is n x n, symmetric; it is only read. The pool, which may be NULL, changes no byte.
+ * -EDOM if it holds numbers that are not finite or is far from positive. */
+int gptq_new(struct pool *pool, const double *hessian, uint32_t n, struct gptq **ret,
 	struct reason *reason) _must_check_;
 struct gptq *gptq_free(struct gptq *g);
 

@@ -220,7 +220,7 @@ static int quantise(void *state, struct method_group *group, struct reason *reas
 	_cleanup_(gptq_freep) struct gptq *gptq = NULL;
 	int r;
 
-	r = gptq_new(group->moments, group->cols, GPTQ_DAMPING, &gptq, reason);
+	r = gptq_new(group->pool, group->moments, group->cols, &gptq, reason);
 	for (size_t i = 0; r == 0 && i < group->n_matrices; i++) {
 		struct method_matrix *m = &group->matrices[i];
 		uint8_t bits = bits_for(w, m);

@@ -225,7 +225,7 @@ static int quantise(void *state, struct method_group *group, struct reason *reas
 	int r;
 
 	(void)state;
-	r = gptq_new(group->moments, group->cols, GPTQ_DAMPING, &gptq, reason);
+	r = gptq_new(group->pool, group->moments, group->cols, &gptq, reason);
 	for (size_t i = 0; r == 0 && i < group->n_matrices; i++)
 		r = quantise_one(group, gptq, &group->matrices[i], reason);
 	return r;

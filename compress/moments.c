@@ -76,50 +76,47 @@ struct energy {
 	const double *h;
 	const float *m;
 	uint32_t rows, n;
-	double *scratch; /* TILE x (n + STRIP) for each worker */
-	double *sums;    /* one a piece */
+	float *scratch; /* STRIP x (n + TILE) for each worker */
+	double *sums;   /* one a piece */
 };
 
 /* The columns [first, first + width) of M H, of which the rows of H beyond them are left out: what
  * is above the diagonal counts twice. */
-static double energy_strip(
-	const struct energy *e, const double *wide, size_t n_rows, uint32_t first, double *product)
+static double energy_strip(const struct energy *e, size_t first_row, uint32_t first, float *h)
 {
+	size_t n_rows = min_u64(MOMENTS_TILE, e->rows - first_row);
 	struct blas_gemm gemm = {
 		.m = n_rows,
 		.n = min_u64(STRIP, e->n - first),
-		.k = first,
-		.alpha = 2,
+		.alpha = 1,
 		.a_stride = e->n,
-		.b_stride = e->n,
 	};
+	const float *m = e->m + first_row * e->n;
+	float *product = h + (size_t)STRIP * e->n;
 	double sum = 0;
 
-	if (first > 0)
-		blas_gemm_f64(&gemm, wide, e->h + first, product);
-	gemm.k = gemm.n;
-	gemm.alpha = 1;
-	gemm.beta = first > 0;
-	blas_gemm_f64(&gemm, wide + first, e->h + (size_t)first * e->n + first, product);
+	gemm.k = first + gemm.n;
+	for (size_t i = 0; i < gemm.k; i++) {
+		double times = i < first ? 2 : 1;
+
+		for (size_t c = 0; c < gemm.n; c++)
+			h[i * gemm.n + c] = (float)(times * e->h[i * e->n + first + c]);
+	}
+	blas_gemm_f32(&gemm, m, h, product);
 	for (size_t r = 0; r < n_rows; r++)
 		for (size_t c = 0; c < gemm.n; c++)
-			sum += wide[r * e->n + first + c] * product[r * gemm.n + c];
+			sum += (double)m[r * e->n + first + c] * (double)product[r * gemm.n + c];
 	return sum;
 }
 
 static void energy_tile(void *arg, size_t piece, size_t worker)
 {
 	const struct energy *e = arg;
-	size_t first = piece * MOMENTS_TILE;
-	size_t n_rows = min_u64(MOMENTS_TILE, e->rows - first);
-	double *wide = e->scratch + worker * MOMENTS_TILE * ((size_t)e->n + STRIP);
-	double *product = wide + (size_t)MOMENTS_TILE * e->n;
+	float *scratch = e->scratch + worker * STRIP * ((size_t)e->n + MOMENTS_TILE);
 	double sum = 0;
 
-	for (size_t i = 0; i < n_rows * e->n; i++)
-		wide[i] = (double)e->m[first * e->n + i];
 	for (uint32_t c = 0; c < e->n; c += STRIP)
-		sum += energy_strip(e, wide, n_rows, c, product);
+		sum += energy_strip(e, piece * MOMENTS_TILE, c, scratch);
 	e->sums[piece] = sum;
 }
 
@@ -127,8 +124,8 @@ int moments_energy(
 	struct pool *pool, const double *h, const float *m, uint32_t rows, uint32_t n, double *ret)
 {
 	size_t n_tiles = div_up(rows, MOMENTS_TILE);
-	_cleanup_(freep) double *scratch =
-		malloc(pool_threads(pool) * MOMENTS_TILE * ((size_t)n + STRIP) * sizeof(*scratch));
+	_cleanup_(freep) float *scratch =
+		malloc(pool_threads(pool) * STRIP * ((size_t)n + MOMENTS_TILE) * sizeof(*scratch));
 	_cleanup_(freep) double *sums = calloc(n_tiles + 1, sizeof(*sums));
 	struct energy e = {.h = h, .m = m, .rows = rows, .n = n, .scratch = scratch, .sums = sums};
 	double sum = 0;

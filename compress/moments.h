@@ -27,6 +27,7 @@ struct moments {
 int moments_add(struct pool *pool, struct moments *m, const float *x, size_t n_rows) _must_check_;
 void moments_finish(struct moments *m);
 
-/* sum_r m_r H m_r^T over the rows of m: the mean squared output of a matrix with such inputs. */
+/* sum_r m_r H m_r^T over the rows of m: the mean squared output of a matrix with such inputs. In
+ * f32, which is as near as H is. */
 int moments_energy(struct pool *pool, const double *h, const float *m, uint32_t rows, uint32_t n,
 	double *ret) _must_check_;

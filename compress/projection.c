@@ -1,6 +1,7 @@
 #include "compress/projection.h"
 
 #include "compress/gptq.h"
+#include "compress/product.h"
 #include "kernels/blas.h"
 #include "kernels/pack.h"
 #include "store/delta.h"
@@ -108,7 +109,7 @@ static int scaled_v(struct member *m)
 }
 
 /* The second moments of what U multiplies, z = Sigma Vhat x:  G = (Sigma Vhat) H (Sigma Vhat)^T. */
-static int prepare_u(struct member *m, const double *hessian)
+static int prepare_u(struct member *m, struct pool *pool, const double *hessian)
 {
 	size_t n_ranks = m->p->plan.n_ranks, cols = m->p->cols;
 	_cleanup_(freep) double *product = malloc((n_ranks * cols + 1) * sizeof(*product));
@@ -123,10 +124,10 @@ static int prepare_u(struct member *m, const double *hessian)
 	r = scaled_v(m);
 	if (r < 0)
 		return r;
-	blas_gemm_f64(&first, m->values, hessian, product);
-	blas_gemm_f64(&second, product, m->values, moments);
+	product_f64(pool, &first, m->values, hessian, product);
+	product_f64(pool, &second, product, m->values, moments);
 	blas_mirror_upper(moments, n_ranks);
-	return gptq_new(moments, (uint32_t)n_ranks, GPTQ_DAMPING, &m->ranks, NULL);
+	return gptq_new(pool, moments, (uint32_t)n_ranks, &m->ranks, NULL);
 }
 
 static void prepare_member(void *arg, size_t piece, size_t worker)
@@ -134,7 +135,7 @@ static void prepare_member(void *arg, size_t piece, size_t worker)
 	struct job *job = arg;
 
 	(void)worker;
-	job->members[piece].error = prepare_u(&job->members[piece], job->hessian);
+	job->members[piece].error = prepare_u(&job->members[piece], NULL, job->hessian);
 }
 
 static void quantise_u(void *arg, size_t piece, size_t worker)
@@ -191,6 +192,8 @@ static uint32_t n_rows_of(const struct projection *p)
 
 static int prepare_members(struct pool *pool, struct job *job)
 {
+	if (job->n_members == 1)
+		return prepare_u(&job->members[0], pool, job->hessian);
 	pool_run(pool, prepare_member, job, job->n_members);
 	for (size_t i = 0; i < job->n_members; i++)
 		if (job->members[i].error < 0)
@@ -225,7 +228,7 @@ int projections_quantise(struct pool *pool, struct projection *const *members, s
 			states[job.n_members++].p = members[i];
 	if (job.n_members == 0)
 		return 0;
-	r = gptq_new(hessian, states[0].p->cols, GPTQ_DAMPING, &inputs, reason);
+	r = gptq_new(pool, hessian, states[0].p->cols, &inputs, reason);
 	if (r < 0)
 		return r;
 	job.inputs = inputs;

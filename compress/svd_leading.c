@@ -1,4 +1,5 @@
 #include "common/random.h"
+#include "compress/product.h"
 #include "compress/svd.h"
 #include "kernels/blas.h"
 
@@ -9,7 +10,6 @@
 #define OVERSAMPLING 64u
 #define POWER_ITERATIONS 2u
 #define SEED UINT64_C(0x73766473756273)
-#define STRIPE 128u /* rows of a product in one piece */
 /* Squares of singular values below this share of the largest are noise of the Gram matrix. */
 #define LEAST_EIGENVALUE 1e-12
 /* Cholesky's factor is trusted while its diagonal does not fall below this. */
@@ -35,40 +35,13 @@ enum svd_route svd_route(uint32_t rows, uint32_t cols, uint32_t n)
 	return gram <= randomised ? SVD_GRAM : SVD_RANDOMISED;
 }
 
-/* A product cut into stripes of C, so that its bytes do not depend on who computes them. */
-struct product {
-	struct blas_gemm gemm;
-	const double *a, *b;
-	double *c;
-};
-
-static void multiply_stripe(void *arg, size_t piece, size_t worker)
-{
-	const struct product *p = arg;
-	struct blas_gemm gemm = p->gemm;
-	size_t first = piece * STRIPE;
-
-	(void)worker;
-	gemm.m = min_u64(STRIPE, p->gemm.m - first);
-	blas_gemm_f64(&gemm, p->a + first * (gemm.transpose_a ? 1 : gemm.a_stride), p->b,
-		p->c + first * gemm.n);
-}
-
-/* Strides of A are given, C is tight. */
 static void multiply(struct pool *pool, const struct blas_gemm *gemm, const double *a,
 	const double *b, double *c)
 {
-	struct product p = {.gemm = *gemm, .a = a, .b = b, .c = c};
-	size_t n = div_up(gemm->m, STRIPE);
+	struct blas_gemm product = *gemm;
 
-	p.gemm.alpha = 1;
-	p.gemm.a_stride = gemm->transpose_a ? gemm->m : gemm->k;
-	if (pool) {
-		pool_run(pool, multiply_stripe, &p, n);
-		return;
-	}
-	for (size_t i = 0; i < n; i++)
-		multiply_stripe(&p, i, 0);
+	product.alpha = 1;
+	product_f64(pool, &product, a, b, c);
 }
 
 /* The matrix with its shorter side down, A: s x l. */

@@ -96,7 +96,7 @@ static struct gptq *prepared(const double *h, uint32_t n)
 	struct gptq *g;
 
 	assert_int_equal(blas_load(1, &reason), 0);
-	assert_int_equal(gptq_new(h, n, GPTQ_DAMPING, &g, &reason), 0);
+	assert_int_equal(gptq_new(NULL, h, n, &g, &reason), 0);
 	return g;
 }
 
@@ -241,7 +241,7 @@ static void test_numbers_that_are_not_finite_are_refused(void **state)
 
 	(void)state;
 	assert_int_equal(blas_load(1, &reason), 0);
-	assert_int_equal(gptq_new(h, 2, GPTQ_DAMPING, &g, &reason), -EDOM);
+	assert_int_equal(gptq_new(NULL, h, 2, &g, &reason), -EDOM);
 	assert_null(g);
 	assert_non_null(strstr(reason.text, "finite"));
 }

@@ -410,7 +410,7 @@ static void test_gptq_without_correlation_is_rounding(void **state)
 		h[i * COLS + i] = 1 + (double)(i % 7);
 	for (int i = 0; i < ROWS * COLS; i++)
 		m[i] = 4 * next_value(&seed);
-	assert_int_equal(gptq_new(h, COLS, GPTQ_DAMPING, &g, NULL), 0);
+	assert_int_equal(gptq_new(NULL, h, COLS, &g, NULL), 0);
 	assert_int_equal(gptq_rows(g, m, 0, ROWS, &rounding), 0);
 	for (uint32_t i = 0; i < ROWS * COLS; i++)
 		assert_true(got[i] == to_whole(NULL, 0, 0, m[i]));
@@ -456,7 +456,7 @@ static void test_row_codes_tell_their_loss(void **state)
 	for (int i = 0; i < ROWS * COLS; i++)
 		m[i] = (float)(1e-3 * next_value(&seed));
 	expect_ok(pool_new(2, &p.pool, &reason), &reason);
-	expect_ok(gptq_new(h, COLS, GPTQ_DAMPING, &g, &reason), &reason);
+	expect_ok(gptq_new(NULL, h, COLS, &g, &reason), &reason);
 	for (p.bits = 1; p.bits <= 8; p.bits++) {
 		struct code_matrix *with, *nearest;
 		double loss, ignored;
