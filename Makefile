@@ -70,8 +70,8 @@ $(BUILD)/obj/kernels/avx512/%.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx
 	-mavx512bf16 -mavx2 -mfma -mf16c
 $(BUILD)/obj/kernels/avx512/%.o: INSTRUMENT = $(SANITIZE_VECTORS)
 
-# One loop over short rows is most of its work, and -O2 leaves it to scalars.
-$(BUILD)/obj/compress/ldlq.o: CFLAGS += -O3
+# Loops over short rows are most of their work, and -O2 leaves them to scalars.
+$(BUILD)/obj/compress/ldlq.o $(BUILD)/obj/compress/exponential.o: CFLAGS += -O3
 
 $(BUILD)/obj/%.o: %.c | $(BUILD)/packages
 	@mkdir -p $(@D)

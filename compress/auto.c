@@ -97,7 +97,7 @@ static int quantise(void *state, struct method_group *group, struct reason *reas
 			return r;
 		if (!part.payload)
 			continue;
-		part.quality.loss = (float)t->point.loss;
+		part.quality.loss = (float)t->at.point.loss;
 		part.quality.why = WHY_LOWEST_COST;
 		r = method_matrix_add(m, &part);
 		if (r < 0)
@@ -130,7 +130,7 @@ static size_t report(const void *state, struct method_figure *ret)
 	size_t n_factors = 0, n = 0;
 
 	for (size_t i = 0; i < a->n_trials; i++)
-		n_factors += a->trials[i]->winner.codec == TRIAL_FACTORS;
+		n_factors += a->trials[i]->at.winner.codec == TRIAL_FACTORS;
 	ret[n] = (struct method_figure){.name = METHOD_FIGURE_TEXT};
 	snprintf(ret[n].word, sizeof(ret[n].word), "%s", auto_text_name(a->text.kind));
 	n++;

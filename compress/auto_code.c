@@ -21,69 +21,102 @@ static struct allocate_settings allocate_settings_of(const struct auto_run *a)
 	};
 }
 
-/* All trials with one codec, and with nothing where that is better. */
+/* All trials coded in one way. */
+struct attempt {
+	struct allocation allocation;
+	struct rate_loss outer;
+	double kl;
+};
+
 static int code_with(
-	struct auto_run *a, enum trial_codec codec, double *ret_kl, struct reason *reason)
+	struct auto_run *a, uint32_t codecs, struct attempt *ret, struct reason *reason)
 {
 	const struct allocate_settings settings = allocate_settings_of(a);
+	struct attempt attempt = {0};
 	int r;
 
 	for (size_t i = 0; i < a->n_trials; i++)
-		trial_allow(a->trials[i], 1u << TRIAL_NOTHING | 1u << codec);
+		trial_allow(a->trials[i], 1u << TRIAL_NOTHING | codecs);
 	if (a->budget > 0)
-		r = allocate_bytes(&settings, a->budget, &a->allocation, reason);
+		r = allocate_bytes(&settings, a->budget, &attempt.allocation, reason);
 	else
 		r = allocate_quality(&settings, auto_measure, a, a->model->options->max_kl,
-			&a->allocation, reason);
+			&attempt.allocation, reason);
+	a->allocation = attempt.allocation;
 	if (r == 0 && a->model->outer)
-		r = outer_encode(a->model->outer, a->allocation.lambda, &a->outer, reason);
-	return r < 0 ? r : auto_measure(a, ret_kl, reason);
+		r = outer_encode(a->model->outer, a->allocation.lambda, &attempt.outer, reason);
+	if (r == 0)
+		r = auto_measure(a, &attempt.kl, reason);
+	if (r == 0)
+		*ret = attempt;
+	return r;
 }
 
-/* The codec that wins by KL, or by bytes where KL is given. */
+static void swap_all(struct auto_run *a)
+{
+	for (size_t i = 0; i < a->n_trials; i++)
+		trial_swap(a->trials[i]);
+}
+
+/* Stands from now on. */
+static int take_attempt(struct auto_run *a, const struct attempt *attempt, struct reason *reason)
+{
+	a->allocation = attempt->allocation;
+	if (!a->model->outer)
+		return 0;
+	return outer_encode(a->model->outer, a->allocation.lambda, &a->outer, reason);
+}
+
 int auto_code(struct auto_run *a, struct reason *reason)
 {
-	double bits = a->budget > 0 ? 8 * a->budget / a->n_weights : 0, direct, components;
-	bool by_size = a->budget > 0, known = by_size && !a->shared, wins;
-	struct allocation other;
-	int r;
+	double bits = a->budget > 0 ? 8 * a->budget / a->n_weights : 0;
+	bool by_size = a->budget > 0, known = by_size && !a->shared;
+	struct attempt direct = {0}, components = {0};
+	bool wins = known && bits <= COMPONENTS_BITS;
+	int r = 0;
 
-	if (known && bits <= COMPONENTS_BITS)
-		return code_with(a, TRIAL_FACTORS, &components, reason);
-	if (known && bits >= DIRECT_BITS)
-		return code_with(a, TRIAL_CODES, &direct, reason);
-	r = code_with(a, TRIAL_CODES, &direct, reason);
+	if (!wins)
+		r = code_with(a, 1u << TRIAL_CODES, &direct, reason);
+	if (r < 0 || (known && bits >= DIRECT_BITS))
+		return r < 0 ? r : take_attempt(a, &direct, reason);
+	swap_all(a);
+	r = code_with(a, 1u << TRIAL_FACTORS, &components, reason);
 	if (r < 0)
 		return r;
-	other = a->allocation;
-	r = code_with(a, TRIAL_FACTORS, &components, reason);
-	if (r < 0)
-		return r;
-	wins = by_size ? components < COMPONENTS_LEAD * direct
-		       : a->allocation.sum.bytes < other.sum.bytes;
-	if (wins)
-		return 0;
-	a->allocation = other;
-	return code_with(a, TRIAL_CODES, &direct, reason);
+	if (!wins)
+		wins = by_size ? components.kl < COMPONENTS_LEAD * direct.kl
+			       : components.allocation.sum.bytes < direct.allocation.sum.bytes;
+	if (!wins)
+		swap_all(a);
+	return take_attempt(a, wins ? &components : &direct, reason);
 }
 
-/* Coarser and finer ones of what stands, which stands again at the end. */
+static int add_point(struct auto_run *a, struct reason *reason)
+{
+	double kl;
+	int r = auto_measure(a, &kl, reason);
+
+	if (r == 0)
+		a->points[a->n_points++] = (struct rate_point){
+			.bits = 8 * auto_projection_bytes(a) / a->n_weights, .kl = kl};
+	return r;
+}
+
+/* Coarser and finer ones of what stands, in the ways that won; it stands again at the end. */
 int auto_draw_curve(struct auto_run *a, struct reason *reason)
 {
 	static const double factors[] = {16, 4, 1. / 4, 1. / 16, 1};
 	const struct allocate_settings settings = allocate_settings_of(a);
-	double kl;
 	int r = 0;
 
+	for (size_t i = 0; i < a->n_trials; i++)
+		a->trials[i]->settled = true;
 	for (size_t i = 0; r == 0 && i < array_len(factors); i++) {
 		struct rate_loss sum;
 
 		r = allocate_at(&settings, factors[i] * a->allocation.lambda, &sum, reason);
 		if (r == 0)
-			r = auto_measure(a, &kl, reason);
-		if (r == 0)
-			a->points[a->n_points++] = (struct rate_point){
-				.bits = 8 * auto_projection_bytes(a) / a->n_weights, .kl = kl};
+			r = add_point(a, reason);
 	}
 	return r;
 }
@@ -97,7 +130,6 @@ static int sense_outer(struct auto_run *a, struct reason *reason)
 	const struct method_options *o = a->model->options;
 	struct outer *outer = a->model->outer;
 	double ratio = o->file_ratio > 0 ? o->file_ratio : method_ratio(&method_auto, o), kl;
-	const struct tune_settings settings = auto_tune_settings(a);
 	struct rate_loss guess;
 	int r;
 
@@ -107,7 +139,7 @@ static int sense_outer(struct auto_run *a, struct reason *reason)
 	if (r == 0)
 		r = auto_take_outer(a);
 	if (r == 0)
-		r = tune_measure(&settings, &a->text.kept_back, &kl, reason);
+		r = exam_kl(a->exam, a->weights, &kl, reason);
 	if (r == 0 && guess.loss > 0 && kl > 0)
 		outer_rescale(outer, kl / guess.loss);
 	return r;

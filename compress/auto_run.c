@@ -4,6 +4,7 @@ struct auto_run *auto_run_free(struct auto_run *a)
 {
 	if (!a)
 		return NULL;
+	exam_free(a->exam);
 	auto_text_done(&a->text);
 	dense_model_free(a->base);
 	dense_model_free(a->tuned);
@@ -27,7 +28,7 @@ double auto_projection_bytes(const struct auto_run *a)
 	double sum = 0;
 
 	for (size_t i = 0; i < a->n_trials; i++)
-		sum += a->trials[i]->point.bytes;
+		sum += a->trials[i]->at.point.bytes;
 	return sum;
 }
 
@@ -40,7 +41,7 @@ struct tune_settings auto_tune_settings(const struct auto_run *a)
 		.weights = a->weights,
 		.teacher = a->tuned,
 		.sequences = &a->text.learn,
-		.kept_back = &a->text.kept_back,
+		.exam = a->exam,
 		.pool = a->model->pool,
 		.progress = a->model->progress,
 		.bits = 8 * auto_projection_bytes(a) / a->n_weights,
@@ -63,5 +64,5 @@ int auto_measure(void *user, double *ret, struct reason *reason)
 
 	if (r == 0)
 		r = auto_take_outer(a);
-	return r < 0 ? r : tune_measure(&settings, &a->text.kept_back, ret, reason);
+	return r < 0 ? r : exam_kl(a->exam, a->weights, ret, reason);
 }

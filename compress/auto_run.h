@@ -16,6 +16,7 @@
 struct auto_run {
 	const struct method_model *model;
 	struct auto_text text;
+	struct exam *exam; /* on what was kept back */
 	struct dense_model *base, *tuned, *weights;
 	struct metric **metrics; /* all of them, owned */
 	size_t n_metrics;

@@ -143,6 +143,7 @@ int auto_sense(struct auto_run *a, struct reason *reason)
 		.seed = 1,
 		.progress = a->model->progress,
 	};
+	struct exam_settings exam = {.pool = a->model->pool, .sequences = &a->text.kept_back};
 	int r = auto_text_sample(&a->text, &sample);
 
 	if (r == 0)
@@ -152,6 +153,10 @@ int auto_sense(struct auto_run *a, struct reason *reason)
 	if (r < 0)
 		return r;
 	take_embedding(a);
+	exam.teacher = a->tuned;
+	r = exam_new(&exam, &a->exam, reason);
+	if (r < 0)
+		return r;
 	settings.model = a->tuned;
 	return fisher_run(&settings, take_block, a, reason);
 }

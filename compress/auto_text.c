@@ -1,11 +1,14 @@
 #include "compress/auto_text.h"
 
+#include "common/random.h"
+
 #include "compress/served.h"
 #include "compress/task_calibration.h"
 #include "compress/task_text.h"
 #include "kernels/kernels.h"
 
-#define KEPT_BACK_SHARE 10u /* every tenth */
+#define KEPT_BACK_SHARE 5u      /* every fifth prompt, or less often */
+#define KEPT_BACK_TOKENS 16384u /* judge well enough */
 #define OWN_WORDS_TOKENS 8192u
 #define MAX_ANSWER 256u
 #define ENOUGH_TOKENS 49152u /* of references: no more answers are drawn */
@@ -28,15 +31,57 @@ void auto_text_done(struct auto_text *t)
 	sequences_done(&t->kept_back);
 }
 
-/* Every tenth to the one, the others to the other. */
-static int deal(const struct sequences *all, struct auto_text *t)
+/* Prompts in the order in which they came, as hashes. */
+struct dealer {
+	uint64_t *prompts;
+	size_t n;
+	size_t every; /* this prompt of so many is kept back */
+};
+
+static void dealer_done(struct dealer *d)
+{
+	free(d->prompts);
+}
+
+static uint64_t hash_of(const uint32_t *ids, size_t n)
+{
+	uint64_t hash = n;
+
+	for (size_t i = 0; i < n; i++)
+		hash = mix64_at(hash, ids[i]);
+	return hash;
+}
+
+/* The number of a prompt, which may be new. */
+static int number_of(struct dealer *d, uint64_t prompt, size_t *ret)
+{
+	uint64_t *more;
+
+	for (*ret = 0; *ret < d->n; ++*ret)
+		if (d->prompts[*ret] == prompt)
+			return 0;
+	more = reallocarray(d->prompts, d->n + 1, sizeof(*more));
+	if (!more)
+		return -ENOMEM;
+	d->prompts = more;
+	d->prompts[d->n++] = prompt;
+	return 0;
+}
+
+/* All sequences of a prompt go the same way. */
+static int deal(const struct sequences *all, struct dealer *d, struct auto_text *t)
 {
 	for (size_t i = 0; i < all->n; i++) {
 		const struct sequence *s = &all->items[i];
-		bool kept = i % KEPT_BACK_SHARE == KEPT_BACK_SHARE - 1;
-		int r = sequences_add(
-			kept ? &t->kept_back : &t->learn, sequence_ids(all, i), s->n, s->answer);
+		size_t number;
+		bool kept;
+		int r = number_of(d, hash_of(sequence_ids(all, i), s->answer), &number);
 
+		if (r < 0)
+			return r;
+		kept = number % d->every == d->every - 1;
+		r = sequences_add(
+			kept ? &t->kept_back : &t->learn, sequence_ids(all, i), s->n, s->answer);
 		if (r < 0)
 			return r;
 	}
@@ -53,6 +98,11 @@ static int add_windows(
 	return r;
 }
 
+static size_t share_of(const struct sequences *all)
+{
+	return max_u64(KEPT_BACK_SHARE, sequences_read(all) / KEPT_BACK_TOKENS);
+}
+
 /* The calibration text has its held-out part already. */
 static int add_generic(const struct method_model *m, uint32_t share, struct auto_text *t)
 {
@@ -63,18 +113,21 @@ static int add_generic(const struct method_model *m, uint32_t share, struct auto
 	return r == 0 ? add_windows(c->held_out, c->n_held_out, c->window, &t->kept_back) : r;
 }
 
-/* Both kinds of answers; a task's two sequences go the same way. */
+/* Both kinds of answers. */
 static int add_tasks(const struct method_model *m, struct task_text *text, struct auto_text *t,
 	struct reason *reason)
 {
 	struct sequences *const all[] = {&(struct sequences){0}, &(struct sequences){0}};
+	_cleanup_(dealer_done) struct dealer dealer = {0};
 	int r = task_text_references(text, m->options->tasks, all[0], reason);
+
+	dealer.every = share_of(all[0]);
 
 	if (r == 0 && sequences_read(all[0]) < ENOUGH_TOKENS)
 		r = task_text_answers(text, m->options->tasks, all[1], reason);
 	for (size_t i = 0; i < array_len(all); i++) {
 		if (r == 0)
-			r = deal(all[i], t);
+			r = deal(all[i], &dealer, t);
 		sequences_done(all[i]);
 	}
 	if (r == 0 && (t->kept_back.n == 0 || t->learn.n == 0))
@@ -88,11 +141,14 @@ static int add_tasks(const struct method_model *m, struct task_text *text, struc
 static int add_own_words(const struct method_model *m, struct task_text *text, struct auto_text *t,
 	struct reason *reason)
 {
+	_cleanup_(dealer_done) struct dealer dealer = {0};
 	struct sequences all = {0};
 	int r = task_text_invent(text, OWN_WORDS_TOKENS, &all, reason);
 
+	dealer.every = share_of(&all);
+
 	if (r == 0)
-		r = deal(&all, t);
+		r = deal(&all, &dealer, t);
 	sequences_done(&all);
 	if (r < 0)
 		return r;

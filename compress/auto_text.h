@@ -7,7 +7,7 @@
  *             taught to write prompts makes up poor ones, so generic text is mixed in
  *   generic   the calibration text
  *
- * A tenth is kept back to judge by.
+ * A fifth is kept back to judge by, or less of much text; all answers to a prompt go together.
  */
 #pragma once
 

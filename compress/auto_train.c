@@ -11,31 +11,54 @@ static uint32_t n_steps(const struct auto_run *a)
 	return a->text.kind == AUTO_TEXT_TASKS ? DEFAULT_STEPS : 0;
 }
 
-static int weigh_all(const struct auto_run *a, double *ret)
-{
-	for (size_t i = 0; i < a->n_trials; i++) {
-		int r = trial_weigh(a->trials[i]);
+struct trial_work {
+	struct trial *const *trials;
+	float threshold;
+	int *errors;
+};
 
-		if (r < 0)
-			return r;
-	}
-	*ret = auto_projection_bytes(a) + (a->shared ? a->outer.bytes : 0);
+static void piece_count(void *arg, size_t piece, size_t worker)
+{
+	const struct trial_work *w = arg;
+
+	(void)worker;
+	trial_round(w->trials[piece], w->threshold);
+	w->errors[piece] = trial_count(w->trials[piece]);
+}
+
+static void piece_weigh(void *arg, size_t piece, size_t worker)
+{
+	const struct trial_work *w = arg;
+
+	(void)worker;
+	w->errors[piece] = trial_weigh(w->trials[piece]);
+}
+
+static int for_all(const struct auto_run *a, pool_fn *fn, struct trial_work *w)
+{
+	pool_run(a->model->pool, fn, w, a->n_trials);
+	for (size_t i = 0; i < a->n_trials; i++)
+		if (w->errors[i] < 0)
+			return w->errors[i];
 	return 0;
 }
 
 /* Zeros that training made into ones go back, the nearest first, until the budget is kept. */
 static int keep_budget(struct auto_run *a)
 {
-	double bytes = 0, threshold = .5;
-	int r = weigh_all(a, &bytes);
+	_cleanup_(freep) int *errors = calloc(a->n_trials + 1, sizeof(*errors));
+	struct trial_work w = {.trials = a->trials, .threshold = .5f, .errors = errors};
+	double outer = a->shared ? a->outer.bytes : 0;
+	int r = errors ? for_all(a, piece_count, &w) : -ENOMEM;
 
-	while (r == 0 && a->budget > 0 && bytes > a->budget && threshold < 1.5) {
-		threshold += .02;
-		for (size_t i = 0; i < a->n_trials; i++)
-			trial_round(a->trials[i], (float)threshold);
-		r = weigh_all(a, &bytes);
+	while (r == 0 && a->budget > 0 && w.threshold < 1.5f &&
+		auto_projection_bytes(a) + outer > a->budget) {
+		w.threshold += .02f;
+		r = for_all(a, piece_count, &w);
 	}
-	a->allocation.sum.bytes = bytes;
+	if (r == 0)
+		r = for_all(a, piece_weigh, &w);
+	a->allocation.sum.bytes = auto_projection_bytes(a) + outer;
 	return r;
 }
 

@@ -26,9 +26,12 @@ struct backward {
 	struct chunk *chunks;
 	struct judged *judged;
 
-	float *x;  /* inputs of block 0, 1, ... and outputs of the last: rows x hidden each */
-	float *dx; /* rows x hidden */
-	bool keep; /* x holds all of them; else one, overwritten by each block */
+	float *x;       /* inputs of block 0, 1, ... and outputs of the last: rows x hidden each */
+	float *dx;      /* rows x hidden */
+	bool keep;      /* x holds all of them; else one, overwritten by each block */
+	bool taped;     /* the passes of all blocks and chunks are kept; else made again */
+	float *tapes;   /* of block 0 for all rows, of block 1, ... */
+	size_t n_tapes; /* numbers there is room for */
 };
 
 struct backward *backward_free(struct backward *b)
@@ -43,6 +46,7 @@ struct backward *backward_free(struct backward *b)
 	free(b->judged);
 	free(b->x);
 	free(b->dx);
+	free(b->tapes);
 	free(b);
 	return NULL;
 }
@@ -115,6 +119,20 @@ static int resize(void *pointer_to_pointer, size_t n, size_t size)
 	return *p ? 0 : -ENOMEM;
 }
 
+static int make_tapes(struct backward *b, size_t rows, bool keep)
+{
+	size_t n = (size_t)b->config.n_layers * rows * block_pass_tape(&b->pass);
+
+	b->taped = keep && n <= BACKWARD_TAPES / sizeof(float);
+	if (!b->taped || n <= b->n_tapes)
+		return 0;
+	b->n_tapes = 0;
+	if (resize(&b->tapes, n, sizeof(*b->tapes)) < 0)
+		return -ENOMEM;
+	b->n_tapes = n;
+	return 0;
+}
+
 static int make_room(struct backward *b, const struct batch *batch, bool keep)
 {
 	size_t rows = batch_read(batch), hidden = b->config.hidden;
@@ -132,6 +150,8 @@ static int make_room(struct backward *b, const struct batch *batch, bool keep)
 		r = resize(&b->x, n_x * rows * hidden, sizeof(*b->x));
 	if (r == 0 && keep)
 		r = resize(&b->dx, rows * hidden, sizeof(*b->dx));
+	if (r == 0)
+		r = make_tapes(b, rows, keep);
 	b->n_rows = rows;
 	b->n_spans = b->n_chunks = b->n_judged = 0;
 	b->keep = keep;
@@ -222,6 +242,14 @@ static void set_chunk(struct backward *b, uint32_t layer, const struct chunk *c)
 	b->pass.dy = NULL;
 }
 
+static void use_tape(struct backward *b, uint32_t layer, const struct chunk *c)
+{
+	size_t row = layer * b->n_rows + c->first_row;
+	float *tape = b->taped ? b->tapes + row * block_pass_tape(&b->pass) : NULL;
+
+	block_pass_use_tape(&b->pass, tape, c->n_rows);
+}
+
 int backward_block(
 	struct backward *b, struct dense_model *model, uint32_t layer, struct reason *reason)
 {
@@ -232,6 +260,7 @@ int backward_block(
 	b->pass.weights = dense_block(model, layer);
 	for (size_t i = 0; i < b->n_chunks; i++) {
 		set_chunk(b, layer, &b->chunks[i]);
+		use_tape(b, layer, &b->chunks[i]);
 		b->pass.y = x_of(b, layer + 1) + b->chunks[i].first_row * b->config.hidden;
 		block_pass_forward(&b->pass);
 	}
@@ -307,7 +336,9 @@ static int back_through_chunk(struct backward *b, const struct sink *sink, uint3
 	set_chunk(b, layer, c);
 	b->pass.dy = dy;
 	b->pass.want_norms = sink->gradients;
-	block_pass_forward(&b->pass);
+	use_tape(b, layer, c);
+	if (!b->taped)
+		block_pass_forward(&b->pass);
 	block_pass_backward(&b->pass);
 	if (sink->gradients)
 		gradient_add_block(sink->gradients, &b->pass);

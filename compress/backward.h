@@ -2,16 +2,19 @@
  * The gradient of a model: forward over whole sequences, a loss at the judged tokens, and back
  * through every block. Everything that compress/block.h computes is supported.
  *
- * Of the forward pass only the inputs of each block are kept (read tokens x hidden, once per
- * layer); on the way back a block is computed again, BACKWARD_CHUNK tokens or one sequence at a
- * time, whichever is more. Work is split into fixed pieces and sums have a fixed order: same input,
- * same bytes, whatever the number of threads. BLAS must run on one thread.
+ * Of the forward pass everything that the way back needs is kept if that is not more than
+ * BACKWARD_TAPES bytes, as for a step of training; else only the inputs of each block (read tokens
+ * x hidden, once per layer), and a block is computed again. Blocks are computed BACKWARD_CHUNK
+ * tokens or one sequence at a time, whichever is more. Work is split into fixed pieces and sums
+ * have a fixed order: same input, same bytes, whatever the number of threads. BLAS must run on one
+ * thread.
  */
 #pragma once
 
 #include "compress/loss.h"
 
 #define BACKWARD_CHUNK 4096u
+#define BACKWARD_TAPES (UINT64_C(2) << 30)
 
 struct backward;
 

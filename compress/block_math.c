@@ -1,5 +1,7 @@
 #include "compress/block_math.h"
 
+#include "compress/exponential.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -66,16 +68,9 @@ static void clear_outside(const struct softmax_range *r, float *row)
 
 void softmax(const struct softmax_range *r, float *scores)
 {
-	float top = -INFINITY, share;
-	double sum = 0;
+	float *seen = scores + r->first, top = exponential_top(seen, r->scale, r->end - r->first);
+	float share = (float)(1 / exponential_sum(seen, seen, r->scale, top, r->end - r->first));
 
-	for (size_t i = r->first; i < r->end; i++)
-		top = scores[i] * r->scale > top ? scores[i] * r->scale : top;
-	for (size_t i = r->first; i < r->end; i++) {
-		scores[i] = expf(scores[i] * r->scale - top);
-		sum += (double)scores[i];
-	}
-	share = (float)(1 / sum);
 	for (size_t i = r->first; i < r->end; i++)
 		scores[i] *= share;
 	clear_outside(r, scores);
@@ -94,6 +89,7 @@ void softmax_back(const struct softmax_range *r, const float *p, float *dp)
 
 void sigmoid(float *ret, const float *x, size_t n)
 {
+	exponential_sum(ret, x, -1, 0, n);
 	for (size_t i = 0; i < n; i++)
-		ret[i] = 1 / (1 + expf(-x[i]));
+		ret[i] = 1 / (1 + ret[i]);
 }

@@ -24,14 +24,19 @@ static size_t norms_width(const struct block_pass *p)
 	return 2 * (size_t)p->config.hidden + 2 * (size_t)p->config.head_dim;
 }
 
-static int allocate_rows(struct block_pass *p)
+/* What is kept of a row on its way forward. */
+struct tape_rows {
+	float **rows;
+	size_t width;
+};
+
+#define TAPE_ROWS 13u
+
+static void list_tape(struct block_pass *p, struct tape_rows ret[static TAPE_ROWS])
 {
 	size_t hidden = p->config.hidden, ffn = p->config.ffn, q = q_width(p), kv = kv_width(p);
 	bool normed = p->config.flags & MODEL_QK_NORM;
-	const struct {
-		float **rows;
-		size_t width;
-	} all[] = {
+	const struct tape_rows all[TAPE_ROWS] = {
 		{&p->h, hidden},
 		{&p->q, q},
 		{&p->k, kv},
@@ -45,6 +50,46 @@ static int allocate_rows(struct block_pass *p)
 		{&p->up, ffn},
 		{&p->sig, ffn},
 		{&p->g, ffn},
+	};
+
+	memcpy(ret, all, sizeof(all));
+}
+
+size_t block_pass_tape(const struct block_pass *p)
+{
+	struct block_pass copy = *p;
+	struct tape_rows all[TAPE_ROWS];
+	size_t sum = 0;
+
+	list_tape(&copy, all);
+	for (size_t i = 0; i < TAPE_ROWS; i++)
+		sum += all[i].width;
+	return sum;
+}
+
+void block_pass_use_tape(struct block_pass *p, float *tape, size_t n)
+{
+	struct tape_rows all[TAPE_ROWS];
+
+	if (!tape) {
+		tape = p->tape;
+		n = p->room;
+	}
+	list_tape(p, all);
+	for (size_t i = 0; i < TAPE_ROWS; i++) {
+		*all[i].rows = tape;
+		tape += n * all[i].width;
+	}
+}
+
+static int allocate_rows(struct block_pass *p)
+{
+	size_t hidden = p->config.hidden, ffn = p->config.ffn, q = q_width(p), kv = kv_width(p);
+	const struct {
+		float **rows;
+		size_t width;
+	} all[] = {
+		{&p->tape, block_pass_tape(p)},
 		{&p->dq, q},
 		{&p->dk, kv},
 		{&p->dv, kv},
@@ -56,12 +101,11 @@ static int allocate_rows(struct block_pass *p)
 	};
 
 	for (size_t i = 0; i < array_len(all); i++) {
-		if (all[i].width == 0)
-			continue;
 		*all[i].rows = reallocarray(NULL, p->room * all[i].width, sizeof(float));
 		if (!*all[i].rows)
 			return -ENOMEM;
 	}
+	block_pass_use_tape(p, NULL, 0);
 	return 0;
 }
 
@@ -84,9 +128,7 @@ int block_pass_init(struct block_pass *p, const struct model_config *config,
 
 void block_pass_done(struct block_pass *p)
 {
-	float *const rows[] = {p->h, p->q, p->k, p->v, p->q_raw, p->k_raw, p->a, p->x2, p->f,
-		p->gate, p->up, p->sig, p->g, p->dq, p->dk, p->dv, p->da, p->dx2, p->dx, p->work,
-		p->dg};
+	float *const rows[] = {p->tape, p->dq, p->dk, p->dv, p->da, p->dx2, p->dx, p->work, p->dg};
 
 	for (size_t i = 0; i < array_len(rows); i++)
 		free(rows[i]);

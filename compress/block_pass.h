@@ -30,8 +30,10 @@ struct block_pass {
 	const float *dy;                /* n x hidden: gradient at the outputs */
 	bool want_norms;
 
-	/* Made by block_pass_forward(). Rows are tight. */
 	size_t room; /* rows */
+
+	/* Made by block_pass_forward(), on its own tape or the caller's. Rows are tight. */
+	float *tape;
 	uint32_t *positions;
 	float *h, *q, *k, *v; /* inputs of q, k, v; heads, placed */
 	float *q_raw, *k_raw; /* before norm and rotation; NULL where the model has no such norm */
@@ -58,6 +60,14 @@ int block_pass_init(struct block_pass *p, const struct model_config *config,
 	_must_check_;
 void block_pass_done(struct block_pass *p);
 
+/*
+ * What block_pass_forward() makes of up to n rows goes to `tape` from now on, n times
+ * block_pass_tape() numbers of the caller's, so that several passes may be on their way back; NULL:
+ * to its own, for all its room.
+ */
+size_t block_pass_tape(const struct block_pass *p);
+void block_pass_use_tape(struct block_pass *p, float *tape, size_t n);
+
 void block_pass_forward(struct block_pass *p);
-/* After block_pass_forward() with the same x. */
+/* After block_pass_forward() with the same x, on the same tape, whose last use it is. */
 void block_pass_backward(struct block_pass *p);

@@ -282,7 +282,7 @@ static int train_step(struct distil *d, uint32_t step, struct reason *reason)
 /* Is a judgement due after so many steps? */
 static bool is_check(const struct distil_settings *s, uint32_t n_done)
 {
-	uint64_t n = max_u64(1, s->n_checks);
+	uint64_t n = s->n_checks;
 
 	return n_done * n / s->n_steps > (n_done - 1) * n / s->n_steps;
 }
@@ -321,6 +321,8 @@ static int take_best(struct distil *d, struct reason *reason)
 {
 	const struct distil_target *t = d->target;
 
+	if (d->settings->n_checks == 0)
+		return t->materialise(t->user, d->settings->weights, reason);
 	for (size_t i = 0; i < t->n_groups; i++)
 		memcpy(t->groups[i].values, d->best[i], t->groups[i].n * sizeof(float));
 	return t->materialise(t->user, d->settings->weights, reason);
@@ -340,7 +342,7 @@ static int prepare_lessons(struct distil *d, struct reason *reason)
 	d->training.sequences = d->settings->sequences;
 	d->held_out.sequences = d->settings->held_out;
 	r = ask_teacher(d, &d->training, reason);
-	if (r == 0 && d->settings->held_out)
+	if (r == 0 && d->settings->held_out && d->settings->n_checks > 0)
 		r = ask_teacher(d, &d->held_out, reason);
 	return r;
 }
@@ -384,7 +386,7 @@ int distil_run(const struct distil_settings *settings, const struct distil_targe
 	double began = seconds_now();
 	int r = prepare(&d, reason);
 
-	if (r == 0)
+	if (r == 0 && settings->n_checks > 0)
 		r = measure(&d, &d.report.kl_before, reason);
 	d.report.kl_after = d.report.kl_before;
 	if (r == 0)

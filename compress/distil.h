@@ -41,7 +41,8 @@ struct distil_settings {
 	/* What results are judged by, best not among `sequences`, whose KL soon tells nothing;
 	 * NULL: `sequences`. */
 	const struct sequences *held_out;
-	uint32_t n_checks; /* judged so often, evenly spread, at the end too; at least once */
+	/* Judged so often, evenly spread, at the end too; 0: by the caller, the end is taken. */
+	uint32_t n_checks;
 	uint32_t n_steps;
 	uint32_t batch_tokens; /* judged tokens of a step, at least; whole sequences */
 	double rate;           /* highest learning rate */
@@ -57,8 +58,9 @@ struct distil_settings {
 extern const struct distil_settings distil_defaults;
 
 struct distil_report {
-	double kl_before, kl_after; /* over the held-out sequences, nats a judged token */
-	uint32_t best_step;         /* after how many steps kl_after was measured; 0: none helped */
+	/* Where it was judged: over the held-out sequences, nats a judged token. */
+	double kl_before, kl_after;
+	uint32_t best_step; /* after how many steps kl_after was measured; 0: none helped */
 	double seconds;
 	uint64_t n_tokens; /* read in training */
 };
@@ -66,7 +68,7 @@ struct distil_report {
 /* Learning rate of step 0 .. n_steps - 1. */
 double distil_rate(const struct distil_settings *settings, uint32_t step);
 
-/* The groups end where they were judged best, which may be where they began; the weights are those
- * of the groups. Holds the teacher's hidden numbers at all judged tokens. */
+/* The groups end where they were judged best, which may be where they began, or else at the end;
+ * the weights are those of the groups. Holds the teacher's hidden numbers at all judged tokens. */
 int distil_run(const struct distil_settings *settings, const struct distil_target *target,
 	struct distil_report *ret, struct reason *reason) _must_check_;

@@ -36,6 +36,7 @@ struct loss {
 	const float *teacher_states, *teacher_head;
 	double temperature; /* LOSS_SAMPLED */
 	uint64_t seed;      /* LOSS_SAMPLED */
+	double *each;       /* set to the losses of the judged tokens, in order; or NULL */
 };
 
 struct loss_sums {

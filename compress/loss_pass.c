@@ -1,6 +1,7 @@
 #include "compress/loss_pass.h"
 
 #include "compress/block_math.h"
+#include "compress/exponential.h"
 #include "common/random.h"
 #include "kernels/blas.h"
 
@@ -111,15 +112,9 @@ struct softened {
 
 static void soften(const float *z, size_t n, float scale, struct softened *ret)
 {
-	float top = -INFINITY;
+	float top = exponential_top(z, scale, n);
 
-	ret->sum = 0;
-	for (size_t i = 0; i < n; i++)
-		top = z[i] * scale > top ? z[i] * scale : top;
-	for (size_t i = 0; i < n; i++) {
-		ret->powers[i] = expf(z[i] * scale - top);
-		ret->sum += (double)ret->powers[i];
-	}
+	ret->sum = exponential_sum(ret->powers, z, scale, top, n);
 	ret->log_sum = (double)top + log(ret->sum);
 }
 
@@ -263,6 +258,8 @@ static void run_rows(struct head *h, struct loss_sums *sums)
 	pool_run(pool, piece_losses, h, h->n);
 	for (size_t i = 0; i < h->n; i++)
 		sums->sum += h->losses[i];
+	if (h->pass->loss->each)
+		memcpy(h->pass->loss->each + h->first, h->losses, h->n * sizeof(*h->losses));
 	sums->n += h->n;
 	if (!h->pass->dx)
 		return;

@@ -172,47 +172,68 @@ int metric_new_feedback(struct pool *pool, const float *moments, uint32_t n, dou
 	return 0;
 }
 
-/* ret = G E, or a copy where G is the identity. */
-static void weigh_rows(const struct metric *g, const double *e, size_t cols, double *ret)
+static float *narrow(const double *matrix, size_t n)
+{
+	float *ret = malloc((n + 1) * sizeof(*ret));
+
+	for (size_t i = 0; ret && i < n; i++)
+		ret[i] = (float)matrix[i];
+	return ret;
+}
+
+/* ret = G E */
+static int weigh_rows(const struct metric *g, const float *e, size_t cols, float *ret)
 {
 	const struct blas_gemm gemm = {.m = g->n, .n = cols, .k = g->n, .alpha = 1};
+	_cleanup_(freep) float *matrix = NULL;
 
 	if (g->matrix) {
-		blas_gemm_f64(&gemm, g->matrix, e, ret);
-		return;
+		matrix = narrow(g->matrix, (size_t)g->n * g->n);
+		if (!matrix)
+			return -ENOMEM;
+		blas_gemm_f32(&gemm, matrix, e, ret);
+		return 0;
 	}
 	for (size_t r = 0; r < g->n; r++)
 		for (size_t c = 0; c < cols; c++)
-			ret[r * cols + c] = g->weights[r] * e[r * cols + c];
+			ret[r * cols + c] = (float)g->weights[r] * e[r * cols + c];
+	return 0;
 }
 
-static void weigh_columns(const struct metric *h, const double *e, size_t rows, double *ret)
+/* ret = E H */
+static int weigh_columns(const struct metric *h, const float *e, size_t rows, float *ret)
 {
 	const struct blas_gemm gemm = {.m = rows, .n = h->n, .k = h->n, .alpha = 1};
+	_cleanup_(freep) float *matrix = NULL;
 
 	if (h->matrix) {
-		blas_gemm_f64(&gemm, e, h->matrix, ret);
-		return;
+		matrix = narrow(h->matrix, (size_t)h->n * h->n);
+		if (!matrix)
+			return -ENOMEM;
+		blas_gemm_f32(&gemm, e, matrix, ret);
+		return 0;
 	}
 	for (size_t r = 0; r < rows; r++)
 		for (size_t c = 0; c < h->n; c++)
-			ret[r * h->n + c] = h->weights[c] * e[r * h->n + c];
+			ret[r * h->n + c] = (float)h->weights[c] * e[r * h->n + c];
+	return 0;
 }
 
+/* Moments have more digits than this needs: products in f32, their sum in double. */
 int metric_loss(const struct metric *g, const struct metric *h, const float *error, double *ret)
 {
 	size_t n = (size_t)g->n * h->n;
-	_cleanup_(freep) double *e = malloc((3 * n + 1) * sizeof(*e));
-	double *ge = e + n, *eh = e + 2 * n, sum = 0;
+	_cleanup_(freep) float *ge = malloc((2 * n + 1) * sizeof(*ge));
+	float *eh = ge + n;
+	double sum = 0;
+	int r = ge ? weigh_rows(g, error, h->n, ge) : -ENOMEM;
 
-	if (!e)
-		return -ENOMEM;
+	if (r == 0)
+		r = weigh_columns(h, error, g->n, eh);
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < n; i++)
-		e[i] = (double)error[i];
-	weigh_rows(g, e, h->n, ge);
-	weigh_columns(h, e, g->n, eh);
-	for (size_t i = 0; i < n; i++)
-		sum += ge[i] * eh[i];
+		sum += (double)ge[i] * (double)eh[i];
 	*ret = sum;
 	return 0;
 }

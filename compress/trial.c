@@ -17,22 +17,12 @@ static const struct trial_winner candidates[] = {
 	{TRIAL_FACTORS, 1.5},
 };
 
-/* A coding that may win. */
-struct coding {
-	struct trial_winner what;
-	int8_t *codes;
-	float *wanted;
-	double step;
-	struct whitened *factors;
-	struct rate_loss point;
-};
-
-static void coding_done(struct coding *c)
+static void coding_done(struct trial_coding *c)
 {
 	free(c->codes);
 	free(c->wanted);
 	whitened_free(c->factors);
-	*c = (struct coding){0};
+	*c = (struct trial_coding){.winner.codec = TRIAL_NOTHING};
 }
 
 int trial_new(const struct trial_settings *settings, struct trial **ret)
@@ -42,20 +32,10 @@ int trial_new(const struct trial_settings *settings, struct trial **ret)
 	if (!t)
 		return -ENOMEM;
 	t->settings = *settings;
-	t->allowed = UINT32_MAX;
+	t->search.allowed = UINT32_MAX;
+	t->nothing = -1;
 	*ret = t;
 	return 0;
-}
-
-static void forget(struct trial *t)
-{
-	free(t->codes);
-	free(t->wanted);
-	whitened_free(t->factors);
-	t->codes = NULL;
-	t->wanted = NULL;
-	t->factors = NULL;
-	t->winner = (struct trial_winner){.codec = TRIAL_NOTHING};
 }
 
 struct trial *trial_free(struct trial *t)
@@ -63,16 +43,27 @@ struct trial *trial_free(struct trial *t)
 	if (!t)
 		return NULL;
 	whitened_basis_free(t->basis);
-	forget(t);
+	coding_done(&t->at);
+	coding_done(&t->aside);
 	free(t);
 	return NULL;
 }
 
 void trial_allow(struct trial *t, uint32_t allowed)
 {
-	forget(t);
-	t->allowed = allowed;
-	t->n_explored = 0;
+	coding_done(&t->at);
+	t->search = (struct trial_search){.allowed = allowed};
+}
+
+void trial_swap(struct trial *t)
+{
+	const struct trial_search search = t->search;
+	const struct trial_coding at = t->at;
+
+	t->search = t->search_aside;
+	t->at = t->aside;
+	t->search_aside = search;
+	t->aside = at;
 }
 
 static size_t n_numbers(const struct trial *t)
@@ -84,11 +75,11 @@ int trial_part(const struct trial *t, struct part *ret)
 {
 	const struct part_place *p = &t->settings.place;
 
-	switch (t->winner.codec) {
+	switch (t->at.winner.codec) {
 	case TRIAL_CODES:
-		return trial_codes_part(p, t->codes, t->step, ret);
+		return trial_codes_part(p, t->at.codes, t->at.step, ret);
 	case TRIAL_FACTORS:
-		return trial_factors_part(p, t->factors, ret);
+		return trial_factors_part(p, t->at.factors, ret);
 	case TRIAL_NOTHING:
 		break;
 	}
@@ -98,10 +89,12 @@ int trial_part(const struct trial *t, struct part *ret)
 
 int trial_values(const struct trial *t, float *ret)
 {
-	if (t->winner.codec == TRIAL_FACTORS)
-		return whitened_values(t->factors, ret);
+	if (t->at.winner.codec == TRIAL_FACTORS)
+		return whitened_values(t->at.factors, ret);
 	for (size_t i = 0; i < n_numbers(t); i++)
-		ret[i] = t->winner.codec == TRIAL_CODES ? (float)t->step * (float)t->codes[i] : 0;
+		ret[i] = t->at.winner.codec == TRIAL_CODES
+				 ? (float)t->at.step * (float)t->at.codes[i]
+				 : 0;
 	return 0;
 }
 
@@ -114,32 +107,45 @@ static void round_again(int8_t *codes, const float *latent, size_t n, float thre
 
 void trial_round(struct trial *t, float threshold)
 {
-	struct whitened *w = t->factors;
+	struct whitened *w = t->at.factors;
 
-	if (t->winner.codec == TRIAL_CODES)
-		round_again(t->codes, t->wanted, n_numbers(t), threshold);
-	if (t->winner.codec != TRIAL_FACTORS)
+	if (t->at.winner.codec == TRIAL_CODES)
+		round_again(t->at.codes, t->at.wanted, n_numbers(t), threshold);
+	if (t->at.winner.codec != TRIAL_FACTORS)
 		return;
 	round_again(w->u, w->latent_u, (size_t)w->n * w->rows, threshold);
 	round_again(w->v, w->latent_v, (size_t)w->n * w->cols, threshold);
 }
 
-int trial_weigh(struct trial *t)
+int trial_count(struct trial *t)
 {
 	_cleanup_(part_done) struct part part = {0};
+	int r = trial_part(t, &part);
+
+	if (r == 0)
+		t->at.point.bytes = part.payload ? (double)part_file_bytes(&part) : 0;
+	return r;
+}
+
+static int find_loss(struct trial *t)
+{
 	_cleanup_(freep) float *error = malloc((n_numbers(t) + 1) * sizeof(*error));
 	int r = error ? trial_values(t, error) : -ENOMEM;
 
-	if (r == 0)
-		r = trial_part(t, &part);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < n_numbers(t); i++)
 		error[i] = t->settings.delta[i] - error[i];
-	r = metric_loss(t->settings.codes.g, t->settings.codes.h, error, &t->point.loss);
-	t->point.loss /= 2;
-	t->point.bytes = part.payload ? (double)part_file_bytes(&part) : 0;
+	r = metric_loss(t->settings.codes.g, t->settings.codes.h, error, &t->at.point.loss);
+	t->at.point.loss /= 2;
 	return r;
+}
+
+int trial_weigh(struct trial *t)
+{
+	int r = trial_count(t);
+
+	return r < 0 ? r : find_loss(t);
 }
 
 /* The KL is half of the quadratic form, and lambda here is of a byte. */
@@ -163,16 +169,32 @@ static int code_directly(struct trial *t, double lambda)
 		.n_sweeps = LDLQ_SWEEPS,
 	};
 	struct ldlq result = {.error = error};
+	int r;
 
-	t->codes = malloc(n + 1);
-	t->wanted = malloc((n + 1) * sizeof(*t->wanted));
-	if (!error || !t->codes || !t->wanted)
+	t->at.codes = malloc(n + 1);
+	t->at.wanted = malloc((n + 1) * sizeof(*t->at.wanted));
+	if (!error || !t->at.codes || !t->at.wanted)
 		return -ENOMEM;
-	t->step = (double)(float)(t->winner.step * ldlq_step(problem.g, problem.h, problem.lambda));
-	problem.step = t->step;
-	result.codes = t->codes;
-	result.wanted = t->wanted;
-	return ldlq_run(&problem, &result);
+	t->at.step = (double)(float)(t->at.winner.step *
+				     ldlq_step(problem.g, problem.h, problem.lambda));
+	problem.step = t->at.step;
+	result.codes = t->at.codes;
+	result.wanted = t->at.wanted;
+	r = ldlq_run(&problem, &result);
+	t->at.point.loss = result.loss / 2;
+	return r;
+}
+
+static int code_nothing(struct trial *t)
+{
+	int r = t->nothing < 0 ? find_loss(t) : 0;
+
+	if (r < 0)
+		return r;
+	if (t->nothing < 0)
+		t->nothing = t->at.point.loss;
+	t->at.point.loss = t->nothing;
+	return 0;
 }
 
 static int code_factors(struct trial *t, double lambda, struct reason *reason)
@@ -180,18 +202,21 @@ static int code_factors(struct trial *t, double lambda, struct reason *reason)
 	const struct trial_settings *s = &t->settings;
 	const struct whitened_settings settings = {
 		.lambda = form_lambda(lambda),
-		.coarseness = t->winner.step,
-		.least = t->winner.step > 1 ? .45 : .6,
+		.coarseness = t->at.winner.step,
+		.least = t->at.winner.step > 1 ? .45 : .6,
 	};
 	int r = 0;
 
 	if (!t->basis)
 		r = whitened_basis_new(s->delta, s->factors.g, s->factors.h, &t->basis, reason);
 	if (r == 0)
-		r = whitened_quantise(t->basis, &settings, &t->factors);
-	if (r == 0 && t->factors->n == 0)
-		forget(t);
-	return r;
+		r = whitened_quantise(t->basis, &settings, &t->at.factors);
+	if (r < 0)
+		return r;
+	if (t->at.factors->n > 0)
+		return find_loss(t);
+	coding_done(&t->at);
+	return code_nothing(t);
 }
 
 /* Makes it stand. */
@@ -199,10 +224,11 @@ static int code_as(struct trial *t, struct trial_winner what, double lambda, str
 {
 	int r = 0;
 
-	forget(t);
-	t->winner = what;
+	coding_done(&t->at);
+	t->at.winner = what;
 	switch (what.codec) {
 	case TRIAL_NOTHING:
+		r = code_nothing(t);
 		break;
 	case TRIAL_CODES:
 		r = code_directly(t, lambda);
@@ -211,39 +237,13 @@ static int code_as(struct trial *t, struct trial_winner what, double lambda, str
 		r = code_factors(t, lambda, reason);
 		break;
 	}
-	return r < 0 ? r : trial_weigh(t);
-}
-
-/* What stands, taken away, and put back. */
-static struct coding take_coding(struct trial *t)
-{
-	struct coding c = {
-		.what = t->winner,
-		.codes = take_ptr(t->codes),
-		.wanted = take_ptr(t->wanted),
-		.step = t->step,
-		.factors = take_ptr(t->factors),
-		.point = t->point,
-	};
-
-	return c;
-}
-
-static void put_coding(struct trial *t, struct coding *c)
-{
-	forget(t);
-	t->winner = c->what;
-	t->codes = take_ptr(c->codes);
-	t->wanted = take_ptr(c->wanted);
-	t->step = c->step;
-	t->factors = take_ptr(c->factors);
-	t->point = c->point;
+	return r < 0 ? r : trial_count(t);
 }
 
 /* Everything that is allowed; the cheapest stands. */
 static int explore(struct trial *t, double lambda, struct reason *reason)
 {
-	_cleanup_(coding_done) struct coding best = {0};
+	_cleanup_(coding_done) struct trial_coding best = {0};
 	struct trial_winner winner = {0};
 	double least = INFINITY;
 
@@ -251,23 +251,26 @@ static int explore(struct trial *t, double lambda, struct reason *reason)
 		double cost;
 		int r;
 
-		if (!(t->allowed & 1u << candidates[i].codec))
+		if (!(t->search.allowed & 1u << candidates[i].codec))
 			continue;
 		r = code_as(t, candidates[i], lambda, reason);
 		if (r < 0)
 			return r;
-		cost = t->point.loss + lambda * t->point.bytes;
+		cost = t->at.point.loss + lambda * t->at.point.bytes;
 		if (cost >= least)
 			continue;
 		least = cost;
 		winner = candidates[i];
 		coding_done(&best);
-		best = take_coding(t);
+		best = t->at;
+		t->at = (struct trial_coding){0};
 	}
-	put_coding(t, &best);
-	if (t->n_explored < TRIAL_MAX_EXPLORED) {
-		t->explored[t->n_explored].lambda = lambda;
-		t->explored[t->n_explored++].winner = winner;
+	coding_done(&t->at);
+	t->at = best;
+	best = (struct trial_coding){0};
+	if (t->search.n_explored < TRIAL_MAX_EXPLORED) {
+		t->search.explored[t->search.n_explored].lambda = lambda;
+		t->search.explored[t->search.n_explored++].winner = winner;
 	}
 	return 0;
 }
@@ -275,14 +278,14 @@ static int explore(struct trial *t, double lambda, struct reason *reason)
 static const struct trial_winner *known_winner(const struct trial *t, double lambda)
 {
 	const struct trial_winner *found = NULL;
-	double nearest = log(TRUST);
+	double nearest = t->settled ? INFINITY : log(TRUST);
 
-	for (uint32_t i = 0; i < t->n_explored; i++) {
-		double distance = fabs(log(lambda / t->explored[i].lambda));
+	for (uint32_t i = 0; i < t->search.n_explored; i++) {
+		double distance = fabs(log(lambda / t->search.explored[i].lambda));
 
 		if (distance <= nearest) {
 			nearest = distance;
-			found = &t->explored[i].winner;
+			found = &t->search.explored[i].winner;
 		}
 	}
 	return found;
@@ -294,6 +297,6 @@ int trial_encode(void *self, double lambda, struct rate_loss *ret, struct reason
 	const struct trial_winner *known = known_winner(t, lambda);
 	int r = known ? code_as(t, *known, lambda, reason) : explore(t, lambda, reason);
 
-	*ret = t->point;
+	*ret = t->at.point;
 	return r;
 }

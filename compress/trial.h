@@ -37,22 +37,32 @@ struct trial_winner {
 	double step; /* in units of what lambda suggests */
 };
 
-struct trial {
-	struct trial_settings settings;
-	uint32_t allowed;             /* bits 1 << enum trial_codec; the caller's to change */
-	struct whitened_basis *basis; /* made when first needed */
-	struct {
-		double lambda;
-		struct trial_winner winner;
-	} explored[TRIAL_MAX_EXPLORED];
-	uint32_t n_explored;
-	/* What stands coded. */
+struct trial_coding {
 	struct trial_winner winner;
 	int8_t *codes; /* TRIAL_CODES: rows x cols */
 	float *wanted; /* likewise: what was rounded, in steps */
 	double step;   /* of them, absolute */
 	struct whitened *factors;
 	struct rate_loss point;
+};
+
+/* What may be chosen, and what was found to be best at some lambdas. */
+struct trial_search {
+	uint32_t allowed; /* bits 1 << enum trial_codec */
+	struct {
+		double lambda;
+		struct trial_winner winner;
+	} explored[TRIAL_MAX_EXPLORED];
+	uint32_t n_explored;
+};
+
+struct trial {
+	struct trial_settings settings;
+	struct whitened_basis *basis; /* made when first needed */
+	double nothing;               /* the loss of coding nothing; negative: not known yet */
+	bool settled; /* winners are believed at any lambda; the caller's to change */
+	struct trial_search search, search_aside;
+	struct trial_coding at, aside; /* what stands coded, and what did */
 };
 
 int trial_new(const struct trial_settings *settings, struct trial **ret) _must_check_;
@@ -63,8 +73,11 @@ static inline void trial_freep(struct trial **t)
 	trial_free(*t);
 }
 
-/* Another choice of codecs; nothing stands coded. */
+/* Another choice of codecs; nothing stands coded. What is aside stays. */
 void trial_allow(struct trial *t, uint32_t allowed);
+
+/* What stands coded and what is known of its like goes aside, and what was there stands. */
+void trial_swap(struct trial *t);
 
 /* For struct allocate_tensor. */
 int trial_encode(void *self, double lambda, struct rate_loss *ret, struct reason *reason);
@@ -73,7 +86,8 @@ int trial_encode(void *self, double lambda, struct rate_loss *ret, struct reason
 int trial_values(const struct trial *t, float *ret) _must_check_;
 /* Codes of numbers within `threshold` steps of zero become zero. */
 void trial_round(struct trial *t, float threshold);
-/* Bytes and loss of what stands coded, after somebody else changed it. */
+/* Bytes, and bytes and loss, of what stands coded, after somebody else changed it. */
+int trial_count(struct trial *t) _must_check_;
 int trial_weigh(struct trial *t) _must_check_;
 /* Their part; no payload where nothing stands. */
 int trial_part(const struct trial *t, struct part *ret) _must_check_;

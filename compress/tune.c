@@ -63,7 +63,7 @@ static size_t size_of(const struct latents *l)
 
 static bool is_direct(const struct member *m)
 {
-	return m->trial->winner.codec == TRIAL_CODES;
+	return m->trial->at.winner.codec == TRIAL_CODES;
 }
 
 static int add_set(struct member *m, struct latents set)
@@ -88,7 +88,7 @@ static void soften(struct latents *l)
 static int member_new(const struct tune *t, struct trial *trial, struct member *ret)
 {
 	const struct part_place *p = &trial->settings.place;
-	struct whitened *w = trial->factors;
+	struct whitened *w = trial->at.factors;
 	int r;
 
 	*ret = (struct member){
@@ -98,8 +98,8 @@ static int member_new(const struct tune *t, struct trial *trial, struct member *
 		.n_scales = 1,
 	};
 	if (is_direct(ret)) {
-		r = add_set(
-			ret, (struct latents){p->rows, p->cols, trial->codes, trial->wanted, NULL});
+		r = add_set(ret, (struct latents){p->rows, p->cols, trial->at.codes,
+					 trial->at.wanted, NULL});
 		soften(&ret->sets[0]);
 	} else {
 		r = add_set(ret, (struct latents){w->n, p->rows, w->u, w->latent_u, NULL});
@@ -181,7 +181,7 @@ static int list_members(struct tune *t)
 		struct member *m = &t->members[t->n_members];
 		int r;
 
-		if (s->trials[i]->winner.codec == TRIAL_NOTHING)
+		if (s->trials[i]->at.winner.codec == TRIAL_NOTHING)
 			continue;
 		t->n_members++;
 		r = member_new(t, s->trials[i], m);
@@ -197,7 +197,7 @@ static int list_members(struct tune *t)
 static float scale_of(const struct member *m, size_t i)
 {
 	return expf(m->scales[i]) *
-	       (is_direct(m) ? (float)m->trial->step : m->trial->factors->sigma[i]);
+	       (is_direct(m) ? (float)m->trial->at.step : m->trial->at.factors->sigma[i]);
 }
 
 static void round_set(struct latents *l)
@@ -358,11 +358,11 @@ static void hand_over(struct tune *t)
 		struct member *m = &t->members[i];
 
 		if (is_direct(m)) {
-			m->trial->step = (double)scale_of(m, 0);
+			m->trial->at.step = (double)scale_of(m, 0);
 			continue;
 		}
 		for (size_t k = 0; k < m->n_scales; k++)
-			m->trial->factors->sigma[k] = scale_of(m, k);
+			m->trial->at.factors->sigma[k] = scale_of(m, k);
 	}
 }
 
@@ -371,32 +371,6 @@ static int revert(struct tune *t)
 	for (size_t i = 0; i < t->n_groups; i++)
 		memcpy(t->groups[i].values, t->beginnings[i], t->groups[i].n * sizeof(float));
 	return materialise(t, t->settings->weights, NULL);
-}
-
-int tune_measure(const struct tune_settings *s, const struct sequences *sequences, double *ret,
-	struct reason *reason)
-{
-	const struct batch batch = {.sequences = sequences, .n = sequences->n};
-	size_t hidden = s->teacher->config.hidden;
-	_cleanup_(freep) float *states =
-		malloc((batch_judged(&batch) * hidden + 1) * sizeof(*states));
-	_cleanup_(backwardp) struct backward *b = NULL;
-	struct loss loss = {.kind = LOSS_TEACHER, .weight = 1, .teacher_states = states};
-	struct loss_sums sums;
-	int r;
-
-	if (!states)
-		return -ENOMEM;
-	loss.teacher_head = dense_head(s->teacher);
-	r = backward_new(&s->teacher->config, s->pool, sequences_longest(sequences), &b, reason);
-	if (r == 0)
-		r = backward_states(b, s->teacher, &batch, states, reason);
-	if (r == 0)
-		r = backward_loss(b, s->weights, &batch, &loss, &sums, reason);
-	if (r < 0)
-		return r;
-	*ret = sums.sum / (double)sums.n;
-	return 0;
 }
 
 int tune_install(const struct tune_settings *s)
@@ -434,6 +408,7 @@ static int train(struct tune *t, struct tune_report *report, struct reason *reas
 	distil.teacher = s->teacher;
 	distil.weights = s->weights;
 	distil.sequences = s->sequences;
+	distil.n_checks = 0;
 	distil.n_steps = s->n_steps;
 	distil.batch_tokens = BATCH_JUDGED;
 	distil.rate = 1; /* groups have their own */
@@ -446,31 +421,42 @@ static int train(struct tune *t, struct tune_report *report, struct reason *reas
 	r = distil_run(&distil, &target, &distilled, reason);
 	if (r < 0)
 		return r;
-	report->training_kl_before = distilled.kl_before;
-	report->training_kl_after = distilled.kl_after;
 	report->seconds = distilled.seconds;
 	return 0;
+}
+
+/* Is it better, as far as the text that was kept back can tell? */
+static int judge(struct tune *t, const struct exam_marks *before, struct tune_report *report,
+	struct reason *reason)
+{
+	const struct tune_settings *s = t->settings;
+	struct exam_marks after;
+	struct exam_change change;
+	int r = exam_marks(s->exam, s->weights, &after, reason);
+
+	if (r < 0)
+		return r;
+	change = exam_compare(s->exam, before, &after);
+	report->kl_before = before->kl;
+	report->kl_after = after.kl;
+	report->reverted = change.mean > change.error;
+	exam_marks_done(&after);
+	return report->reverted ? revert(t) : 0;
 }
 
 int tune_run(const struct tune_settings *settings, struct tune_report *ret, struct reason *reason)
 {
 	_cleanup_(tune_done) struct tune t = {.settings = settings};
+	_cleanup_(exam_marks_done) struct exam_marks before = {0};
 	struct tune_report report = {0};
-	int r = list_members(&t);
+	int r = exam_marks(settings->exam, settings->weights, &before, reason);
 
 	if (r == 0)
-		r = materialise(&t, settings->weights, reason);
-	if (r == 0)
-		r = tune_measure(settings, settings->kept_back, &report.kl_before, reason);
+		r = list_members(&t);
 	if (r == 0)
 		r = train(&t, &report, reason);
 	if (r == 0)
-		r = tune_measure(settings, settings->kept_back, &report.kl_after, reason);
-	if (r < 0)
-		return r;
-	report.reverted = !(report.kl_after < report.kl_before);
-	if (report.reverted)
-		r = revert(&t);
+		r = judge(&t, &before, &report, reason);
 	if (r < 0)
 		return r;
 	hand_over(&t);

@@ -14,6 +14,7 @@
 #pragma once
 
 #include "compress/distil.h"
+#include "compress/exam.h"
 #include "compress/trial.h"
 
 struct tune_settings {
@@ -23,7 +24,8 @@ struct tune_settings {
 	/* Projections are overwritten with base + codes; norms of the blocks are trained. */
 	struct dense_model *weights;
 	struct dense_model *teacher;
-	const struct sequences *sequences, *kept_back;
+	const struct sequences *sequences;
+	struct exam *exam; /* what decides whether it was worth it */
 	struct pool *pool;
 	const struct progress *progress;
 	uint32_t n_steps;
@@ -34,18 +36,14 @@ struct tune_settings {
 
 struct tune_report {
 	double kl_before, kl_after; /* on the text that was kept back */
-	double training_kl_before, training_kl_after;
-	bool reverted; /* no gain: nothing has changed */
+	bool reverted;              /* it got worse: nothing has changed */
 	double seconds;
 };
 
-/* Trials stand with the trained codes; trial_weigh() them. */
+/* The weights are base + what stands coded. Trials stand with the trained codes then; trial_weigh()
+ * them. */
 int tune_run(const struct tune_settings *settings, struct tune_report *ret, struct reason *reason)
 	_must_check_;
-
-/* KL of weights to the teacher on sequences. */
-int tune_measure(const struct tune_settings *settings, const struct sequences *sequences,
-	double *ret, struct reason *reason) _must_check_;
 
 /* base + what stands coded, for all trials. */
 int tune_install(const struct tune_settings *settings) _must_check_;
