@@ -2,7 +2,6 @@
 #include "common/cursor.h"
 #include "engine/added_tokens.h"
 #include "engine/buffer.h"
-#include "engine/chat_format.h"
 #include "engine/utf8.h"
 
 #include <string.h>
@@ -115,6 +114,17 @@ int chat_format_of(const struct image *base, const struct image *delta, struct c
 const char *chat_format_name(const struct chat_format *f)
 {
 	return f->head.name;
+}
+
+uint32_t chat_format_flags(const struct chat_format *f)
+{
+	return f->head.flags;
+}
+
+const char *chat_format_piece(const struct chat_format *f, enum chat_piece piece, size_t *ret_n)
+{
+	*ret_n = f->head.pieces[piece].bytes;
+	return f->text + f->head.pieces[piece].offset;
 }
 
 const char *chat_format_stop(const struct chat_format *f)

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "common/reason.h"
+#include "engine/chat_format.h"
 #include "engine/tokenizer.h"
 #include "store/image.h"
 
@@ -30,6 +31,9 @@ int chat_format_new(const uint8_t *section, uint64_t n, struct chat_format **ret
 	struct reason *reason) _must_check_;
 struct chat_format *chat_format_free(struct chat_format *f);
 const char *chat_format_name(const struct chat_format *f); /* "chatml", "llama-2", ... */
+uint32_t chat_format_flags(const struct chat_format *f);   /* enum chat_flag, or-ed */
+/* *ret_n bytes of UTF-8, borrowed, without an end. */
+const char *chat_format_piece(const struct chat_format *f, enum chat_piece piece, size_t *ret_n);
 
 /* The prompt that asks for the assistant's next turn, begin-of-text included as the tokenizer's
  * post-processor would. -EBADMSG if the order of roles is one the format cannot express. */

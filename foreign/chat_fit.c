@@ -67,9 +67,21 @@ static int render_needed(struct fit *f, const char *roles, bool generation, stru
 	return r;
 }
 
+/* The end of `whole` without the rest of a token in angle brackets that begins before it. */
+static struct span without_cut_token(struct span whole, struct span end)
+{
+	size_t n_before = whole.n - end.n;
+	const char *open = memrchr(whole.s, '<', n_before), *close;
+
+	if (!open || memchr(open, '>', (size_t)(whole.s + n_before - open)))
+		return end;
+	close = memchr(whole.s + n_before, '>', end.n);
+	return close ? span_between(close + 1, whole.s + whole.n) : end;
+}
+
 /* Where the assistant's suffix ends and the user's prefix begins in `back`, what comes between
  * their texts. Two users in a row show it; if they are refused, the end of a conversation may; else
- * the user's prefix is as much as also comes before the first turn. */
+ * the user's prefix is as much as also comes before the first turn, of whole tokens. */
 static int fit_border(struct fit *f, struct span head, struct span back)
 {
 	struct span prefix = span_common_suffix(head, back), out;
@@ -98,6 +110,8 @@ static int fit_border(struct fit *f, struct span head, struct span back)
 			if (span_has_prefix(back, bare) &&
 				span_has_suffix(prefix, span_without_prefix(back, bare)))
 				prefix = span_without_prefix(back, bare);
+		} else {
+			prefix = without_cut_token(back, prefix);
 		}
 	}
 	f->pieces[CHAT_USER_PREFIX] = prefix;

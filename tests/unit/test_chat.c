@@ -6,6 +6,7 @@
 #include "engine/buffer.h"
 #include "engine/chat.h"
 #include "engine/chat_format.h"
+#include "foreign/chat_print.h"
 #include "foreign/tokenizer_json.h"
 #include "tests/imported_base.h"
 #include "tests/scratch.h"
@@ -30,28 +31,54 @@ static const struct chat_message talk[] = {
 };
 
 /* -EOPNOTSUPP with the reason where the template is refused. */
-static int compile_template(const char *template, struct chat_format **ret, struct reason *reason)
+static int compile_section(
+	const char *template, uint8_t **ret, size_t *ret_n, struct reason *reason)
 {
 	char *folder = scratch_folder(), *text, *path;
 	json_t *config = json_pack(
 		"{ssssss}", "chat_template", template, "bos_token", "<s>", "eos_token", "</s>");
-	uint8_t *section = NULL;
-	size_t n;
 	int r;
 
 	assert_non_null(config);
 	text = json_dumps(config, 0);
 	path = scratch_write(folder, "tokenizer_config.json", text, strlen(text));
-	r = chat_format_compile(folder, &section, &n, reason);
-	if (r == 0)
-		assert_int_equal(chat_format_new(section, n, ret, reason), 0);
-	free(section);
+	r = chat_format_compile(folder, ret, ret_n, reason);
 	free(path);
 	free(text);
 	json_decref(config);
 	scratch_remove(folder);
 	free(folder);
 	return r;
+}
+
+static int compile_template(const char *template, struct chat_format **ret, struct reason *reason)
+{
+	uint8_t *section = NULL;
+	size_t n;
+	int r = compile_section(template, &section, &n, reason);
+
+	if (r == 0)
+		assert_int_equal(chat_format_new(section, n, ret, reason), 0);
+	free(section);
+	return r;
+}
+
+/* The format of a template that was written from the format of this one. */
+static struct chat_format *compile_printed(const char *template)
+{
+	struct chat_format *f = NULL;
+	struct reason reason = {0};
+	struct text printed = {0};
+	uint8_t *section;
+	size_t n;
+
+	if (compile_section(template, &section, &n, &reason) < 0 ||
+		chat_print(section, n, &printed, &reason) < 0 || text_append(&printed, "", 1) < 0 ||
+		compile_template(printed.items, &f, &reason) < 0)
+		fail_msg("%s: %s", template, reason.text);
+	text_done(&printed);
+	free(section);
+	return f;
 }
 
 static void expect_text(const struct chat_format *f, const struct chat_message *messages, size_t n,
@@ -174,6 +201,22 @@ static const struct family families[] = {
 		"Below is an instruction.\n\n### Instruction:\nV\n\n### Response:\n"},
 };
 
+static void check_family(const struct family *family, struct chat_format *f)
+{
+	struct text out = {0};
+
+	assert_string_equal(chat_format_name(f), family->name);
+	assert_string_equal(chat_format_stop(f), family->stop);
+	expect_text(f, talk + 3, 1, true, family->short_talk, strlen(family->short_talk));
+	if (family->talk)
+		expect_text(f, talk, 4, true, family->talk, strlen(family->talk));
+	else
+		assert_int_equal(
+			chat_format_text(f, talk, 4, true, &out, NULL, NULL, NULL), -EBADMSG);
+	text_done(&out);
+	chat_format_free(f);
+}
+
 static void test_families(void **state)
 {
 	(void)state;
@@ -181,21 +224,11 @@ static void test_families(void **state)
 		const struct family *family = &families[i];
 		struct chat_format *f;
 		struct reason reason = {0};
-		struct text out = {0};
 
 		if (compile_template(family->template, &f, &reason) < 0)
 			fail_msg("%s (%zu): %s", family->name, i, reason.text);
-		assert_string_equal(chat_format_name(f), family->name);
-		assert_string_equal(chat_format_stop(f), family->stop);
-		expect_text(f, talk + 3, 1, true, family->short_talk, strlen(family->short_talk));
-		if (family->talk)
-			expect_text(f, talk, 4, true, family->talk, strlen(family->talk));
-		else
-			assert_int_equal(
-				chat_format_text(f, talk, 4, true, &out, NULL, NULL, &reason),
-				-EBADMSG);
-		text_done(&out);
-		chat_format_free(f);
+		check_family(family, f);
+		check_family(family, compile_printed(family->template));
 	}
 }
 
@@ -493,6 +526,9 @@ static void test_shared_templates(void **state)
 		}
 		n_rendered += check_all_golden(f, golden, name);
 		n_known++;
+		chat_format_free(f);
+		f = compile_printed(json_string_value(template));
+		check_all_golden(f, golden, name);
 		chat_format_free(f);
 	}
 	json_decref(templates);
