@@ -1,28 +1,90 @@
-#!/bin/sh
-# What compressing a 7B pair takes: a pair of its shape but of N_BLOCKS blocks is made and compressed;
-# time for 32 blocks is that of a block, times 32, and what is outside the blocks once more. Memory
-# does not grow with blocks: one is in work at a time.
-#   scale.sh BUILD [N_BLOCKS [CALIBRATION_TOKENS]]      about 2 GB of disk and 1 GB for each block
-set -eu
-build=$1 n_blocks=${2:-1} tokens=${3:-32768}
+#!/bin/bash
+# What compressing a 7B pair takes: a pair of its shape but of few blocks is made and compressed.
+#
+#   bench/scale.sh [options]
+#     --build DIR     where bin/deltactl and bench/write_pair are (build)
+#     --blocks N      of the pair (2)
+#     --tokens N      of calibration (32768)
+#     --methods LIST  of --method (delta-come,k-bit,deltadq)
+#     --work DIR      pair and deltas (a folder in /var/tmp): 1.5 GB, and 1 GB for each block
+#     --kill          end each run by SIGKILL in its second block, and go on
+#
+# A block takes the seconds of the whole run over the number of blocks: reading and digests of what
+# is outside the blocks are in it. 32 blocks are that times 32. Memory does not grow with blocks,
+# one is in work at a time; more than 8 GiB is a failure. Processor seconds are told as well: on a
+# machine that has other work they say more.
+set -eu -o pipefail
+cd "$(dirname "$0")/.."
+
+build=build blocks=2 tokens=32768 methods=delta-come,k-bit,deltadq kill=no work=
 limit=$((8 << 30))
-work=$(mktemp -d "${TMPDIR:-/var/tmp}/deltad-scale.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-"$build/bench/write_pair" "$work" "$n_blocks"
-value() { # KEY
-	sed "s/.*\"$1\":\([^,}]*\).*/\1/" "$work/report"
+
+usage() {
+	sed -n '/^#   bench/,/^$/s/^# \{0,3\}//p' "$0" | sed '/^set/,$d'
+	exit 2
 }
-for method in delta-come k-bit; do
-	"$build/bin/deltactl" compress --base "$work/base" --tuned "$work/tuned" --method $method --json \
-		-o "$work/pair.delta" --calibration-tokens "$tokens" --measure never >"$work/report"
-	peak=$(value peak_bytes)
-	awk -v method=$method -v n="$n_blocks" -v tokens="$tokens" -v seconds="$(value seconds)" \
-		-v peak="$peak" -v error="$(value activation_error)" -v ratio="$(value projection_ratio)" 'BEGIN {
-		printf "%s: %d blocks, %d tokens: %.0f s, %.0f s a block (reading and digests of the rest in it),", \
-			method, n, tokens, seconds, seconds / n
-		printf " at most %.2f GiB of memory; ratio %.2f, activation error %.3f\n", peak / 2^30, ratio, error
-		printf "  32 blocks by multiplication: %.1f h\n", 32 * seconds / n / 3600 }'
-	if [ "$peak" -gt "$limit" ]; then
+
+while [ $# -gt 0 ]; do
+	case $1 in
+	--build | --blocks | --tokens | --methods | --work)
+		[ $# -ge 2 ] || usage
+		declare "${1#--}=$2"
+		shift
+		;;
+	--kill) kill=yes ;;
+	*) usage ;;
+	esac
+	shift
+done
+made=$(mktemp -d "${work:-${TMPDIR:-/var/tmp}}/deltad-scale.XXXXXX")
+trap 'rm -rf "$made"' EXIT
+
+value() { # KEY
+	sed -n "s/.*\"$1\": *\([-+.0-9a-z]*\).*/\1/p" "$made/report"
+}
+
+compress() { # method
+	"$build/bin/deltactl" compress --base "$made/base" --tuned "$made/tuned" --method "$1" \
+		--json -o "$made/pair.delta" --calibration-tokens "$tokens" --ratio 16 \
+		>"$made/report" 2>"$made/log"
+}
+
+# Lets the first block be done and a part of the second, and ends the run there.
+interrupt() { # method
+	local pid
+	compress "$1" &
+	pid=$!
+	until grep -q ' 1 of ' "$made/log" 2>/dev/null; do
+		kill -0 $pid 2>/dev/null || break
+		sleep 1
+	done
+	sleep 5
+	pkill -KILL -P $pid || true
+	wait $pid || true
+}
+
+tell() { # method, processor seconds
+	awk -v method="$1" -v cpu="$2" -v n="$blocks" -v tokens="$tokens" \
+		-v seconds="$(value seconds)" -v peak="$(value peak_bytes)" \
+		-v error="$(value activation_error)" -v ratio="$(value projection_ratio)" \
+		-v resumed="$(value resumed_blocks)" 'BEGIN {
+		made = n - resumed
+		printf "%s: %d blocks of %d, %d tokens: %.0f s, %.0f s a block (%.0f of processors)\n",
+			method, made, n, tokens, seconds, seconds / made, cpu / made
+		printf "  at most %.2f GiB of memory; ratio %.2f, activation error %.3f\n",
+			peak / 2^30, ratio, error
+		printf "  32 blocks, by multiplication: %.1f h (%.1f of processors)\n",
+			32 * seconds / made / 3600, 32 * cpu / made / 3600
+	}'
+}
+
+"$build/bench/write_pair" "$made" "$blocks"
+TIMEFORMAT='%U %S'
+for method in ${methods//,/ }; do
+	[ $kill = no ] || interrupt "$method"
+	cpu=$( { time compress "$method"; } 2>&1 | awk '{ print $1 + $2 }')
+	tell "$method" "$cpu"
+	if [ "$(value peak_bytes)" -gt "$limit" ]; then
 		echo "  above 8 GiB"
 		exit 1
 	fi

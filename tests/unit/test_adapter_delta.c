@@ -13,6 +13,7 @@
 #include "tests/adapter_folder.h"
 #include "tests/double_model.h"
 #include "tests/scratch.h"
+#include "tests/told_bytes.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -71,8 +72,10 @@ static int compress_to(struct fixture *f, const struct embedding_choice *embeddi
 
 	assert_true(fd >= 0);
 	r = compress_delta(f->base, f->tuned, &settings, fd, NULL, &f->report, reason);
-	if (r == 0)
+	if (r == 0) {
+		told_bytes_check(fd, &f->report);
 		return fd;
+	}
 	close(fd);
 	return r;
 }

@@ -2,6 +2,7 @@
 #include "compress/compress.h"
 #include "tests/compute.h"
 #include "tests/tiny_pair.h"
+#include "tests/told_bytes.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -24,8 +25,13 @@ static int compressed(const struct tiny_pair *f, const struct method_options *op
 	};
 	_cleanup_(closep) int fd = memfd_create("made", MFD_CLOEXEC);
 
+	int r;
+
 	assert_true(fd >= 0);
-	return compress_delta(f->base, f->tuned, &settings, fd, NULL, ret, reason);
+	r = compress_delta(f->base, f->tuned, &settings, fd, NULL, ret, reason);
+	if (r == 0)
+		told_bytes_check(fd, ret);
+	return r;
 }
 
 static struct compress_report made(

@@ -15,6 +15,7 @@
 #include "store/delta.h"
 #include "tests/golden_file.h"
 #include "tests/scratch.h"
+#include "tests/told_bytes.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -95,19 +96,6 @@ static void assert_same_bytes(int a, int b)
 	assert_memory_equal(left, right, n);
 	munmap(left, n);
 	munmap(right, n);
-}
-
-/* Every byte is in one of the three sums, and those of the projections in their records. */
-static void check_bytes(int fd, const struct compress_report *r, const struct delta *delta)
-{
-	uint64_t projections = 0;
-
-	assert_int_equal(size_of(fd), r->file_bytes);
-	assert_int_equal(r->projection_bytes + r->embedding_bytes + r->other_bytes, r->file_bytes);
-	for (size_t i = 0; i < delta->n_records; i++)
-		if (tensor_role_is_projection((enum tensor_role)delta->records[i].role))
-			projections += delta->records[i].bytes + sizeof(struct tensor_record);
-	assert_int_equal(projections, r->projection_bytes);
 }
 
 struct last {
@@ -208,7 +196,7 @@ static void check_method(const struct method *m, const struct kernels *kernels)
 
 	assert_same_bytes(fd, second);
 	served = served_pair(&p, kernels, fd, &image);
-	check_bytes(fd, &report, served.delta);
+	told_bytes_check(fd, &report);
 	check_merged(m->name, &p, &served, image, kernels);
 	if (options.ratio > 0) {
 		assert_true((double)report.projection_bytes * options.ratio <=
