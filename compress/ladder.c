@@ -9,8 +9,10 @@
 #include <math.h>
 #include <string.h>
 
-#define STRIPE 256u       /* rows of one piece */
-#define SWEEPS 2u         /* of direct codes */
+#define STRIPE 256u /* rows of one piece */
+/* Three sweeps lower what the math fine-tune of ../shared is estimated to lose by 0.2 %. */
+#define SWEEPS 1u
+#define SKETCHES 2u
 #define FIRST_SPACING 4.0 /* of lambdas around the first guess */
 
 /* Components: a finer grid keeps fewer of them. */
@@ -128,6 +130,7 @@ static int code_directly(const struct ladder_settings *s, struct rung *rung)
 		.h = s->h,
 		.lambda = form_lambda(rung->lambda),
 		.n_sweeps = SWEEPS,
+		.n_sketches = SKETCHES,
 	};
 	struct ldlq result = {.error = error, .codes = codes};
 	int r;

@@ -30,6 +30,8 @@ struct ldlq_problem {
 	double step;                /* > 0 */
 	double lambda;              /* 0: length does not matter */
 	uint32_t n_sweeps;          /* with lambda 0 one is enough */
+	uint32_t n_sketches;        /* before them, without feedback: as good as a sweep or more
+				       for the costs, and much cheaper; with lambda > 0 */
 };
 
 struct ldlq {
