@@ -1,25 +1,51 @@
 #include "compress/certificate.h"
 
+const char *certificate_text_name(uint32_t text)
+{
+	switch ((enum certificate_text)text) {
+	case CERTIFICATE_GENERAL:
+		return "general text";
+	case CERTIFICATE_TASKS:
+		return "tasks";
+	case CERTIFICATE_RANDOM:
+		return "random tokens";
+	}
+	return "unknown text";
+}
+
 static int compare_windows(const struct certificate_settings *s, struct compare *compare,
 	struct comparison *sums, struct reason *reason)
 {
 	const struct calibration *c = s->calibration;
+	int r = 0;
 
-	for (uint32_t i = 0; i < c->n_held_out; i++) {
-		int r;
-
+	for (uint32_t i = 0; r == 0 && i < c->n_held_out; i++) {
 		progress_update(s->progress, "measuring", i, c->n_held_out);
 		r = compare_sequence(
 			compare, c->held_out + (size_t)i * c->window, c->window, 0, sums, reason);
-		if (r < 0)
-			return r;
 	}
 	progress_update(s->progress, "measuring", c->n_held_out, c->n_held_out);
-	return 0;
+	return r;
 }
 
-int certificate_measure(
-	const struct certificate_settings *s, struct certificate *ret, struct reason *reason)
+static int compare_answers(const struct certificate_settings *s, const struct sequences *sequences,
+	struct compare *compare, struct comparison *sums, struct reason *reason)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < sequences->n; i++) {
+		const struct sequence *q = &sequences->items[i];
+
+		progress_update(s->progress, "measuring", i, sequences->n);
+		r = compare_sequence(
+			compare, sequence_ids(sequences, i), q->n, q->answer - 1, sums, reason);
+	}
+	progress_update(s->progress, "measuring", sequences->n, sequences->n);
+	return r;
+}
+
+static int open_compare(const struct certificate_settings *s, uint32_t max_positions,
+	struct compare **ret, struct reason *reason)
 {
 	const struct compare_settings settings = {
 		.pool = s->pool,
@@ -28,13 +54,40 @@ int certificate_measure(
 		.tuned = s->tuned->variant,
 		.delta = s->base->with_delta,
 		.base = s->base->variant,
-		.max_positions = s->calibration->window,
+		.max_positions = max_positions,
 	};
+
+	return compare_new(&settings, ret, reason);
+}
+
+int certificate_measure_tasks(const struct certificate_settings *s,
+	const struct sequences *sequences, struct certificate_tasks *ret, struct reason *reason)
+{
 	_cleanup_(compare_freep) struct compare *compare = NULL;
 	struct comparison sums = {0};
-	int r;
+	int r = open_compare(s, sequences_longest(sequences), &compare, reason);
 
-	r = compare_new(&settings, &compare, reason);
+	if (r == 0)
+		r = compare_answers(s, sequences, compare, &sums, reason);
+	if (r < 0)
+		return r;
+	ret->n_tasks = sequences->n;
+	ret->n_tokens = sums.n;
+	ret->kl = comparison_kl(&sums);
+	ret->agreement = comparison_agreement(&sums);
+	ret->perplexity_base = comparison_perplexity(&sums, sums.sum_nll_base);
+	ret->perplexity_tuned = comparison_perplexity(&sums, sums.sum_nll_tuned);
+	ret->perplexity_delta = comparison_perplexity(&sums, sums.sum_nll_delta);
+	return 0;
+}
+
+int certificate_measure(
+	const struct certificate_settings *s, struct certificate *ret, struct reason *reason)
+{
+	_cleanup_(compare_freep) struct compare *compare = NULL;
+	struct comparison sums = {0};
+	int r = open_compare(s, s->calibration->window, &compare, reason);
+
 	if (r == 0)
 		r = compare_windows(s, compare, &sums, reason);
 	if (r < 0)

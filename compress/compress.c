@@ -1,5 +1,6 @@
 #include "compress/compress.h"
 
+#include "compress/auto_text.h"
 #include "compress/exact.h"
 #include "compress/file_room.h"
 #include "compress/job.h"
@@ -18,6 +19,7 @@ static void job_done(struct job *j)
 	closep(&j->memory);
 	outer_free(j->outer);
 	calibration_free(j->calibration);
+	sequences_done(&j->kept_back);
 	tokenizer_free(j->tokenizer);
 	free(j->tables.at);
 	free(j->extra_tokens.at);
@@ -79,6 +81,25 @@ static int check_ids(const struct job *j, struct reason *reason)
 	return 0;
 }
 
+/* Of tasks that a method learns from, those that it keeps back. */
+static int keep_back(struct job *j, struct reason *reason)
+{
+	const struct method_model model = {
+		.options = &j->settings->options,
+		.pair = &j->pair,
+		.calibration = j->calibration,
+	};
+	_cleanup_(auto_text_done) struct auto_text text = {0};
+	int r = auto_text_read(&model, &text, reason);
+
+	if (r < 0)
+		return r;
+	j->kept_back = text.kept_back;
+	text.kept_back = (struct sequences){0};
+	return 0;
+}
+
+/* Text for second moments and for the certificate. */
 static int calibrate(struct job *j, struct reason *reason)
 {
 	const struct compress_settings *s = j->settings;
@@ -86,18 +107,21 @@ static int calibrate(struct job *j, struct reason *reason)
 		.max_tokens = s->calibration_tokens,
 		.window = (uint32_t)min_u64(s->window, j->pair.base_config.max_positions),
 	};
+	bool learns;
 	int r;
 
 	r = open_tokenizer(j, reason);
 	if (r < 0)
 		return r;
 	if (!j->tokenizer) {
-		j->report->random_calibration = true;
+		j->certificate_tasks.text = CERTIFICATE_RANDOM;
 		return calibration_of_vocabulary(
 			j->pair.base_config.vocab, &limits, &j->calibration);
 	}
-	/* What learns from the tasks is not measured on them. */
-	if (s->options.tasks && !(method_find(s->method)->takes & METHOD_TAKES_TASKS))
+	learns = s->options.tasks && method_find(s->method)->takes & METHOD_TAKES_TASKS;
+	if (s->options.tasks && !learns)
+		j->certificate_tasks.text = CERTIFICATE_TASKS;
+	if (s->options.tasks && !learns)
 		r = calibration_of_tasks(checkpoint_folder(j->pair.tuned), &j->pair.tuned_config,
 			s->options.tasks, &limits, &j->calibration, reason);
 	else if (s->calibration_text)
@@ -105,6 +129,8 @@ static int calibrate(struct job *j, struct reason *reason)
 			&limits, &j->calibration, reason);
 	else
 		r = reason_set(reason, -EINVAL, "no calibration text");
+	if (r == 0 && learns)
+		r = keep_back(j, reason);
 	return r < 0 ? r : check_ids(j, reason);
 }
 
@@ -274,6 +300,7 @@ static void fill_report(struct job *j)
 	r->perplexity_delta = c->perplexity_delta;
 	r->n_calibration_tokens = c->n_calibration_tokens;
 	r->n_eval_tokens = c->n_eval_tokens;
+	r->tasks = j->certificate_tasks;
 	r->n_resumed = p->n_resumed;
 	r->began_anew = p->began_anew;
 	r->against_served = j->against == j->settings->base_weights;

@@ -13,6 +13,7 @@
 #include "compress/embedding.h"
 #include "compress/method.h"
 #include "foreign/weights.h"
+#include "store/format.h"
 
 #define COMPRESS_DEFAULT_METHOD "auto"
 #define COMPRESS_DEFAULT_TOKENS 32768u
@@ -89,12 +90,12 @@ struct compress_report {
 	double kl, agreement; /* on held-out calibration text; see struct certificate */
 	double perplexity_base, perplexity_tuned, perplexity_delta;
 	uint64_t n_calibration_tokens, n_eval_tokens;
+	struct certificate_tasks tasks; /* what text that was, and on tasks that were kept back */
 	bool against_served;
-	bool random_calibration; /* tokens drawn from the vocabulary: there is no tokenizer */
-	char chat_refusal[256];  /* why the file has no chat format; empty if it has one */
-	bool measured;           /* kl, agreement, perplexities, and a self-test in the file */
-	uint32_t n_resumed;      /* blocks that an earlier run had made */
-	bool began_anew;         /* the file of work was of another command, or damaged */
+	char chat_refusal[256]; /* why the file has no chat format; empty if it has one */
+	bool measured;          /* kl, agreement, perplexities, and a self-test in the file */
+	uint32_t n_resumed;     /* blocks that an earlier run had made */
+	bool began_anew;        /* the file of work was of another command, or damaged */
 	double seconds;
 	uint64_t peak_bytes; /* the most memory that was resident, of this process */
 	char blas_core[32];  /* what OpenBLAS ran as; see kernels/blas.h */

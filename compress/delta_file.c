@@ -188,6 +188,8 @@ static int write_certificate(
 		r = writer_append(w, &f->parts[i].part.quality, sizeof(struct tensor_quality));
 	if (r == 0)
 		r = writer_append(w, p->points, certificate->n_points * sizeof(*p->points));
+	if (r == 0 && p->tasks)
+		r = writer_append(w, p->tasks, sizeof(*p->tasks));
 	if (r == 0)
 		r = writer_section_end(w);
 	return r;

@@ -35,7 +35,8 @@ struct delta_file_parts {
 	const struct model_config *config;
 	const struct digest *base, *tuned;
 	const struct certificate *certificate;
-	const struct rate_point *points; /* certificate->n_points of them */
+	const struct rate_point *points;       /* certificate->n_points of them */
+	const struct certificate_tasks *tasks; /* with a certificate */
 	const uint8_t *tokenizer, *chat, *selftest;
 	size_t n_tokenizer, n_chat, n_selftest;
 };

@@ -42,7 +42,7 @@ int file_room(const struct file_room *f, double *ret, struct reason *reason)
 	taken += pages(sizeof(*c)) + pages(n * sizeof(struct tensor_record));
 	taken += pages(f->n_tokenizer) + pages(f->n_chat) + pages(f->n_selftest);
 	taken += pages(sizeof(struct certificate) + n * sizeof(struct tensor_quality) +
-		       MOST_POINTS * sizeof(struct rate_point));
+		       MOST_POINTS * sizeof(struct rate_point) + sizeof(struct certificate_tasks));
 	/* Gaps between payloads, ends of levels, the end. */
 	taken += n * (PART_ALIGNMENT / 2) + EMBEDDING_MAX_PARTS * (uint64_t)FORMAT_PAGE;
 	if (whole <= (double)taken)

@@ -37,6 +37,8 @@ struct job {
 	struct walk_report projections;
 	struct bytes extra_tokens, chat, selftest;
 	struct certificate certificate;
+	struct certificate_tasks certificate_tasks;
+	struct sequences kept_back; /* tasks to be measured on; none where there are none */
 	/* Of the levels but the last, then the method's. */
 	struct rate_point points[FORMAT_MAX_LEVELS + METHOD_MAX_POINTS];
 	size_t n_levels_measured;

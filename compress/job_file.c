@@ -37,6 +37,7 @@ static int write_file(
 	if (whole) {
 		parts.certificate = &j->certificate;
 		parts.points = j->points;
+		parts.tasks = &j->certificate_tasks;
 		parts.selftest = j->selftest.at;
 		parts.n_selftest = j->selftest.n;
 	}
@@ -58,6 +59,9 @@ static int measure_served(struct job *j, struct served *base, const struct serve
 	int r;
 
 	r = certificate_measure(&settings, &j->certificate, reason);
+	if (r == 0 && j->kept_back.n > 0)
+		r = certificate_measure_tasks(
+			&settings, &j->kept_back, &j->certificate_tasks, reason);
 	if (r < 0)
 		return r;
 	served_drop_delta(base);
@@ -168,10 +172,15 @@ static bool is_measured(const struct job *j)
 	return bytes <= COMPRESS_MEASURE_BYTES;
 }
 
-static void leave_unmeasured(struct certificate *c)
+static void leave_unmeasured(struct job *j)
 {
+	struct certificate *c = &j->certificate;
+	struct certificate_tasks *t = &j->certificate_tasks;
+
 	c->kl = c->agreement = (double)__builtin_nanf("");
 	c->perplexity_base = c->perplexity_tuned = c->perplexity_delta = c->kl;
+	t->kl = t->agreement = c->kl;
+	t->perplexity_base = t->perplexity_tuned = t->perplexity_delta = c->kl;
 }
 
 int job_write(struct job *j, int fd, struct reason *reason)
@@ -180,9 +189,8 @@ int job_write(struct job *j, int fd, struct reason *reason)
 
 	fill_certificate(j);
 	j->report->measured = is_measured(j);
+	leave_unmeasured(j);
 	if (j->report->measured)
 		r = measure(j, reason);
-	else
-		leave_unmeasured(&j->certificate);
 	return r < 0 ? r : write_whole(j, fd, reason);
 }

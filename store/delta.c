@@ -230,7 +230,7 @@ static int bind_certificate(
 			"certificate: has %" PRIu64 " bytes, or more than %u points", n_bytes,
 			FORMAT_MAX_POINTS);
 	expected = sizeof(*c) + n_all * sizeof(*d->qualities) + c->n_points * sizeof(*d->points);
-	if (n_bytes != expected)
+	if (n_bytes != expected && n_bytes != expected + sizeof(*d->tasks))
 		return reason_set(reason, -EBADMSG,
 			"certificate: has %" PRIu64 " bytes, %zu records and %" PRIu64
 			" points make it %" PRIu64,
@@ -242,6 +242,11 @@ static int bind_certificate(
 	d->qualities = (const void *)(bytes + sizeof(*c));
 	if (c->n_points)
 		d->points = (const void *)(d->qualities + n_all);
+	if (n_bytes > expected)
+		d->tasks = (const void *)(bytes + expected);
+	if (d->tasks && (d->tasks->text > CERTIFICATE_RANDOM || d->tasks->reserved))
+		return reason_set(reason, -EBADMSG, "certificate: text is %u, expected 0 to %u",
+			d->tasks->text, CERTIFICATE_RANDOM);
 	return 0;
 }
 

@@ -82,6 +82,7 @@ struct delta {
 	const struct certificate *certificate;  /* or NULL */
 	const struct tensor_quality *qualities; /* n_records of them, or NULL */
 	const struct rate_point *points;        /* certificate->n_points of them, or NULL */
+	const struct certificate_tasks *tasks;  /* or NULL */
 };
 
 /*

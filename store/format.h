@@ -260,6 +260,28 @@ struct rate_point {
 	double kl;
 };
 
+/* What the certificate's figures were measured on. */
+enum certificate_text {
+	CERTIFICATE_GENERAL = 0, /* text of no task: the calibration's, other windows */
+	CERTIFICATE_TASKS = 1,   /* tasks, which it was calibrated on too: others of them */
+	CERTIFICATE_RANDOM = 2,  /* tokens drawn from the vocabulary */
+};
+
+/*
+ * May follow the points: the text of the certificate, and the same figures on the answers of tasks
+ * that were kept back; n_tasks 0 and NaNs where there were none.
+ */
+struct certificate_tasks {
+	uint32_t text; /* enum certificate_text, of the certificate's figures */
+	uint32_t reserved;
+	uint64_t n_tasks, n_tokens;
+	double kl;
+	double agreement;
+	double perplexity_base;
+	double perplexity_tuned;
+	double perplexity_delta;
+};
+
 /* A prompt and some of the logits that the writer saw after it. */
 struct selftest {
 	uint32_t n_ids;
@@ -276,4 +298,5 @@ _Static_assert(sizeof(struct tensor_record) == 64, "no padding");
 _Static_assert(sizeof(struct certificate) == 144, "no padding");
 _Static_assert(sizeof(struct tensor_quality) == 40, "no padding");
 _Static_assert(sizeof(struct rate_point) == 24, "no padding");
+_Static_assert(sizeof(struct certificate_tasks) == 64, "no padding");
 _Static_assert(sizeof(struct selftest) == 16, "no padding");

@@ -335,6 +335,7 @@ int small_delta_file(void)
 	struct model_config config = small_config;
 	struct certificate certificate = {.method = "delta-come", .kl = 0.5, .n_points = 1};
 	const struct rate_point point = {.bits = 1, .file_bytes = 1000, .kl = 0.5};
+	const struct certificate_tasks tasks = {.n_tasks = 7, .n_tokens = 70, .kl = 0.25};
 	struct tensor_record base_tensors[2 * N_ROLES];
 	struct digest model, tuned = digest_of("tuned", 5);
 	const struct delta_file_parts parts = {
@@ -343,6 +344,7 @@ int small_delta_file(void)
 		.tuned = &tuned,
 		.certificate = &certificate,
 		.points = &point,
+		.tasks = &tasks,
 	};
 	struct format_header header;
 	struct delta_file *f;

@@ -3,6 +3,7 @@
 #include "client/deltactl/command.h"
 #include "client/deltactl/json_line.h"
 #include "compress/auto_text.h"
+#include "compress/certificate.h"
 
 #include <math.h>
 #include <string.h>
@@ -10,6 +11,12 @@
 static double ratio_of(uint64_t original, uint64_t bytes)
 {
 	return bytes ? (double)original / (double)bytes : 0;
+}
+
+static void print_closeness(const char *text, double kl, double agreement, uint64_t n_tokens)
+{
+	printf("  on %s (%llu tokens): KL to the fine-tune %.5f, agreement %.4f\n", text,
+		(unsigned long long)n_tokens, kl, agreement);
 }
 
 static void print_quality(const struct compress_report *r)
@@ -20,10 +27,16 @@ static void print_quality(const struct compress_report *r)
 		       "  models in memory\n");
 		return;
 	}
-	printf("  held-out text KL to the fine-tune %.5f, agreement %.4f (%llu tokens)\n", r->kl,
-		r->agreement, (unsigned long long)r->n_eval_tokens);
+	print_closeness(
+		certificate_text_name(r->tasks.text), r->kl, r->agreement, r->n_eval_tokens);
 	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n", r->perplexity_base,
 		r->perplexity_tuned, r->perplexity_delta);
+	if (r->tasks.n_tasks == 0)
+		return;
+	print_closeness(
+		"tasks that were kept back", r->tasks.kl, r->tasks.agreement, r->tasks.n_tokens);
+	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n",
+		r->tasks.perplexity_base, r->tasks.perplexity_tuned, r->tasks.perplexity_delta);
 }
 
 /* What auto had to learn from decides much of what it makes. */
@@ -71,7 +84,7 @@ void compress_report_print(
 		r->mean_weight_error, r->mean_activation_error);
 	print_figures(r);
 	print_quality(r);
-	if (r->random_calibration)
+	if (r->tasks.text == CERTIFICATE_RANDOM)
 		printf("  calibrated on tokens drawn from the vocabulary: the base has no "
 		       "tokenizer\n");
 	if (r->chat_refusal[0])
@@ -104,6 +117,22 @@ static json_t *measured(double value)
 	return isfinite(value) ? json_real(value) : json_null();
 }
 
+/* What was measured on. */
+static int add_texts(json_t *json, const struct certificate_tasks *t)
+{
+	json_t *tasks = json_null();
+
+	if (t->n_tasks > 0)
+		tasks = json_pack("{sI sI so so so so so}", "tasks", (json_int_t)t->n_tasks,
+			"tokens", (json_int_t)t->n_tokens, "kl", measured(t->kl), "agreement",
+			measured(t->agreement), "perplexity_base", measured(t->perplexity_base),
+			"perplexity_tuned", measured(t->perplexity_tuned), "perplexity_delta",
+			measured(t->perplexity_delta));
+	if (json_object_set_new(json, "eval_text", json_string(certificate_text_name(t->text))) < 0)
+		return -ENOMEM;
+	return json_object_set_new(json, "kept_back_tasks", tasks) < 0 ? -ENOMEM : 0;
+}
+
 int compress_report_print_json(const char *output, const struct compress_settings *s,
 	const struct compress_report *r, struct reason *reason)
 {
@@ -129,10 +158,11 @@ int compress_report_print_json(const char *output, const struct compress_setting
 		"perplexity_tuned", measured(r->perplexity_tuned), "perplexity_delta",
 		measured(r->perplexity_delta), "calibration_tokens",
 		(json_int_t)r->n_calibration_tokens, "eval_tokens", (json_int_t)r->n_eval_tokens,
-		"random_calibration", (int)r->random_calibration, "chat_refusal", r->chat_refusal,
-		"resumed_blocks", (int)r->n_resumed, "began_anew", (int)r->began_anew, "seconds",
-		r->seconds, "peak_bytes", (json_int_t)r->peak_bytes, "blas_core", r->blas_core);
-	if (json && add_figures(json, r) < 0) {
+		"random_calibration", (int)(r->tasks.text == CERTIFICATE_RANDOM), "chat_refusal",
+		r->chat_refusal, "resumed_blocks", (int)r->n_resumed, "began_anew",
+		(int)r->began_anew, "seconds", r->seconds, "peak_bytes", (json_int_t)r->peak_bytes,
+		"blas_core", r->blas_core);
+	if (json && (add_figures(json, r) < 0 || add_texts(json, &r->tasks) < 0)) {
 		json_decref(json);
 		return -ENOMEM;
 	}
@@ -143,6 +173,7 @@ void compress_report_close(struct compress_report *r)
 {
 	r->chat_refusal[sizeof(r->chat_refusal) - 1] = '\0';
 	r->blas_core[sizeof(r->blas_core) - 1] = '\0';
+	r->tasks.text = (uint32_t)min_u64(r->tasks.text, CERTIFICATE_RANDOM);
 	r->n_figures = min_u64(r->n_figures, METHOD_MAX_FIGURES);
 	for (size_t i = 0; i < r->n_figures; i++) {
 		r->figures[i].name[sizeof(r->figures[i].name) - 1] = '\0';

@@ -2,6 +2,7 @@
 #include "client/deltactl/inspect.h"
 #include "client/deltactl/inspect_config.h"
 #include "client/deltactl/inspect_file.h"
+#include "compress/certificate.h"
 #include "compress/exact.h"
 #include "foreign/json.h"
 #include "store/delta.h"
@@ -34,6 +35,21 @@ static json_t *describe_certificate(const struct certificate *c)
 		inspect_measured(
 			(double)c->projection_original_bytes / (double)c->projection_bytes));
 	return certificate;
+}
+
+/* Figures on the tasks that were kept back. */
+static json_t *describe_tasks(const struct certificate_tasks *t)
+{
+	json_t *tasks = json_object();
+
+	document_set(tasks, "tasks", json_integer((json_int_t)t->n_tasks));
+	document_set(tasks, "tokens", json_integer((json_int_t)t->n_tokens));
+	document_set(tasks, "kl", inspect_measured(t->kl));
+	document_set(tasks, "agreement", inspect_measured(t->agreement));
+	document_set(tasks, "perplexity_base", inspect_measured(t->perplexity_base));
+	document_set(tasks, "perplexity_tuned", inspect_measured(t->perplexity_tuned));
+	document_set(tasks, "perplexity_delta", inspect_measured(t->perplexity_delta));
+	return tasks;
 }
 
 static const char *why_name(uint32_t why)
@@ -280,6 +296,11 @@ static json_t *describe_delta(const struct delta *delta)
 	document_set(document, "config", inspect_config(&delta->config));
 	if (delta->certificate) {
 		document_set(document, "certificate", describe_certificate(delta->certificate));
+		if (delta->tasks)
+			document_set(document, "certificate_text",
+				json_string(certificate_text_name(delta->tasks->text)));
+		if (delta->tasks && delta->tasks->n_tasks > 0)
+			document_set(document, "kept_back_tasks", describe_tasks(delta->tasks));
 		document_set(document, "rate_curve", describe_rate_curve(delta));
 	}
 	document_set(document, "levels", describe_levels(delta));

@@ -447,6 +447,30 @@ static void put_fact(FILE *to, const char *name, const char *value)
 	html_element(to, "dd", NULL, value);
 }
 
+static void put_perplexities(FILE *to, const json_t *figures)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text), "%.4g with the base, %.4g with the fine-tune, %.4g with this",
+		number_of(figures, "perplexity_base"), number_of(figures, "perplexity_tuned"),
+		number_of(figures, "perplexity_delta"));
+	put_fact(to, "perplexity", text);
+}
+
+static void put_kept_back_tasks(const struct page *p)
+{
+	const json_t *tasks = json_object_get(p->document, "kept_back_tasks");
+	char text[128];
+
+	if (!tasks)
+		return;
+	snprintf(text, sizeof(text), "%.0f that were kept back: KL %.5f, agreement %.2f %%",
+		number_of(tasks, "tasks"), number_of(tasks, "kl"),
+		100 * number_of(tasks, "agreement"));
+	put_fact(p->to, "on tasks", text);
+	put_perplexities(p->to, tasks);
+}
+
 static void put_facts(const struct page *p)
 {
 	const json_t *certificate = json_object_get(p->document, "certificate");
@@ -458,15 +482,12 @@ static void put_facts(const struct page *p)
 		put_fact(p->to, "cut",
 			"this is the beginning of a file; what follows is of the whole");
 	put_fact(p->to, "method", words_of(certificate, "method"));
-	snprintf(text, sizeof(text), "%.4g with the base, %.4g with the fine-tune, %.4g with this",
-		number_of(certificate, "perplexity_base"),
-		number_of(certificate, "perplexity_tuned"),
-		number_of(certificate, "perplexity_delta"));
-	put_fact(p->to, "perplexity", text);
-	snprintf(text, sizeof(text), "%.0f tokens, calibrated on %.0f others",
-		number_of(certificate, "eval_tokens"),
+	snprintf(text, sizeof(text), "%s, %.0f tokens; calibrated on %.0f others",
+		words_of(p->document, "certificate_text"), number_of(certificate, "eval_tokens"),
 		number_of(certificate, "calibration_tokens"));
-	put_fact(p->to, "held-out text", text);
+	put_fact(p->to, "measured on", text);
+	put_perplexities(p->to, certificate);
+	put_kept_back_tasks(p);
 	put_fact(p->to, "chat format", words_of(p->document, "chat_format"));
 	put_fact(p->to, "fits base", words_of(p->document, "fits_base"));
 	put_fact(p->to, "made from", words_of(p->document, "tuned"));

@@ -241,6 +241,12 @@ static void broken_certificates_are_refused(void **state)
 
 	(void)state;
 	breakable_expect_refused(f, cases, array_len(cases));
+	/* The text that it was measured on is the first word of what comes last. */
+	memcpy(f->broken, f->good, f->n_bytes);
+	f->broken[certificate + n - sizeof(struct certificate_tasks)] = CERTIFICATE_RANDOM + 1;
+	breakable_write(f);
+	assert_int_equal(breakable_open(f, &reason), -EBADMSG);
+	assert_non_null(strstr(reason.text, "text is 3"));
 	memcpy(f->broken, f->good, f->n_bytes);
 	for (size_t i = 0; i < sizeof(((struct certificate *)0)->method); i += 8)
 		memcpy(f->broken + certificate + i, &words, 8);

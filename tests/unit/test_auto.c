@@ -53,6 +53,7 @@ static const struct rate_point *points_of(const struct image *image, struct cert
 
 	assert_non_null(bytes);
 	memcpy(ret, bytes, sizeof(*ret));
+	n_bytes -= sizeof(struct certificate_tasks);
 	return (const void *)(bytes + n_bytes - ret->n_points * sizeof(struct rate_point));
 }
 
@@ -86,6 +87,8 @@ static void test_the_report_says_what_was_learnt_from(void **state)
 	assert_string_equal(r.figures[0].name, METHOD_FIGURE_TEXT);
 	assert_string_equal(r.figures[0].word, "generic");
 	assert_string_equal(r.figures[1].word, "");
+	assert_int_equal(r.tasks.text, CERTIFICATE_RANDOM);
+	assert_int_equal(r.tasks.n_tasks, 0);
 }
 
 static void test_more_bytes_are_closer(void **state)

@@ -113,6 +113,15 @@ static const struct row rows[] = {
 	ROW("Certificate", certificate, projection_bytes),
 	ROW("Certificate", certificate, projection_original_bytes),
 	ROW("Certificate", certificate, n_points),
+	ROW("Tasks of the certificate", certificate_tasks, text),
+	ROW("Tasks of the certificate", certificate_tasks, reserved),
+	ROW("Tasks of the certificate", certificate_tasks, n_tasks),
+	ROW("Tasks of the certificate", certificate_tasks, n_tokens),
+	ROW("Tasks of the certificate", certificate_tasks, kl),
+	ROW("Tasks of the certificate", certificate_tasks, agreement),
+	ROW("Tasks of the certificate", certificate_tasks, perplexity_base),
+	ROW("Tasks of the certificate", certificate_tasks, perplexity_tuned),
+	ROW("Tasks of the certificate", certificate_tasks, perplexity_delta),
 	ROW("Certificate", tensor_quality, weight_error),
 	ROW("Certificate", tensor_quality, activation_error),
 	ROW("Certificate", tensor_quality, energy),
@@ -168,6 +177,7 @@ static void sizes_are_those_of_the_structs(void **state)
 	assert_int_equal(N_CHAT_PIECES, 11);
 	assert_int_equal(sizeof(struct certificate), 144);
 	assert_int_equal(sizeof(struct tensor_quality), 40);
+	assert_int_equal(sizeof(struct certificate_tasks), 64);
 	assert_int_equal(sizeof(struct selftest), 16);
 	assert_int_equal(FORMAT_PAGE, 4096);
 	assert_int_equal(FORMAT_CHUNK, 1 << 20);
