@@ -24,27 +24,45 @@ static struct allocate_settings allocate_settings_of(const struct auto_run *a)
 /* All trials coded in one way. */
 struct attempt {
 	struct allocation allocation;
-	struct rate_loss outer;
+	double price; /* of what embedding and head lose */
 	double kl;
 };
+
+static int allocate(struct auto_run *a, const struct allocate_settings *settings,
+	struct allocation *ret, struct reason *reason)
+{
+	if (a->budget > 0)
+		return allocate_bytes(settings, a->budget, ret, reason);
+	return allocate_quality(settings, auto_measure, a, a->model->options->max_kl, ret, reason);
+}
+
+/* Near what was found with another price. */
+static int allocate_again(struct auto_run *a, struct attempt *attempt, struct reason *reason)
+{
+	struct allocate_settings settings = allocate_settings_of(a);
+	double lambda = attempt->allocation.lambda;
+	int r = auto_price_outer(a, &settings, lambda, &attempt->price, reason);
+
+	settings.first = lambda;
+	return r < 0 ? r : allocate(a, &settings, &attempt->allocation, reason);
+}
 
 static int code_with(
 	struct auto_run *a, uint32_t codecs, struct attempt *ret, struct reason *reason)
 {
 	const struct allocate_settings settings = allocate_settings_of(a);
-	struct attempt attempt = {0};
+	struct attempt attempt = {.price = 1};
+	struct rate_loss outer;
 	int r;
 
 	for (size_t i = 0; i < a->n_trials; i++)
 		trial_allow(a->trials[i], 1u << TRIAL_NOTHING | codecs);
-	if (a->budget > 0)
-		r = allocate_bytes(&settings, a->budget, &attempt.allocation, reason);
-	else
-		r = allocate_quality(&settings, auto_measure, a, a->model->options->max_kl,
-			&attempt.allocation, reason);
+	r = allocate(a, &settings, &attempt.allocation, reason);
+	if (r == 0 && a->shared)
+		r = allocate_again(a, &attempt, reason);
 	a->allocation = attempt.allocation;
 	if (r == 0 && a->model->outer)
-		r = outer_encode(a->model->outer, a->allocation.lambda, &attempt.outer, reason);
+		r = outer_encode(a->model->outer, a->allocation.lambda, &outer, reason);
 	if (r == 0)
 		r = auto_measure(a, &attempt.kl, reason);
 	if (r == 0)
@@ -64,6 +82,7 @@ static int take_attempt(struct auto_run *a, const struct attempt *attempt, struc
 	a->allocation = attempt->allocation;
 	if (!a->model->outer)
 		return 0;
+	outer_price(a->model->outer, attempt->price);
 	return outer_encode(a->model->outer, a->allocation.lambda, &a->outer, reason);
 }
 
@@ -121,30 +140,6 @@ int auto_draw_curve(struct auto_run *a, struct reason *reason)
 	return r;
 }
 
-/*
- * What an error of embedding and head costs is a guess (compress/embedding.h) until the KL has been
- * measured once, with everything else exact and about as many bits as the rest will have.
- */
-static int sense_outer(struct auto_run *a, struct reason *reason)
-{
-	const struct method_options *o = a->model->options;
-	struct outer *outer = a->model->outer;
-	double ratio = o->file_ratio > 0 ? o->file_ratio : method_ratio(&method_auto, o), kl;
-	struct rate_loss guess;
-	int r;
-
-	r = outer_weigh(outer, a->text.learn.ids, a->text.learn.n_ids);
-	if (r == 0)
-		r = outer_choose_size(outer, 16 / ratio, &guess);
-	if (r == 0)
-		r = auto_take_outer(a);
-	if (r == 0)
-		r = exam_kl(a->exam, a->weights, &kl, reason);
-	if (r == 0 && guess.loss > 0 && kl > 0)
-		outer_rescale(outer, kl / guess.loss);
-	return r;
-}
-
 /* What is there to be coded, and in how many bytes. */
 int auto_set_budget(struct auto_run *a, struct reason *reason)
 {
@@ -159,5 +154,5 @@ int auto_set_budget(struct auto_run *a, struct reason *reason)
 	if (a->shared)
 		a->tensors[a->n_trials] =
 			(struct allocate_tensor){.encode = outer_encode, .self = model->outer};
-	return model->outer ? sense_outer(a, reason) : 0;
+	return model->outer ? auto_sense_outer(a, reason) : 0;
 }

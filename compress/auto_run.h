@@ -2,7 +2,8 @@
  * What the stages of method "auto" (compress/auto.c) hand to each other, in the order of the calls:
  *
  *   auto_sense        reads the models, one trial for each projection that changed
- *   auto_set_budget   bytes for all of them, and what embedding and head are worth
+ *   auto_set_budget   bytes for all of them;
+ *   auto_sense_outer  what embedding and head are worth, where they are ours to choose
  *   auto_code         a codec and a lambda; every trial stands coded
  *   auto_draw_curve   KL at other sizes
  *   auto_train        of what stands coded
@@ -43,6 +44,11 @@ static inline void auto_runp(struct auto_run **a)
 }
 
 int auto_sense(struct auto_run *a, struct reason *reason) _must_check_;
+int auto_sense_outer(struct auto_run *a, struct reason *reason) _must_check_;
+/* What a nat that was guessed of the projections at lambda is worth beside one of embedding and
+ * head, which count so from now on. The projections stand coded at lambda afterwards. */
+int auto_price_outer(struct auto_run *a, const struct allocate_settings *settings, double lambda,
+	double *ret, struct reason *reason) _must_check_;
 int auto_set_budget(struct auto_run *a, struct reason *reason) _must_check_;
 int auto_code(struct auto_run *a, struct reason *reason) _must_check_;
 int auto_draw_curve(struct auto_run *a, struct reason *reason) _must_check_;

@@ -351,25 +351,47 @@ static double smallest_lambda(const struct embedding *e)
 	return smallest;
 }
 
-void embedding_choose_size(struct embedding *e, double bits)
+/* Chooses for all; returns the bytes. */
+static double choose_all(struct embedding *const *all, size_t n, double lambda)
 {
-	double budget = bits / 8 * e->rows->base_rows * e->rows->cols + (double)added_bytes(e);
-	double low = smallest_lambda(e), high = 2 * largest_lambda(e);
+	double sum = 0;
 
-	embedding_choose(e, 0);
-	if ((double)embedding_bytes(e) <= budget)
-		return;
+	for (size_t i = 0; i < n; i++) {
+		embedding_choose(all[i], lambda);
+		sum += (double)embedding_bytes(all[i]);
+	}
+	return sum;
+}
+
+double embedding_choose_size(struct embedding *const *all, size_t n, double bits)
+{
+	double budget = 0, low = INFINITY, high = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		const struct pair_rows *rows = all[i]->rows;
+
+		budget += bits / 8 * rows->base_rows * rows->cols + (double)added_bytes(all[i]);
+		low = fmin(low, smallest_lambda(all[i]));
+		high = fmax(high, 2 * largest_lambda(all[i]));
+	}
+	/* No row changed. */
+	if (!(low < high)) {
+		choose_all(all, n, 0);
+		return 0;
+	}
+	if (choose_all(all, n, low) <= budget)
+		return low;
 	/* Nothing is stored at `high`, which is always small enough. */
 	for (int i = 0; i < SIZE_STEPS; i++) {
 		double middle = sqrt(low * high);
 
-		embedding_choose(e, middle);
-		if ((double)embedding_bytes(e) > budget)
+		if (choose_all(all, n, middle) > budget)
 			low = middle;
 		else
 			high = middle;
 	}
-	embedding_choose(e, high);
+	choose_all(all, n, high);
+	return high;
 }
 
 /* Numbers of the rows at a width, ascending. */

@@ -77,9 +77,9 @@ static inline void embeddingp(struct embedding **e)
 void embedding_choose_bits(struct embedding *e, uint32_t bits);
 /* `lambda` in nats a byte. */
 void embedding_choose(struct embedding *e, double lambda);
-/* The lambda whose choice takes the most bytes up to `bits` a weight of the base's matrix, added
- * tokens apart. */
-void embedding_choose_size(struct embedding *e, double bits);
+/* For n of them, the lambda whose choices together take the most bytes up to `bits` a weight of the
+ * base's matrices, added tokens apart; returns it, or 0 if no row has changed. */
+double embedding_choose_size(struct embedding *const *all, size_t n, double bits);
 
 /* Of the present choice: bytes of all parts with their records and qualities, exact for parts that
  * are not coded and an upper estimate for those that are; estimated KL. */

@@ -20,7 +20,9 @@ struct outer {
 	struct outer_settings settings;
 	struct outer_matrix matrices[MAX_MATRICES]; /* embedding; head where it is not tied */
 	size_t n;
-	bool chosen;         /* of what is open */
+	bool chosen; /* of what is open */
+	struct measured_curve curve;
+	double price;        /* of a nat that others guess, in those of the curve */
 	struct part adapter; /* of the head, in its place; no payload: none */
 	uint16_t *values;    /* of the embedding, for readers */
 };
@@ -80,7 +82,7 @@ static int make_coarse(struct outer *o, struct outer_matrix *m)
 	if (s->choice.kind == EMBEDDING_BITS)
 		embedding_choose_bits(m->coarse, s->choice.bits);
 	else
-		embedding_choose_size(m->coarse, s->bits);
+		embedding_choose_size(&m->coarse, 1, s->bits);
 	return 0;
 }
 
@@ -147,6 +149,7 @@ int outer_new(const struct outer_settings *settings, struct outer **ret, struct 
 	if (!o)
 		return -ENOMEM;
 	o->settings = *settings;
+	o->price = 1;
 	r = add_matrix(o, ROLE_EMBED, 0, reason);
 	if (r == 0 && !is_tied(o))
 		r = add_head(o, reason);
@@ -181,27 +184,44 @@ int outer_install(const struct outer *o, float *embedding, float *head)
 	return 0;
 }
 
-int outer_weigh(struct outer *o, const uint32_t *ids, size_t n)
+static int add_weights(const struct outer *o, const struct outer_matrix *m,
+	const struct outer_use *use, double *ret)
+{
+	_cleanup_(freep) double *weights = weigh(o, m, use->ids, use->n);
+
+	if (!weights)
+		return -ENOMEM;
+	for (uint32_t row = 0; row < m->rows.base_rows; row++)
+		ret[row] += use->share * weights[row];
+	return 0;
+}
+
+int outer_weigh(struct outer *o, const struct outer_use *uses, size_t n)
 {
 	for (size_t i = 0; i < o->n; i++) {
 		struct outer_matrix *m = &o->matrices[i];
-		_cleanup_(freep) double *weights = NULL;
+		_cleanup_(freep) double *weights =
+			calloc((size_t)m->rows.base_rows + 1, sizeof(*weights));
+		int r = weights ? 0 : -ENOMEM;
 
-		if (!m->coarse)
-			continue;
-		weights = weigh(o, m, ids, n);
-		if (!weights)
-			return -ENOMEM;
-		embedding_reweigh(m->coarse, weights);
+		for (size_t k = 0; r == 0 && k < n; k++)
+			r = add_weights(o, m, &uses[k], weights);
+		if (r < 0)
+			return r;
+		if (m->coarse)
+			embedding_reweigh(m->coarse, weights);
 	}
 	return 0;
 }
 
-void outer_rescale(struct outer *o, double factor)
+double outer_loss(const struct outer *o)
 {
+	double sum = 0;
+
 	for (size_t i = 0; i < o->n; i++)
 		if (o->matrices[i].coarse)
-			embedding_rescale(o->matrices[i].coarse, factor);
+			sum += embedding_loss(o->matrices[i].coarse);
+	return sum;
 }
 
 static int parts_of(
@@ -214,7 +234,7 @@ static int parts_of(
 }
 
 /* What the present choice really takes. */
-static int add_point(const struct outer *o, const struct outer_matrix *m, struct rate_loss *sum)
+static int add_bytes(const struct outer *o, const struct outer_matrix *m, double *sum)
 {
 	struct part parts[EMBEDDING_MAX_PARTS] = {0};
 	uint32_t n = 0;
@@ -223,46 +243,69 @@ static int add_point(const struct outer *o, const struct outer_matrix *m, struct
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < n; i++) {
-		sum->bytes += (double)(part_file_bytes(&parts[i]) + sizeof(struct tensor_quality));
+		*sum += (double)(part_file_bytes(&parts[i]) + sizeof(struct tensor_quality));
 		part_done(&parts[i]);
 	}
-	sum->loss += embedding_loss(m->coarse);
 	return 0;
 }
 
 /* The choice has been made: what follows from it. */
-static int settle(struct outer *o, struct rate_loss *ret)
+static int settle(struct outer *o, double *ret_bytes)
 {
-	struct rate_loss sum = {0};
+	double sum = 0;
 	int r = 0;
 
 	o->chosen = true;
 	values_of(o, &o->matrices[0], o->values);
 	for (size_t i = 0; r == 0 && i < o->n; i++)
 		if (o->matrices[i].coarse)
-			r = add_point(o, &o->matrices[i], &sum);
-	if (r == 0 && ret)
-		*ret = sum;
+			r = add_bytes(o, &o->matrices[i], &sum);
+	if (r == 0)
+		*ret_bytes = sum;
 	return r;
 }
 
-int outer_choose_size(struct outer *o, double bits, struct rate_loss *ret)
+int outer_choose_size(struct outer *o, double bits, struct measured_point *ret)
 {
+	struct embedding *coarse[MAX_MATRICES];
+	struct measured_point point = {0};
+	size_t n = 0;
+	int r;
+
 	for (size_t i = 0; i < o->n; i++)
 		if (o->matrices[i].coarse)
-			embedding_choose_size(o->matrices[i].coarse, bits);
-	return settle(o, ret);
+			coarse[n++] = o->matrices[i].coarse;
+	point.lambda = embedding_choose_size(coarse, n, bits);
+	r = settle(o, &point.bytes);
+	if (r == 0 && ret)
+		*ret = point;
+	return r;
+}
+
+void outer_learn(struct outer *o, const struct measured_point *points, size_t n)
+{
+	measured_curve_fit(&o->curve, points, n);
+}
+
+void outer_price(struct outer *o, double price)
+{
+	o->price = price;
 }
 
 int outer_encode(void *self, double lambda, struct rate_loss *ret, struct reason *reason)
 {
 	struct outer *o = self;
+	double guess = measured_curve_lambda(&o->curve, lambda * o->price), bytes;
+	int r;
 
 	(void)reason;
 	for (size_t i = 0; i < o->n; i++)
 		if (o->matrices[i].coarse)
-			embedding_choose(o->matrices[i].coarse, lambda);
-	return settle(o, ret);
+			embedding_choose(o->matrices[i].coarse, guess);
+	r = settle(o, &bytes);
+	if (r == 0)
+		*ret = (struct rate_loss){bytes, measured_curve_loss(&o->curve, bytes)};
+	return r;
 }
 
 static int add_parts(const struct outer *o, const struct outer_matrix *m, struct delta_file *f)

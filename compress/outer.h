@@ -11,6 +11,7 @@
 #include "compress/calibration.h"
 #include "compress/delta_file.h"
 #include "compress/embedding.h"
+#include "compress/measured_curve.h"
 
 struct outer_settings {
 	const struct pair *pair;
@@ -42,12 +43,23 @@ int outer_install(const struct outer *o, float *embedding, float *head) _must_ch
 
 /* What follows is for an open one. */
 
-/* Tokens are used as often as these ids say; losses are first guesses then, see outer_rescale(). */
-int outer_weigh(struct outer *o, const uint32_t *ids, size_t n) _must_check_;
-/* Of all losses: where the KL of a choice was measured, measured / estimated. */
-void outer_rescale(struct outer *o, double factor);
-/* As many bytes as `bits` a weight; ret may be NULL. */
-int outer_choose_size(struct outer *o, double bits, struct rate_loss *ret) _must_check_;
+/* Text that tells how often tokens are used: each as often as it does, and half a time more. */
+struct outer_use {
+	const uint32_t *ids;
+	size_t n;
+	double share; /* of all text, or of what a use is worth in all text */
+};
+
+/* Losses are first guesses then, see outer_learn(). */
+int outer_weigh(struct outer *o, const struct outer_use *uses, size_t n) _must_check_;
+/* Of the present choice, as guessed. */
+double outer_loss(const struct outer *o);
+/* At most `bits` a weight. Fills in all but the measured loss; ret may be NULL. */
+int outer_choose_size(struct outer *o, double bits, struct measured_point *ret) _must_check_;
+/* What was measured, from most to fewest bytes: losses and lambdas are real from then on. */
+void outer_learn(struct outer *o, const struct measured_point *points, size_t n);
+/* Lambdas of outer_encode() are against losses that real ones are `price` times as large as. */
+void outer_price(struct outer *o, double price);
 /* `self` is an outer; as the encode() of struct allocate_tensor. Bytes are those of the parts with
  * records and qualities. */
 int outer_encode(void *self, double lambda, struct rate_loss *ret, struct reason *reason)

@@ -161,7 +161,7 @@ static void test_added_tokens_are_exact(void **state)
 	assert_int_equal(embedding_row_bits(f.e, 1), 0);
 	assert_int_equal(embedding_row_bits(f.e, BASE_ROWS), 16);
 	check_parts(&f, false);
-	embedding_choose_size(f.e, 1.5);
+	embedding_choose_size(&f.e, 1, 1.5);
 	check_parts(&f, false);
 	check_parts(&f, true);
 	tear_down(&f);
@@ -228,7 +228,7 @@ static void test_use_decides(void **state)
 
 	(void)state;
 	set_up(&f, 0);
-	embedding_choose_size(f.e, 1);
+	embedding_choose_size(&f.e, 1, 1);
 	assert_true((double)embedding_bytes(f.e) <= BASE_ROWS * COLS / 8.0);
 	assert_true((double)embedding_bytes(f.e) > 0.9 * BASE_ROWS * COLS / 8.0);
 	for (uint32_t row = 0; row + 259 < BASE_ROWS; row++) {
