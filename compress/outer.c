@@ -304,7 +304,8 @@ int outer_encode(void *self, double lambda, struct rate_loss *ret, struct reason
 			embedding_choose(o->matrices[i].coarse, guess);
 	r = settle(o, &bytes);
 	if (r == 0)
-		*ret = (struct rate_loss){bytes, measured_curve_loss(&o->curve, bytes)};
+		*ret = (struct rate_loss){
+			bytes, o->curve.n ? measured_curve_loss(&o->curve, bytes) : outer_loss(o)};
 	return r;
 }
 

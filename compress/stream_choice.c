@@ -146,11 +146,19 @@ int stream_lambda(const struct auto_stream *s, double *ret)
 	return r;
 }
 
+/* Losses stay guesses here: nothing measures the KL of a model that is never whole in memory. */
+static int weigh_outer(const struct auto_stream *s)
+{
+	const struct outer_use use = {.ids = s->text.ids, .n = s->text.n_ids, .share = 1};
+
+	return outer_weigh(s->model->outer, &use, 1);
+}
+
 /* Embedding and head at several lambdas, as one more menu; tags are numbers of lambdas. */
 static int outer_menu(const struct auto_stream *s, const double *lambdas,
 	struct menu_entry *entries, struct menu *ret, struct reason *reason)
 {
-	int r = outer_weigh(s->model->outer, s->text.ids, s->text.n_ids);
+	int r = weigh_outer(s);
 
 	for (uint32_t i = 0; r == 0 && i < OUTER_RUNGS; i++) {
 		entries[i].tag = i;
@@ -202,7 +210,7 @@ static int choose_projections(struct auto_stream *s, const struct menu *menus, s
 	r = menu_choose(menus, n, &goal, &s->choice, reason);
 	if (r < 0 || !s->model->outer)
 		return r;
-	r = outer_weigh(s->model->outer, s->text.ids, s->text.n_ids);
+	r = weigh_outer(s);
 	return r < 0 ? r : outer_encode(s->model->outer, s->choice.lambda, &s->outer, reason);
 }
 
