@@ -24,7 +24,7 @@ static struct allocate_settings allocate_settings_of(const struct auto_run *a)
 /* All trials coded in one way. */
 struct attempt {
 	struct allocation allocation;
-	double price; /* of what embedding and head lose */
+	struct outer_worth outer;
 	double kl;
 };
 
@@ -41,7 +41,7 @@ static int allocate_again(struct auto_run *a, struct attempt *attempt, struct re
 {
 	struct allocate_settings settings = allocate_settings_of(a);
 	double lambda = attempt->allocation.lambda;
-	int r = auto_price_outer(a, &settings, lambda, &attempt->price, reason);
+	int r = auto_price_outer(a, &settings, lambda, &attempt->outer, reason);
 
 	settings.first = lambda;
 	return r < 0 ? r : allocate(a, &settings, &attempt->allocation, reason);
@@ -51,7 +51,7 @@ static int code_with(
 	struct auto_run *a, uint32_t codecs, struct attempt *ret, struct reason *reason)
 {
 	const struct allocate_settings settings = allocate_settings_of(a);
-	struct attempt attempt = {.price = 1};
+	struct attempt attempt = {0};
 	struct rate_loss outer;
 	int r;
 
@@ -82,7 +82,8 @@ static int take_attempt(struct auto_run *a, const struct attempt *attempt, struc
 	a->allocation = attempt->allocation;
 	if (!a->model->outer)
 		return 0;
-	outer_price(a->model->outer, attempt->price);
+	if (a->shared)
+		outer_learn(a->model->outer, &attempt->outer);
 	return outer_encode(a->model->outer, a->allocation.lambda, &a->outer, reason);
 }
 

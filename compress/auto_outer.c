@@ -5,9 +5,6 @@
 
 #include "compress/tasks.h"
 
-#include <math.h>
-#include <string.h>
-
 #define N_TEXTS 2u
 #define FIRST_BITS 0.5
 #define MEASURED_TOKENS 2048u /* of each text, about */
@@ -175,94 +172,99 @@ static int balance(struct auto_run *a, const struct usages *u, struct reason *re
 	return r < 0 ? r : outer_weigh(outer, uses, u->n);
 }
 
-static int measure_choice(
-	struct auto_run *a, const struct usages *u, double *ret, struct reason *reason)
-{
-	double sum = 0, kl;
-	int r = auto_take_outer(a);
+static const double sizes[MEASURED_MAX_POINTS] = {
+	4, 2, 1, 1. / 2, 1. / 4, 1. / 8, 1. / 16, 1. / 32, 0}; /* bits a weight */
 
-	for (size_t i = 0; r == 0 && i < u->n; i++) {
-		r = measure_usage(a, u, i, &kl, reason);
+/* KL at all sizes, beside the projections as they are in the weights. What general text adds to it
+ * is measured where `general` says so, and else known. */
+static int measure_sizes(struct auto_run *a, const struct usages *u, bool general,
+	struct measured_curve *ret, struct reason *reason)
+{
+	struct measured_point points[MEASURED_MAX_POINTS] = {0};
+	struct outer *outer = a->model->outer;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < MEASURED_MAX_POINTS; i++) {
+		double kl;
+
+		progress_update(
+			a->model->progress, "sensing the embedding", i, MEASURED_MAX_POINTS);
+		r = outer_choose_size(outer, sizes[i], &points[i]);
 		if (r == 0)
-			sum += u->all[i].use.share * kl;
+			r = auto_take_outer(a);
+		if (r == 0)
+			r = measure_usage(a, u, 0, &points[i].loss, reason);
+		if (r == 0 && general && u->n > 1) {
+			r = measure_usage(a, u, 1, &kl, reason);
+			a->general_loss[i] = u->all[1].use.share * kl;
+		}
+		points[i].loss += a->general_loss[i];
 	}
 	if (r == 0)
-		*ret = sum;
+		measured_curve_fit(ret, points, MEASURED_MAX_POINTS);
 	return r;
 }
 
 /*
  * The more of embedding and head is left out, the more wrong is a loss that was estimated row by
  * row: by a factor of a thousand on one fine-tune, between one bit a weight and none, for what is
- * left out of all rows has a direction in common. So the KL itself is measured at some sizes, with
- * everything else exact.
+ * left out of all rows has a direction in common. So the KL itself is measured at some sizes.
  */
 int auto_sense_outer(struct auto_run *a, struct reason *reason)
 {
-	static const double bits[MEASURED_MAX_POINTS] = {
-		4, 2, 1, 1. / 2, 1. / 4, 1. / 8, 1. / 16, 1. / 32, 0};
-	struct measured_point points[MEASURED_MAX_POINTS] = {0};
 	_cleanup_(usages_done) struct usages usages = {0};
-	struct outer *outer = a->model->outer;
+	struct outer_worth worth = {.price = 1};
 	int r = open_usages(a, &usages, reason);
 
 	if (r == 0)
 		r = balance(a, &usages, reason);
-	for (size_t i = 0; r == 0 && i < MEASURED_MAX_POINTS; i++) {
-		progress_update(
-			a->model->progress, "sensing the embedding", i, MEASURED_MAX_POINTS);
-		r = outer_choose_size(outer, bits[i], &points[i]);
-		if (r == 0)
-			r = measure_choice(a, &usages, &points[i].loss, reason);
-	}
 	if (r == 0)
-		outer_learn(outer, points, MEASURED_MAX_POINTS);
+		r = measure_sizes(a, &usages, true, &worth.curve, reason);
+	if (r == 0)
+		outer_learn(a->model->outer, &worth);
 	return r;
 }
 
-/* KL and guess of the projections as they stand, with embedding and head exact. */
-static int measure_projections(struct auto_run *a, const struct usages *u, double *ret_kl,
-	double *ret_guess, struct reason *reason)
+/* KL and guess of the projections coded at lambda, beside embedding and head as they stand. */
+static int measure_projections(struct auto_run *a, const struct allocate_settings *settings,
+	double lambda, struct rate_loss *ret, double *ret_guess, struct reason *reason)
 {
-	const struct tune_settings settings = auto_tune_settings(a);
-	int r = tune_install(&settings);
+	struct allocate_settings projections = *settings;
+	int r;
 
-	*ret_guess = 0;
-	for (size_t i = 0; i < a->n_trials; i++)
-		*ret_guess += a->trials[i]->point.loss;
-	memcpy(dense_embedding(a->weights), dense_embedding(a->tuned),
-		dense_count(a->tuned, ROLE_EMBED, 0) * sizeof(float));
-	if (dense_head(a->weights) != dense_embedding(a->weights))
-		memcpy(dense_head(a->weights), dense_head(a->tuned),
-			dense_count(a->tuned, ROLE_HEAD, a->tuned->config.n_layers - 1) *
-				sizeof(float));
-	return r < 0 ? r : measure_usage(a, u, 0, ret_kl, reason);
+	projections.n = a->n_trials;
+	r = allocate_at(&projections, lambda, ret, reason);
+	*ret_guess = ret->loss;
+	return r < 0 ? r : auto_measure(a, &ret->loss, reason);
 }
 
 /*
- * The projections' losses are guesses too: lambda against them is worth as much more against real
- * ones as the KL changes more than the guess does from one lambda to another.
+ * The projections' losses are guesses too: a nat of them is worth as many real ones as the KL
+ * changes by when lambda does. And beside projections that have errors, those of the embedding cost
+ * more than by themselves, in a model that is sure of most tokens ten times as much: the sizes are
+ * measured again.
  */
 int auto_price_outer(struct auto_run *a, const struct allocate_settings *settings, double lambda,
-	double *ret, struct reason *reason)
+	struct outer_worth *ret, struct reason *reason)
 {
-	struct allocate_settings projections = *settings;
 	_cleanup_(usages_done) struct usages usages = {0};
-	double kl[2], guess[2], price = 1;
-	struct rate_loss ignored;
-	int r = open_usages(a, &usages, reason);
+	struct outer_worth worth = {.price = 1};
+	struct rate_loss coarse, fine;
+	double coarse_guess, guess;
+	int r = measure_projections(
+		a, settings, lambda * PRICE_STEP, &coarse, &coarse_guess, reason);
 
-	projections.n = a->n_trials;
-	for (size_t i = 0; r == 0 && i < 2; i++) {
-		r = allocate_at(&projections, i ? lambda : lambda * PRICE_STEP, &ignored, reason);
-		if (r == 0)
-			r = measure_projections(a, &usages, &kl[i], &guess[i], reason);
-	}
+	if (r == 0)
+		r = measure_projections(a, settings, lambda, &fine, &guess, reason);
+	if (r == 0)
+		r = open_usages(a, &usages, reason);
+	if (r == 0)
+		r = measure_sizes(a, &usages, false, &worth.curve, reason);
 	if (r < 0)
 		return r;
-	if (kl[0] > kl[1] && guess[0] > guess[1])
-		price = (kl[0] - kl[1]) / (guess[0] - guess[1]);
-	outer_price(a->model->outer, price);
-	*ret = price;
+	if (coarse.loss > fine.loss && coarse_guess > guess)
+		worth.price = (coarse.loss - fine.loss) / (coarse_guess - guess);
+	outer_learn(a->model->outer, &worth);
+	*ret = worth;
 	return 0;
 }

@@ -29,6 +29,7 @@ struct auto_run {
 	double budget;          /* bytes; 0: by quality */
 	bool shared;            /* budget and lambda, with embedding and head */
 	struct rate_loss outer; /* of embedding and head, where they are ours to choose */
+	double general_loss[MEASURED_MAX_POINTS]; /* of it at some sizes, on general text */
 	struct allocation allocation;
 	struct rate_point points[METHOD_MAX_POINTS]; /* the last is what stands */
 	size_t n_points;
@@ -48,7 +49,7 @@ int auto_sense_outer(struct auto_run *a, struct reason *reason) _must_check_;
 /* What a nat that was guessed of the projections at lambda is worth beside one of embedding and
  * head, which count so from now on. The projections stand coded at lambda afterwards. */
 int auto_price_outer(struct auto_run *a, const struct allocate_settings *settings, double lambda,
-	double *ret, struct reason *reason) _must_check_;
+	struct outer_worth *ret, struct reason *reason) _must_check_;
 int auto_set_budget(struct auto_run *a, struct reason *reason) _must_check_;
 int auto_code(struct auto_run *a, struct reason *reason) _must_check_;
 int auto_draw_curve(struct auto_run *a, struct reason *reason) _must_check_;

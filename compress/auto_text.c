@@ -229,6 +229,23 @@ int auto_text_read(const struct method_model *m, struct auto_text *ret, struct r
 	return 0;
 }
 
+int auto_text_kept_back(const struct method_model *m, struct sequences *ret, struct reason *reason)
+{
+	_cleanup_(auto_text_done) struct auto_text t = {0};
+	_cleanup_(sequences_done) struct sequences all = {0};
+	_cleanup_(dealer_done) struct dealer dealer = {0};
+	int r = sequences_of_tasks(checkpoint_folder(m->pair->tuned), &m->pair->tuned_config,
+		m->options->tasks, &all, reason);
+
+	dealer.every = share_of(&all);
+	if (r == 0)
+		r = deal(&all, &dealer, &t);
+	for (size_t i = 0; r == 0 && i < t.kept_back.n; i++)
+		r = sequences_add(ret, sequence_ids(&t.kept_back, i), t.kept_back.items[i].n,
+			t.kept_back.items[i].answer);
+	return r;
+}
+
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)
 {
 	_cleanup_(auto_text_done) struct auto_text t = {.kind = AUTO_TEXT_GENERIC};

@@ -81,7 +81,12 @@ static int check_ids(const struct job *j, struct reason *reason)
 	return 0;
 }
 
-/* Of tasks that a method learns from, those that it keeps back. */
+static bool learns_from_tasks(const struct compress_settings *s)
+{
+	return s->options.tasks && method_find(s->method)->takes & METHOD_TAKES_TASKS;
+}
+
+/* Those that the method keeps back. */
 static int keep_back(struct job *j, struct reason *reason)
 {
 	const struct method_model model = {
@@ -89,14 +94,8 @@ static int keep_back(struct job *j, struct reason *reason)
 		.pair = &j->pair,
 		.calibration = j->calibration,
 	};
-	_cleanup_(auto_text_done) struct auto_text text = {0};
-	int r = auto_text_read(&model, &text, reason);
 
-	if (r < 0)
-		return r;
-	j->kept_back = text.kept_back;
-	text.kept_back = (struct sequences){0};
-	return 0;
+	return auto_text_kept_back(&model, &j->kept_back, reason);
 }
 
 /* Text for second moments and for the certificate. */
@@ -107,7 +106,6 @@ static int calibrate(struct job *j, struct reason *reason)
 		.max_tokens = s->calibration_tokens,
 		.window = (uint32_t)min_u64(s->window, j->pair.base_config.max_positions),
 	};
-	bool learns;
 	int r;
 
 	r = open_tokenizer(j, reason);
@@ -118,10 +116,9 @@ static int calibrate(struct job *j, struct reason *reason)
 		return calibration_of_vocabulary(
 			j->pair.base_config.vocab, &limits, &j->calibration);
 	}
-	learns = s->options.tasks && method_find(s->method)->takes & METHOD_TAKES_TASKS;
-	if (s->options.tasks && !learns)
+	if (s->options.tasks && !learns_from_tasks(s))
 		j->certificate_tasks.text = CERTIFICATE_TASKS;
-	if (s->options.tasks && !learns)
+	if (s->options.tasks && !learns_from_tasks(s))
 		r = calibration_of_tasks(checkpoint_folder(j->pair.tuned), &j->pair.tuned_config,
 			s->options.tasks, &limits, &j->calibration, reason);
 	else if (s->calibration_text)
@@ -129,8 +126,6 @@ static int calibrate(struct job *j, struct reason *reason)
 			&limits, &j->calibration, reason);
 	else
 		r = reason_set(reason, -EINVAL, "no calibration text");
-	if (r == 0 && learns)
-		r = keep_back(j, reason);
 	return r < 0 ? r : check_ids(j, reason);
 }
 
@@ -229,6 +224,11 @@ static int add_projections(struct job *j, struct reason *reason)
 	};
 	int r = choose_method(j, &settings.method, reason);
 
+	if (r < 0)
+		return r;
+	/* What takes the method's place in little memory learns from all tasks. */
+	if (learns_from_tasks(j->settings) && settings.method == method_find(j->settings->method))
+		r = keep_back(j, reason);
 	if (r < 0)
 		return r;
 	if (j->settings->options.file_ratio > 0) {

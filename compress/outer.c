@@ -21,8 +21,7 @@ struct outer {
 	struct outer_matrix matrices[MAX_MATRICES]; /* embedding; head where it is not tied */
 	size_t n;
 	bool chosen; /* of what is open */
-	struct measured_curve curve;
-	double price;        /* of a nat that others guess, in those of the curve */
+	struct outer_worth worth;
 	struct part adapter; /* of the head, in its place; no payload: none */
 	uint16_t *values;    /* of the embedding, for readers */
 };
@@ -149,7 +148,7 @@ int outer_new(const struct outer_settings *settings, struct outer **ret, struct 
 	if (!o)
 		return -ENOMEM;
 	o->settings = *settings;
-	o->price = 1;
+	o->worth.price = 1;
 	r = add_matrix(o, ROLE_EMBED, 0, reason);
 	if (r == 0 && !is_tied(o))
 		r = add_head(o, reason);
@@ -282,20 +281,15 @@ int outer_choose_size(struct outer *o, double bits, struct measured_point *ret)
 	return r;
 }
 
-void outer_learn(struct outer *o, const struct measured_point *points, size_t n)
+void outer_learn(struct outer *o, const struct outer_worth *worth)
 {
-	measured_curve_fit(&o->curve, points, n);
-}
-
-void outer_price(struct outer *o, double price)
-{
-	o->price = price;
+	o->worth = *worth;
 }
 
 int outer_encode(void *self, double lambda, struct rate_loss *ret, struct reason *reason)
 {
 	struct outer *o = self;
-	double guess = measured_curve_lambda(&o->curve, lambda * o->price), bytes;
+	double guess = measured_curve_lambda(&o->worth.curve, lambda * o->worth.price), bytes;
 	int r;
 
 	(void)reason;
@@ -305,7 +299,8 @@ int outer_encode(void *self, double lambda, struct rate_loss *ret, struct reason
 	r = settle(o, &bytes);
 	if (r == 0)
 		*ret = (struct rate_loss){
-			bytes, o->curve.n ? measured_curve_loss(&o->curve, bytes) : outer_loss(o)};
+			bytes, o->worth.curve.n ? measured_curve_loss(&o->worth.curve, bytes)
+						: outer_loss(o)};
 	return r;
 }
 

@@ -56,10 +56,14 @@ int outer_weigh(struct outer *o, const struct outer_use *uses, size_t n) _must_c
 double outer_loss(const struct outer *o);
 /* At most `bits` a weight. Fills in all but the measured loss; ret may be NULL. */
 int outer_choose_size(struct outer *o, double bits, struct measured_point *ret) _must_check_;
-/* What was measured, from most to fewest bytes: losses and lambdas are real from then on. */
-void outer_learn(struct outer *o, const struct measured_point *points, size_t n);
-/* Lambdas of outer_encode() are against losses that real ones are `price` times as large as. */
-void outer_price(struct outer *o, double price);
+/* Real losses: what was measured, and how much of it a nat is that lambda counts. */
+struct outer_worth {
+	struct measured_curve curve;
+	double price;
+};
+
+/* From now on. Before, losses are guesses, and lambda is against them. */
+void outer_learn(struct outer *o, const struct outer_worth *worth);
 /* `self` is an outer; as the encode() of struct allocate_tensor. Bytes are those of the parts with
  * records and qualities. */
 int outer_encode(void *self, double lambda, struct rate_loss *ret, struct reason *reason)
