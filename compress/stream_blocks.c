@@ -7,8 +7,11 @@
 
 #define CODES_DAMPING_H .3
 #define CODES_DAMPING_G 1.0
-#define N_RUNGS 7u
-#define SPACING 2.0 /* of lambdas, around the one that blocks before have shown */
+/* Of the block that comes first nobody knows what is wanted; around the lambda that blocks before
+ * have shown, fewer and closer ones do. */
+#define FIRST_RUNGS 7u
+#define N_RUNGS 5u
+#define SPACING 2.2 /* of these lambdas */
 /* From so many bits a number on, components do not come near direct codes. */
 #define DIRECT_BITS 1.6
 /* A component takes about so many bits a number where it is worth its place. */
@@ -174,7 +177,7 @@ static int climb(const struct turn *t, const struct pair_matrix *m, const struct
 		.g = g,
 		.h = t->h,
 		.lambdas = t->lambda > 0 ? lambdas : NULL,
-		.n_rungs = N_RUNGS,
+		.n_rungs = t->lambda > 0 ? N_RUNGS : FIRST_RUNGS,
 		.bits = stream_bits(s) > 0 ? stream_bits(s) : 1,
 		.pool = s->model->pool,
 	};
