@@ -220,6 +220,21 @@ static int write_index(struct merge *m, struct reason *reason)
 	return merge_files_json(m->job->folder, SAFETENSORS_INDEX_NAME, index, reason);
 }
 
+static int write_small_files(struct merge *m, struct reason *reason)
+{
+	const struct merge_tokenizer tokenizer = {
+		.base_folder = checkpoint_folder(m->job->base),
+		.folder = m->job->folder,
+		.base_config = checkpoint_config(m->job->base),
+		.config = &m->delta->config,
+		.delta = m->job->delta,
+	};
+	int r = merge_files_config(
+		tokenizer.base_folder, tokenizer.folder, tokenizer.config, reason);
+
+	return r < 0 ? r : merge_tokenizer(&tokenizer, &m->report.tokenizer, reason);
+}
+
 static int write_folder(struct merge *m, struct reason *reason)
 {
 	size_t n_files = safetensors_n_files(checkpoint_tensors(m->job->base));
@@ -232,15 +247,13 @@ static int write_folder(struct merge *m, struct reason *reason)
 		r = write_index(m, reason);
 	if (r < 0)
 		return r;
-	return merge_files_write(
-		checkpoint_folder(m->job->base), m->job->folder, &m->delta->config, reason);
+	return write_small_files(m, reason);
 }
 
 int merge_folder(const struct merge_job *job, const struct progress *progress,
 	struct merge_report *ret, struct reason *reason)
 {
 	_cleanup_(merge_done) struct merge m = {.job = job, .progress = progress};
-	uint64_t ignored;
 	int r;
 
 	r = bind_delta(&m, reason);
@@ -250,7 +263,6 @@ int merge_folder(const struct merge_job *job, const struct progress *progress,
 		r = write_folder(&m, reason);
 	if (r < 0)
 		return r;
-	m.report.has_own_tokenizer = image_section(job->delta, SECTION_TOKENIZER, &ignored) != NULL;
 	*ret = m.report;
 	return 0;
 }

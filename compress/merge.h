@@ -5,6 +5,7 @@
 #pragma once
 
 #include "common/progress.h"
+#include "compress/merge_tokenizer.h"
 #include "foreign/checkpoint.h"
 #include "store/image.h"
 
@@ -18,9 +19,7 @@ struct merge_report {
 	uint64_t file_bytes;
 	uint64_t n_tensors;
 	uint64_t n_changed;
-	/* The fine-tune's own tokens are in the delta in compiled form only, so that the merged
-	 * folder has the base's tokenizer files. */
-	bool has_own_tokenizer;
+	struct merge_tokenizer_report tokenizer;
 };
 
 /* Of a delta made for a base of codes, what these serve. -EMEDIUMTYPE if the delta was made for

@@ -11,17 +11,6 @@
 #define MAX_JSON_BYTES (1u << 20)
 #define COPY_BYTES (1u << 20)
 
-static const char *const tokenizer_files[] = {
-	"tokenizer.json",
-	"tokenizer_config.json",
-	"special_tokens_map.json",
-	"added_tokens.json",
-	"vocab.json",
-	"merges.txt",
-	"tokenizer.model",
-	"chat_template.jinja",
-};
-
 static int create(const char *folder, const char *name, int *ret, struct reason *reason)
 {
 	_cleanup_(freep) char *path = NULL;
@@ -52,10 +41,26 @@ static int write_whole(
 	return 0;
 }
 
+/* Reals in as few digits as give the same numbers again. */
+static char *dump(const json_t *json)
+{
+	for (size_t digits = 15;; digits++) {
+		_cleanup_(json_freep) json_t *again = NULL;
+		char *text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
+
+		if (!text || digits == 17)
+			return text;
+		again = json_loads(text, JSON_ALLOW_NUL, NULL);
+		if (json_equal(json, again))
+			return text;
+		free(text);
+	}
+}
+
 int merge_files_json(
 	const char *folder, const char *name, const json_t *json, struct reason *reason)
 {
-	_cleanup_(freep) char *text = json_dumps(json, JSON_INDENT(2));
+	_cleanup_(freep) char *text = dump(json);
 
 	if (!text)
 		return reason_set(reason, -ENOMEM, "out of memory");
@@ -77,15 +82,21 @@ static json_t *eos_value(const struct model_config *c)
 	return list;
 }
 
+static int set_id(json_t *json, const char *key, int32_t id)
+{
+	if (id >= 0)
+		return json_object_set_new(json, key, json_integer(id));
+	(void)json_object_del(json, key);
+	return 0;
+}
+
 static int set_tokens(json_t *json, const struct model_config *c)
 {
 	int r = json_object_set_new(json, "eos_token_id", eos_value(c));
 
-	if (r == 0 && c->bos >= 0)
-		r = json_object_set_new(json, "bos_token_id", json_integer(c->bos));
-	if (r == 0 && c->pad >= 0)
-		r = json_object_set_new(json, "pad_token_id", json_integer(c->pad));
-	return r;
+	if (r == 0)
+		r = set_id(json, "bos_token_id", c->bos);
+	return r < 0 ? r : set_id(json, "pad_token_id", c->pad);
 }
 
 static int load(const char *folder, const char *name, json_t **ret, struct reason *reason)
@@ -152,7 +163,7 @@ static int copy_bytes(int from, int to)
 	}
 }
 
-static int copy_file(
+int merge_files_copy(
 	const char *base_folder, const char *folder, const char *name, struct reason *reason)
 {
 	_cleanup_(closep) int from = -1, to = -1;
@@ -178,14 +189,10 @@ static int copy_file(
 	return r < 0 ? reason_set(reason, r, "%s: cannot copy: %s", path, strerror(-r)) : 0;
 }
 
-int merge_files_write(const char *base_folder, const char *folder,
+int merge_files_config(const char *base_folder, const char *folder,
 	const struct model_config *config, struct reason *reason)
 {
 	int r = write_config(base_folder, folder, config, reason);
 
-	if (r == 0)
-		r = write_generation_config(base_folder, folder, config, reason);
-	for (size_t i = 0; r == 0 && i < array_len(tokenizer_files); i++)
-		r = copy_file(base_folder, folder, tokenizer_files[i], reason);
-	return r;
+	return r < 0 ? r : write_generation_config(base_folder, folder, config, reason);
 }

@@ -1,5 +1,5 @@
 /*
- * The small files of a merged folder: config, generation config, tokenizer, index of shards.
+ * The small files of a merged folder: config, generation config, and what else is JSON or a copy.
  */
 #pragma once
 
@@ -9,10 +9,14 @@
 #include <jansson.h>
 
 /* config.json and generation_config.json of the base with what the fine-tune changed: vocabulary,
- * special tokens, dtype bf16; the tokenizer's files as they are. */
-int merge_files_write(const char *base_folder, const char *folder,
+ * special tokens, dtype bf16. */
+int merge_files_config(const char *base_folder, const char *folder,
 	const struct model_config *config, struct reason *reason) _must_check_;
 
 /* A JSON object as a file of the folder, complete on disk. */
 int merge_files_json(const char *folder, const char *name, const json_t *json,
+	struct reason *reason) _must_check_;
+
+/* A file of the base as it is; nothing if there is none. */
+int merge_files_copy(const char *base_folder, const char *folder, const char *name,
 	struct reason *reason) _must_check_;

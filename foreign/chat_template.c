@@ -13,15 +13,13 @@
 #define MAX_TEMPLATE_BYTES ((size_t)1 << 20)
 
 struct template_source {
-	json_t *config; /* owned; or NULL */
-	char *file;     /* owned; or NULL */
+	char *file; /* owned; or NULL */
 	const char *text;
 	size_t n;
 };
 
 static void template_source_done(struct template_source *s)
 {
-	json_decref(s->config);
 	free(s->file);
 }
 
@@ -38,14 +36,13 @@ static const json_t *find_default(const json_t *templates)
 	return NULL;
 }
 
-static int find_template(struct template_source *s, const char *folder, struct reason *reason)
+static int find_template(
+	struct template_source *s, const char *folder, const json_t *config, struct reason *reason)
 {
 	_cleanup_(freep) char *path = NULL;
 	const json_t *text;
-	int r = tokenizer_config_load(folder, &s->config, reason);
+	int r;
 
-	if (r < 0)
-		return r;
 	if (asprintf(&path, "%s/chat_template.jinja", folder) < 0)
 		return reason_set(reason, -ENOMEM, "out of memory");
 	r = file_load(path, MAX_TEMPLATE_BYTES, &s->file, &s->n, reason);
@@ -56,7 +53,7 @@ static int find_template(struct template_source *s, const char *folder, struct r
 	/* A file that cannot be a template is one we do not know, as is one that is not Jinja. */
 	if (r != -ENOENT)
 		return r == -EBADMSG ? -EOPNOTSUPP : r;
-	text = json_object_get(s->config, "chat_template");
+	text = json_object_get(config, "chat_template");
 	if (json_is_array(text))
 		text = find_default(text);
 	if (!json_is_string(text))
@@ -66,17 +63,18 @@ static int find_template(struct template_source *s, const char *folder, struct r
 	return 0;
 }
 
-int chat_format_compile(const char *folder, uint8_t **ret, size_t *ret_n, struct reason *reason)
+int chat_format_configured(const char *folder, const json_t *config, uint8_t **ret, size_t *ret_n,
+	struct reason *reason)
 {
 	_cleanup_(template_source_done) struct template_source source = {0};
 	_cleanup_(text_done) struct text section = {0};
 	struct chat_template t = {0};
-	int r = find_template(&source, folder, reason);
+	int r = find_template(&source, folder, config, reason);
 
 	if (r < 0)
 		return r;
-	t.bos_token = tokenizer_config_token(source.config, "bos_token");
-	t.eos_token = tokenizer_config_token(source.config, "eos_token");
+	t.bos_token = tokenizer_config_token(config, "bos_token");
+	t.eos_token = tokenizer_config_token(config, "eos_token");
 	r = jinja_new(source.text, source.n, &t.jinja, reason);
 	if (r == -EBADMSG)
 		r = -EOPNOTSUPP;
@@ -90,4 +88,12 @@ int chat_format_compile(const char *folder, uint8_t **ret, size_t *ret_n, struct
 	*ret_n = section.n;
 	*ret = (uint8_t *)take_ptr(section.items);
 	return 0;
+}
+
+int chat_format_compile(const char *folder, uint8_t **ret, size_t *ret_n, struct reason *reason)
+{
+	_cleanup_(json_freep) json_t *config = NULL;
+	int r = tokenizer_config_load(folder, &config, reason);
+
+	return r < 0 ? r : chat_format_configured(folder, config, ret, ret_n, reason);
 }

@@ -1,5 +1,27 @@
 #include "foreign/tokenizer_config.h"
 
+#include <math.h>
+
+#define MAX_EXACT 9007199254740992.0 /* 2^53: below it every whole number is a double */
+
+/* Whole numbers that were read as reals are whole again where nothing was lost. */
+static int make_whole(json_t *config)
+{
+	const char *key;
+	json_t *value;
+	void *next;
+
+	json_object_foreach_safe(config, next, key, value)
+	{
+		double x = json_real_value(value);
+
+		if (json_is_real(value) && fabs(x) < MAX_EXACT && x == trunc(x) &&
+			json_object_set_new(config, key, json_integer((json_int_t)x)) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 int tokenizer_config_load(const char *folder, json_t **ret, struct reason *reason)
 {
 	/* Some configurations say "no limit" by an integer of a hundred bits. */
@@ -10,13 +32,15 @@ int tokenizer_config_load(const char *folder, json_t **ret, struct reason *reaso
 		.flags = JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL,
 	};
 	struct reason absent = {0};
-	json_t *config = NULL;
+	_cleanup_(json_freep) json_t *config = NULL;
 	int r = json_object_load(folder, "tokenizer_config.json", &limits, &config, &absent);
 
 	if (r < 0 && r != -ENOENT)
 		return reason_set(reason, r, "%s", absent.text);
-	*ret = config;
-	return 0;
+	r = make_whole(config);
+	if (r == 0)
+		*ret = take_ptr(config);
+	return r;
 }
 
 const char *tokenizer_config_token(const json_t *config, const char *key)

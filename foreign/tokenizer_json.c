@@ -161,6 +161,12 @@ int tokenizer_compile(const char *folder, uint8_t **ret, size_t *ret_n, struct r
 	return 0;
 }
 
+static bool same_ids(const struct id_list *a, const struct id_list *b)
+{
+	return a->n == b->n &&
+	       (a->n == 0 || memcmp(a->items, b->items, a->n * sizeof(*a->items)) == 0);
+}
+
 /* Names the first part, other than added tokens, in which two tokenizers differ; NULL if none. */
 static const char *first_difference(
 	const struct tokenizer_source *a, const struct tokenizer_source *b)
@@ -179,7 +185,7 @@ static const char *first_difference(
 		return "list of merges";
 	if (a->flags != b->flags || a->unk != b->unk)
 		return "model's options";
-	if (a->prefix.n != b->prefix.n || a->suffix.n != b->suffix.n)
+	if (!same_ids(&a->prefix, &b->prefix) || !same_ids(&a->suffix, &b->suffix))
 		return "post_processor";
 	for (size_t i = 0; i < array_len(parts); i++) {
 		json_t *left = json_object_get(a->json, parts[i]);

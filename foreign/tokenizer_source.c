@@ -197,23 +197,21 @@ static int read_model(struct tokenizer_source *s, struct reason *reason)
 	return 0;
 }
 
+const struct tokenizer_added_key tokenizer_added_keys[5] = {
+	{"single_word", TOKENIZER_ADDED_SINGLE_WORD},
+	{"lstrip", TOKENIZER_ADDED_LSTRIP},
+	{"rstrip", TOKENIZER_ADDED_RSTRIP},
+	{"normalized", TOKENIZER_ADDED_NORMALIZED},
+	{"special", TOKENIZER_ADDED_SPECIAL},
+};
+
 static uint32_t added_flags(const json_t *item)
 {
-	static const struct {
-		const char *key;
-		uint32_t flag;
-	} keys[] = {
-		{"special", TOKENIZER_ADDED_SPECIAL},
-		{"lstrip", TOKENIZER_ADDED_LSTRIP},
-		{"rstrip", TOKENIZER_ADDED_RSTRIP},
-		{"single_word", TOKENIZER_ADDED_SINGLE_WORD},
-		{"normalized", TOKENIZER_ADDED_NORMALIZED},
-	};
 	uint32_t flags = 0;
 
-	for (size_t i = 0; i < array_len(keys); i++)
-		if (json_is_true(json_object_get(item, keys[i].key)))
-			flags |= keys[i].flag;
+	for (size_t i = 0; i < array_len(tokenizer_added_keys); i++)
+		if (json_is_true(json_object_get(item, tokenizer_added_keys[i].key)))
+			flags |= tokenizer_added_keys[i].flag;
 	return flags;
 }
 
@@ -312,7 +310,7 @@ static int read_source(struct tokenizer_source *s, struct reason *reason)
 	return r;
 }
 
-int source_open(struct tokenizer_source *s, const char *folder, struct reason *reason)
+int tokenizer_json_load(const char *folder, json_t **ret, struct reason *reason)
 {
 	static const struct json_limits limits = {
 		.max_bytes = 256u << 20,
@@ -320,7 +318,13 @@ int source_open(struct tokenizer_source *s, const char *folder, struct reason *r
 		.max_values = 1u << 24,
 		.flags = JSON_ALLOW_NUL,
 	};
-	int r = json_object_load(folder, "tokenizer.json", &limits, &s->json, reason);
+
+	return json_object_load(folder, "tokenizer.json", &limits, ret, reason);
+}
+
+int source_open(struct tokenizer_source *s, const char *folder, struct reason *reason)
+{
+	int r = tokenizer_json_load(folder, &s->json, reason);
 
 	if (r == 0)
 		r = tokenizer_config_load(folder, &s->config, reason);

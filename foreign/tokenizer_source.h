@@ -31,10 +31,20 @@ struct tokenizer_source {
 	struct text strings;
 };
 
+/* How the file calls the flags of an added token. */
+struct tokenizer_added_key {
+	const char *key;
+	uint32_t flag;
+};
+extern const struct tokenizer_added_key tokenizer_added_keys[5];
+
 /* Reads a folder's tokenizer.json and, if there is one, tokenizer_config.json. -ENOENT without the
  * former. Half-done sources are to be given to source_done(), too. */
 int source_open(struct tokenizer_source *s, const char *folder, struct reason *reason) _must_check_;
 void source_done(struct tokenizer_source *s);
+
+/* The object of a folder's tokenizer.json. -ENOENT if it has none. */
+int tokenizer_json_load(const char *folder, json_t **ret, struct reason *reason) _must_check_;
 
 /* Appends a string to `strings`. */
 int source_string(struct tokenizer_source *s, const char *string, size_t n,

@@ -146,25 +146,39 @@ static int merge(
 
 static void print_report(const struct merge_arguments *arguments, const struct merge_report *report)
 {
+	const struct merge_tokenizer_report *t = &report->tokenizer;
 	char size[16];
 
 	printf("%s: %" PRIu64 " tensors, %" PRIu64 " of them changed by the delta, %s\n",
 		arguments->output, report->n_tensors, report->n_changed,
 		human_bytes(report->file_bytes, size));
-	if (report->has_own_tokenizer)
-		printf("The fine-tune has tokens of its own, which the delta holds in compiled "
-		       "form "
-		       "only:\nthe tokenizer's files are those of the base, take the fine-tune's "
-		       "where you need them.\n");
+	if (t->n_tokens)
+		printf("tokenizer.json has the fine-tune's tokens: %" PRIu32 " added or changed.\n",
+			t->n_tokens);
+	if (t->wrote_template)
+		printf("The chat template is written anew from the delta's chat format; branches "
+		       "for tools are not in it.\n");
+	if (t->tokens_refused.text[0])
+		printf("Not written: the fine-tune's tokens. %s\n", t->tokens_refused.text);
+	if (t->template_refused.text[0])
+		printf("Not written: a chat template. %s\n", t->template_refused.text);
+}
+
+static const char *text_or_none(const struct reason *reason)
+{
+	return reason->text[0] ? reason->text : NULL;
 }
 
 static int print_json(const struct merge_arguments *arguments, const struct merge_report *report,
 	struct reason *reason)
 {
-	json_t *json = json_pack("{s:s, s:I, s:I, s:I, s:b}", "folder", arguments->output,
-		"tensors", (json_int_t)report->n_tensors, "changed", (json_int_t)report->n_changed,
-		"file_bytes", (json_int_t)report->file_bytes, "base_tokenizer",
-		report->has_own_tokenizer);
+	const struct merge_tokenizer_report *t = &report->tokenizer;
+	json_t *json = json_pack("{s:s, s:I, s:I, s:I, s:I, s:b, s:s?, s:s?}", "folder",
+		arguments->output, "tensors", (json_int_t)report->n_tensors, "changed",
+		(json_int_t)report->n_changed, "file_bytes", (json_int_t)report->file_bytes,
+		"tokens", (json_int_t)t->n_tokens, "wrote_template", t->wrote_template,
+		"tokens_refused", text_or_none(&t->tokens_refused), "template_refused",
+		text_or_none(&t->template_refused));
 
 	return json_line_print(json, 0, reason);
 }

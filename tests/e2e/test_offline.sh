@@ -19,6 +19,20 @@ check "verify accepts both, with the self-test" "$deltactl" verify --base "$base
 check "merge writes a model folder" "$deltactl" merge --base $base_model --delta "$delta" -o "$work/merged"
 check "the merged folder imports" "$deltactl" import "$work/merged" -o "$work/merged.base" --quiet
 
+# Of a lossless delta merge makes the fine-tune again: weights, tokenizer, chat format and tokens that
+# end a text come out as the same image.
+check "compress without loss" "$deltactl" compress --base $base_model --tuned $math_model --method lossless \
+	--calibration-tokens 512 -o "$work/lossless.delta" --quiet
+check "merge it" "$deltactl" merge --base $base_model --delta "$work/lossless.delta" -o "$work/exact"
+grep -q 'chat template is written anew' "$work/out" && ok "merge says so of the template" || not_ok "merge says so of the template"
+cmp -s "$work/exact/model.safetensors" $math_model/model.safetensors && ok "the weights are the fine-tune's" || not_ok "the weights are the fine-tune's"
+check "import it" "$deltactl" import "$work/exact" -o "$work/exact.base" --quiet
+check "import the fine-tune itself" "$deltactl" import $math_model -o "$work/math.base" --quiet
+check "both are the same image" cmp "$work/exact.base" "$work/math.base"
+names() { tr ',' '\n' <"$1/tokenizer_config.json" | grep -o '"[a-z]*_token": *"[^"]*"' | tr -d ' ' | sort; }
+[ "$(names "$work/exact")" = "$(names $math_model)" ] && ok "its tokens have the fine-tune's names" || not_ok "names are $(names "$work/exact")"
+rm -f "$work/exact.base" "$work/math.base"
+
 # The delta applied while computing and the merged weights are the same model, but for bf16 rounding
 # of the merged ones.
 echo '[0,2,417,268,202,745,354,224,25,21,19,1340,224,28,26,24,34,3,202,2,609,623,202]' >"$work/ids"

@@ -1,9 +1,10 @@
 /*
  * Any bytes as a CHAT section: it is refused with a reason, or every conversation that it can
- * express is written without leaving the section.
+ * express is written without leaving the section, and so is a template, or the reason why not.
  */
 #include "engine/buffer.h"
 #include "engine/chat.h"
+#include "foreign/chat_print.h"
 
 #include <assert.h>
 #include <string.h>
@@ -40,6 +41,15 @@ static void write_conversation(const struct chat_format *f, unsigned choice)
 	}
 }
 
+static void write_template(const uint8_t *data, size_t n)
+{
+	_cleanup_(text_done) struct text out = {0};
+	struct reason reason = {0};
+	int r = chat_print(data, n, &out, &reason);
+
+	assert(r == 0 ? out.n > 0 : reason.text[0] != '\0');
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
 	_cleanup_(formatp) struct chat_format *f = NULL;
@@ -52,5 +62,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 	assert(strlen(chat_format_name(f)) < 24);
 	for (unsigned choice = 0; choice < 64; choice++)
 		write_conversation(f, choice);
+	write_template(data, n);
 	return 0;
 }
