@@ -46,20 +46,21 @@ value() { # KEY
 compress() { # method
 	"$build/bin/deltactl" compress --base "$made/base" --tuned "$made/tuned" --method "$1" \
 		--json -o "$made/pair.delta" --calibration-tokens "$tokens" --ratio 16 \
-		>"$made/report" 2>"$made/log"
+		>"$made/report" 2>"$made/log" || { cat "$made/log" >&2; return 1; }
 }
 
 # Lets the first block be done and a part of the second, and ends the run there.
 interrupt() { # method
 	local pid
-	compress "$1" &
+	compress "$1" 2>/dev/null &
 	pid=$!
 	until grep -q ' 1 of ' "$made/log" 2>/dev/null; do
 		kill -0 $pid 2>/dev/null || break
 		sleep 1
 	done
 	sleep 5
-	pkill -KILL -P $pid || true
+	# The work is done in a process of its own, behind a sandbox.
+	pkill -KILL -P "$(pgrep -P $pid | tr '\n' ',')$pid" || true
 	wait $pid || true
 }
 

@@ -44,6 +44,16 @@ static int compare_answers(const struct certificate_settings *s, const struct se
 	return r;
 }
 
+void certificate_set(struct certificate *certificate, const struct comparison *sums)
+{
+	certificate->n_eval_tokens = sums->n;
+	certificate->kl = comparison_kl(sums);
+	certificate->agreement = comparison_agreement(sums);
+	certificate->perplexity_base = comparison_perplexity(sums, sums->sum_nll_base);
+	certificate->perplexity_tuned = comparison_perplexity(sums, sums->sum_nll_tuned);
+	certificate->perplexity_delta = comparison_perplexity(sums, sums->sum_nll_delta);
+}
+
 static int open_compare(const struct certificate_settings *s, uint32_t max_positions,
 	struct compare **ret, struct reason *reason)
 {
@@ -92,11 +102,6 @@ int certificate_measure(
 		r = compare_windows(s, compare, &sums, reason);
 	if (r < 0)
 		return r;
-	ret->n_eval_tokens = sums.n;
-	ret->kl = comparison_kl(&sums);
-	ret->agreement = comparison_agreement(&sums);
-	ret->perplexity_base = comparison_perplexity(&sums, sums.sum_nll_base);
-	ret->perplexity_tuned = comparison_perplexity(&sums, sums.sum_nll_tuned);
-	ret->perplexity_delta = comparison_perplexity(&sums, sums.sum_nll_delta);
+	certificate_set(ret, &sums);
 	return 0;
 }

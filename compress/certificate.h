@@ -27,3 +27,6 @@ int certificate_measure_tasks(const struct certificate_settings *settings,
 /* Sets the measured members of *ret; the others stay. */
 int certificate_measure(const struct certificate_settings *settings, struct certificate *ret,
 	struct reason *reason) _must_check_;
+
+/* The same of sums that were made otherwise. */
+void certificate_set(struct certificate *certificate, const struct comparison *sums);

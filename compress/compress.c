@@ -301,6 +301,7 @@ static void fill_report(struct job *j)
 	r->n_calibration_tokens = c->n_calibration_tokens;
 	r->n_eval_tokens = c->n_eval_tokens;
 	r->tasks = j->certificate_tasks;
+	r->self_tested = j->selftest.n > 0;
 	r->n_resumed = p->n_resumed;
 	r->began_anew = p->began_anew;
 	r->against_served = j->against == j->settings->base_weights;

@@ -31,9 +31,11 @@ struct compress_work {
 };
 
 /*
- * The certificate's figures of the whole model and the self-test are taken by the engine, with base
- * and fine-tune in memory at once. Where they would take more than this they are left out, unless
- * asked for: the figures are then NaN, and there is no self-test.
+ * The certificate's figures of the whole model are taken on held-out text: by the engine that will
+ * serve, with base and fine-tune in memory at once, which also makes a self-test and measures each
+ * level; or, where both would take more than this, one block at a time (compress/block_compare.h),
+ * which does not. That reads both models once more and computes three passes of the held-out text:
+ * some percent of what a calibrated method takes.
  */
 #define COMPRESS_MEASURE_BYTES (UINT64_C(4) << 30)
 
@@ -42,9 +44,10 @@ struct compress_work {
 #define COMPRESS_DEFAULT_MEMORY (UINT64_C(8) << 30)
 
 enum compress_measure {
-	COMPRESS_MEASURE_SMALL,
-	COMPRESS_MEASURE_ALWAYS,
-	COMPRESS_MEASURE_NEVER,
+	COMPRESS_MEASURE_AUTO,
+	COMPRESS_MEASURE_BLOCKS, /* whatever the size */
+	COMPRESS_MEASURE_ENGINE, /* likewise */
+	COMPRESS_MEASURE_NEVER,  /* the figures are NaN, and there is no self-test */
 };
 
 enum compress_against {
@@ -93,7 +96,8 @@ struct compress_report {
 	struct certificate_tasks tasks; /* what text that was, and on tasks that were kept back */
 	bool against_served;
 	char chat_refusal[256]; /* why the file has no chat format; empty if it has one */
-	bool measured;          /* kl, agreement, perplexities, and a self-test in the file */
+	bool measured;          /* kl, agreement, perplexities */
+	bool self_tested;       /* the file has a self-test */
 	uint32_t n_resumed;     /* blocks that an earlier run had made */
 	bool began_anew;        /* the file of work was of another command, or damaged */
 	double seconds;

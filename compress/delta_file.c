@@ -74,6 +74,25 @@ void delta_file_move(struct delta_file *f, size_t i, int fd, uint64_t at)
 	kept->at = at;
 }
 
+int delta_file_payload(const struct delta_file *f, size_t i, uint8_t **ret)
+{
+	const struct kept_part *kept = &f->parts[i];
+	uint64_t n = kept->part.record.bytes;
+	_cleanup_(freep) uint8_t *bytes =
+		aligned_alloc(PART_ALIGNMENT, align_up(n + 1, PART_ALIGNMENT));
+	int r = 0;
+
+	if (!bytes)
+		return -ENOMEM;
+	if (kept->part.payload)
+		memcpy(bytes, kept->part.payload, n);
+	else
+		r = file_read_at(kept->fd, bytes, n, kept->at);
+	if (r == 0)
+		*ret = take_ptr(bytes);
+	return r;
+}
+
 uint64_t delta_file_bytes(const struct delta_file *f, bool (*of)(enum tensor_role role))
 {
 	uint64_t sum = 0;

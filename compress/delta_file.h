@@ -27,6 +27,9 @@ const struct part *delta_file_part(const struct delta_file *f, size_t i);
  * there when it is needed, and no longer kept in memory. */
 void delta_file_move(struct delta_file *f, size_t i, int fd, uint64_t at);
 
+/* A copy of the payload of part i, wherever it is kept; malloc'ed, aligned to 64. */
+int delta_file_payload(const struct delta_file *f, size_t i, uint8_t **ret) _must_check_;
+
 /* Bytes of payloads and records of all parts for which the function is true. */
 uint64_t delta_file_bytes(const struct delta_file *f, bool (*of)(enum tensor_role role));
 

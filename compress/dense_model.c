@@ -170,9 +170,9 @@ float *dense_head(const struct dense_model *m)
 	return m->config.flags & MODEL_TIED_HEAD ? dense_embedding(m) : head;
 }
 
-struct block_weights dense_block(const struct dense_model *m, uint32_t layer)
+struct block_weights dense_layer_weights(const struct dense_layer *l)
 {
-	float *const *at = m->layers[layer].at;
+	float *const *at = l->at;
 
 	return (struct block_weights){
 		.q = at[ROLE_Q],
@@ -194,4 +194,9 @@ struct block_weights dense_block(const struct dense_model *m, uint32_t layer)
 		.q_norm = at[ROLE_Q_NORM],
 		.k_norm = at[ROLE_K_NORM],
 	};
+}
+
+struct block_weights dense_block(const struct dense_model *m, uint32_t layer)
+{
+	return dense_layer_weights(&m->layers[layer]);
 }

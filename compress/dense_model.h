@@ -81,4 +81,5 @@ float *dense_head(const struct dense_model *m);
 #define DENSE_N_PROJECTIONS 7u
 extern const enum tensor_role dense_projections[DENSE_N_PROJECTIONS];
 
+struct block_weights dense_layer_weights(const struct dense_layer *l);
 struct block_weights dense_block(const struct dense_model *m, uint32_t layer);

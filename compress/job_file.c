@@ -1,5 +1,6 @@
 #include "compress/job.h"
 
+#include "compress/block_compare.h"
 #include "compress/exact.h"
 #include "compress/levels.h"
 #include "compress/served.h"
@@ -156,20 +157,36 @@ static void fill_certificate(struct job *j)
 	j->certificate.projection_original_bytes = j->projections.original_bytes;
 }
 
-static bool is_measured(const struct job *j)
+static enum compress_measure how_measured(const struct job *j)
 {
 	uint64_t bytes =
 		model_16bit_bytes(&j->pair.base_config) + model_16bit_bytes(&j->pair.tuned_config);
 
-	switch (j->settings->measure) {
-	case COMPRESS_MEASURE_ALWAYS:
-		return true;
-	case COMPRESS_MEASURE_NEVER:
-		return false;
-	case COMPRESS_MEASURE_SMALL:
-		break;
-	}
-	return bytes <= COMPRESS_MEASURE_BYTES;
+	if (j->settings->measure != COMPRESS_MEASURE_AUTO)
+		return j->settings->measure;
+	return bytes <= COMPRESS_MEASURE_BYTES ? COMPRESS_MEASURE_ENGINE : COMPRESS_MEASURE_BLOCKS;
+}
+
+/* Certificate alone, one block of one model in memory. */
+static int measure_blocks(struct job *j, struct reason *reason)
+{
+	const struct block_compare compare = {
+		.models =
+			{
+				.pool = j->pool,
+				.pair = &j->pair,
+				.base_weights = j->settings->base_weights,
+				.file = j->file,
+			},
+		.calibration = j->calibration,
+		.progress = j->progress,
+	};
+	struct comparison sums;
+	int r = block_compare_run(&compare, &sums, reason);
+
+	if (r == 0)
+		certificate_set(&j->certificate, &sums);
+	return r;
 }
 
 static void leave_unmeasured(struct job *j)
@@ -185,12 +202,22 @@ static void leave_unmeasured(struct job *j)
 
 int job_write(struct job *j, int fd, struct reason *reason)
 {
+	enum compress_measure how = how_measured(j);
 	int r = 0;
 
 	fill_certificate(j);
-	j->report->measured = is_measured(j);
 	leave_unmeasured(j);
-	if (j->report->measured)
+	j->report->measured = how != COMPRESS_MEASURE_NEVER;
+	switch (how) {
+	case COMPRESS_MEASURE_AUTO:
+	case COMPRESS_MEASURE_ENGINE:
 		r = measure(j, reason);
+		break;
+	case COMPRESS_MEASURE_BLOCKS:
+		r = measure_blocks(j, reason);
+		break;
+	case COMPRESS_MEASURE_NEVER:
+		break;
+	}
 	return r < 0 ? r : write_whole(j, fd, reason);
 }

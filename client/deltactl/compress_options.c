@@ -38,8 +38,13 @@ const char compress_options_help[] =
 	"  --memory SIZE            where the method would take more memory than this, the way "
 	"that\n"
 	"                           does with less stands in: 512M, 8G (the default), ...\n"
-	"  --measure always|never   KL, agreement and self-test of the whole file; without it, of\n"
-	"                           models that fit into memory beside each other (2 GiB each)\n"
+	"  --measure HOW            KL and agreement of the whole file on held-out text: always, "
+	"by\n"
+	"                           the engine, which also makes a self-test; blocks, one block "
+	"of\n"
+	"                           one model in memory; never. Default: the engine for models "
+	"that\n"
+	"                           fit into memory beside each other (2 GiB each), else blocks\n"
 	"  --no-resume              begin anew. Otherwise a command that was interrupted, given "
 	"again,\n"
 	"                           goes on at the block it was in: FILE.partial, which is "
@@ -106,10 +111,21 @@ static bool set_positive(double *ret)
 
 static bool set_measure(enum compress_measure *ret)
 {
-	bool always = strcmp(optarg, "always") == 0;
+	static const struct {
+		const char *name;
+		enum compress_measure how;
+	} words[] = {
+		{"always", COMPRESS_MEASURE_ENGINE},
+		{"blocks", COMPRESS_MEASURE_BLOCKS},
+		{"never", COMPRESS_MEASURE_NEVER},
+	};
 
-	*ret = always ? COMPRESS_MEASURE_ALWAYS : COMPRESS_MEASURE_NEVER;
-	return always || strcmp(optarg, "never") == 0;
+	for (size_t i = 0; i < array_len(words); i++)
+		if (strcmp(optarg, words[i].name) == 0) {
+			*ret = words[i].how;
+			return true;
+		}
+	return false;
 }
 
 static bool set_against(enum compress_against *ret)

@@ -22,15 +22,17 @@ static void print_closeness(const char *text, double kl, double agreement, uint6
 static void print_quality(const struct compress_report *r)
 {
 	if (!r->measured) {
-		printf("  not measured as a whole, and without a self-test: --measure always does "
-		       "it, with both\n"
-		       "  models in memory\n");
+		printf("  not measured as a whole, and without a self-test\n");
 		return;
 	}
 	print_closeness(
 		certificate_text_name(r->tasks.text), r->kl, r->agreement, r->n_eval_tokens);
 	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n", r->perplexity_base,
 		r->perplexity_tuned, r->perplexity_delta);
+	if (!r->self_tested)
+		printf("  measured one block at a time, without a self-test: --measure always "
+		       "makes one, with both\n"
+		       "  models in memory\n");
 	if (r->tasks.n_tasks == 0)
 		return;
 	print_closeness(
