@@ -115,6 +115,7 @@ static bool near_enough(const struct search *s)
 static int search(struct search *s, struct reason *reason)
 {
 	double first = s->settings->first, lambda = first;
+	double nearest = s->settings->nearest > 0 ? s->settings->nearest : 1.0001;
 
 	while (s->n_trials < MAX_TRIALS && !near_enough(s)) {
 		struct end e = {.known = true, .lambda = lambda};
@@ -124,7 +125,7 @@ static int search(struct search *s, struct reason *reason)
 			return r;
 		*(e.value <= s->limit ? &s->good : &s->bad) = e;
 		if (s->good.known && s->bad.known) {
-			if (fabs(log(s->good.lambda / s->bad.lambda)) < 1e-4)
+			if (fabs(log(s->good.lambda / s->bad.lambda)) < log(nearest))
 				break;
 			lambda = between(s);
 		} else {

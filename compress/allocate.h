@@ -40,6 +40,7 @@ struct allocate_settings {
 	const char *stage; /* for progress */
 	double first;      /* lambda to begin with; > 0 */
 	double slack;      /* share of the limit that may stay unused */
+	double nearest;    /* factor between lambdas that are near enough; 0: 1.0001 */
 };
 
 /* All tensors at one lambda. Pieces of work are tensors, in the order given. */

@@ -15,6 +15,7 @@
  * way, compress/auto_stream.h.
  */
 #include "compress/auto_memory.h"
+#include "compress/auto_keep.h"
 #include "compress/auto_run.h"
 #include "compress/methods.h"
 #include "store/base.h"
@@ -29,6 +30,12 @@ static int check(const struct method_options *o, struct reason *reason)
 	if (o->max_kl != 0 && (sized || o->file_ratio != 0))
 		return reason_set(
 			reason, -EINVAL, "a size and max-kl are both given, expected one of them");
+	if (o->keep != 0 && (sized || o->file_ratio != 0 || o->max_kl != 0))
+		return reason_set(reason, -EINVAL,
+			"keep and a size or max-kl are both given, expected one of them");
+	if (o->keep != 0 && !(o->keep > 0 && o->keep <= 1))
+		return reason_set(
+			reason, -EINVAL, "keep is %g, expected more than 0, up to 1", o->keep);
 	if (o->file_ratio != 0 && sized)
 		return reason_set(reason, -EINVAL,
 			"a size of the file and one of the projections are both given, expected "
@@ -52,6 +59,8 @@ static int prepare(const struct method_model *model, void **ret_state, struct re
 	r = auto_text_make(model, &a->text, reason);
 	if (r == 0)
 		r = auto_sense(a, reason);
+	if (r == 0 && model->options->keep > 0)
+		r = auto_keep_new(a, &a->keep, reason);
 	if (r == 0)
 		r = auto_set_budget(a, reason);
 	if (r == 0 && a->n_trials + a->shared > 0)
@@ -60,8 +69,11 @@ static int prepare(const struct method_model *model, void **ret_state, struct re
 		r = auto_draw_curve(a, reason);
 	if (r == 0)
 		r = auto_train(a, reason);
+	if (r == 0 && a->keep)
+		r = auto_keep_measure(a->keep, &a->kept, reason);
 	if (r < 0)
 		return r;
+	a->keep = auto_keep_free(a->keep);
 	a->model = NULL;
 	*ret_state = take_ptr(a);
 	return 0;
@@ -137,6 +149,11 @@ static size_t report(const void *state, struct method_figure *ret)
 	add_figure(ret, &n, "text_tokens", (double)sequences_read(&a->text.learn));
 	add_figure(ret, &n, "in_components", (double)n_factors);
 	add_figure(ret, &n, "lambda", a->allocation.lambda);
+	if (a->kept.n > 0) {
+		add_figure(ret, &n, "kept_share", a->kept.share);
+		add_figure(ret, &n, "kept_share_error", a->kept.error);
+		add_figure(ret, &n, "kept_back", (double)a->kept.n);
+	}
 	if (a->tuned_report.seconds > 0) {
 		add_figure(ret, &n, "kept_back_kl_untrained", a->tuned_report.kl_before);
 		add_figure(ret, &n, "kept_back_kl_trained", a->tuned_report.kl_after);

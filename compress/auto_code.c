@@ -1,3 +1,4 @@
+#include "compress/auto_keep.h"
 #include "compress/auto_run.h"
 
 #include "compress/methods.h"
@@ -7,6 +8,7 @@
 #define COMPONENTS_LEAD 0.6
 #define SLACK 0.01
 #define FIRST_LAMBDA 1e-7
+#define KEEP_NEAREST 1.1 /* a score has steps: sizes nearer than 3 % cannot be told apart */
 
 static struct allocate_settings allocate_settings_of(const struct auto_run *a)
 {
@@ -18,6 +20,7 @@ static struct allocate_settings allocate_settings_of(const struct auto_run *a)
 		.stage = "allocating",
 		.first = a->allocation.lambda > 0 ? a->allocation.lambda : FIRST_LAMBDA,
 		.slack = SLACK,
+		.nearest = a->keep ? KEEP_NEAREST : 0,
 	};
 }
 
@@ -33,6 +36,9 @@ static int allocate(struct auto_run *a, const struct allocate_settings *settings
 {
 	if (a->budget > 0)
 		return allocate_bytes(settings, a->budget, ret, reason);
+	if (a->keep)
+		return allocate_quality(settings, auto_keep_loss, a->keep,
+			1 - a->model->options->keep, ret, reason);
 	return allocate_quality(settings, auto_measure, a, a->model->options->max_kl, ret, reason);
 }
 
@@ -101,9 +107,10 @@ int auto_code(struct auto_run *a, struct reason *reason)
 		return r < 0 ? r : take_attempt(a, &direct, reason);
 	swap_all(a);
 	r = code_with(a, 1u << TRIAL_FACTORS, &components, reason);
-	if (r < 0)
+	/* What they cannot reach, codes have. */
+	if (r < 0 && (r != -ENOSPC || wins))
 		return r;
-	if (!wins)
+	if (r == 0 && !wins)
 		wins = by_size ? components.kl < COMPONENTS_LEAD * direct.kl
 			       : components.allocation.sum.bytes < direct.allocation.sum.bytes;
 	if (!wins)
@@ -147,10 +154,10 @@ int auto_set_budget(struct auto_run *a, struct reason *reason)
 	const struct method_model *model = a->model;
 	const struct method_options *o = model->options;
 
-	a->shared = model->outer && (o->file_ratio > 0 || o->max_kl > 0);
+	a->shared = model->outer && (o->file_ratio > 0 || o->max_kl > 0 || o->keep > 0);
 	if (o->file_ratio > 0)
 		a->budget = model->room;
-	else if (!(o->max_kl > 0))
+	else if (!(o->max_kl > 0) && !(o->keep > 0))
 		a->budget = 2 * a->n_weights / method_ratio(&method_auto, o);
 	if (a->shared)
 		a->tensors[a->n_trials] =

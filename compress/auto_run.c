@@ -1,10 +1,13 @@
 #include "compress/auto_run.h"
 
+#include "compress/auto_keep.h"
+
 struct auto_run *auto_run_free(struct auto_run *a)
 {
 	if (!a)
 		return NULL;
 	exam_free(a->exam);
+	auto_keep_free(a->keep);
 	auto_text_done(&a->text);
 	dense_model_free(a->base);
 	dense_model_free(a->tuned);

@@ -14,6 +14,14 @@
 #include "compress/outer.h"
 #include "compress/tune.h"
 
+/* See compress/auto_keep.h. */
+struct kept {
+	double share, error; /* its standard error; NaN for perplexity */
+	size_t n;            /* tasks, or positions */
+};
+
+struct auto_keep;
+
 struct auto_run {
 	const struct method_model *model;
 	struct auto_text text;
@@ -30,6 +38,8 @@ struct auto_run {
 	bool shared;            /* budget and lambda, with embedding and head */
 	struct rate_loss outer; /* of embedding and head, where they are ours to choose */
 	double general_loss[MEASURED_MAX_POINTS]; /* of it at some sizes, on general text */
+	struct auto_keep *keep;                   /* NULL: not asked for */
+	struct kept kept;
 	struct allocation allocation;
 	struct rate_point points[METHOD_MAX_POINTS]; /* the last is what stands */
 	size_t n_points;

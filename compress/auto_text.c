@@ -98,8 +98,11 @@ static int add_windows(
 	return r;
 }
 
-static size_t share_of(const struct sequences *all)
+/* Half, where a score decides on the size: it needs many. */
+static size_t share_of(const struct method_model *m, const struct sequences *all)
 {
+	if (m->options->keep > 0)
+		return 2;
 	return max_u64(KEPT_BACK_SHARE, sequences_read(all) / KEPT_BACK_TOKENS);
 }
 
@@ -121,7 +124,7 @@ static int add_tasks(const struct method_model *m, struct task_text *text, struc
 	_cleanup_(dealer_done) struct dealer dealer = {0};
 	int r = task_text_references(text, m->options->tasks, all[0], reason);
 
-	dealer.every = share_of(all[0]);
+	dealer.every = share_of(m, all[0]);
 
 	if (r == 0 && sequences_read(all[0]) < ENOUGH_TOKENS)
 		r = task_text_answers(text, m->options->tasks, all[1], reason);
@@ -145,7 +148,7 @@ static int add_own_words(const struct method_model *m, struct task_text *text, s
 	struct sequences all = {0};
 	int r = task_text_invent(text, OWN_WORDS_TOKENS, &all, reason);
 
-	dealer.every = share_of(&all);
+	dealer.every = share_of(m, &all);
 
 	if (r == 0)
 		r = deal(&all, &dealer, t);
@@ -237,7 +240,7 @@ int auto_text_kept_back(const struct method_model *m, struct sequences *ret, str
 	int r = sequences_of_tasks(checkpoint_folder(m->pair->tuned), &m->pair->tuned_config,
 		m->options->tasks, &all, reason);
 
-	dealer.every = share_of(&all);
+	dealer.every = share_of(m, &all);
 	if (r == 0)
 		r = deal(&all, &dealer, &t);
 	for (size_t i = 0; r == 0 && i < t.kept_back.n; i++)

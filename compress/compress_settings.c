@@ -6,7 +6,8 @@ struct embedding_choice compress_embedding(const struct compress_settings *s)
 
 	if (choice.kind != EMBEDDING_UNSAID)
 		return choice;
-	choice.kind = s->options.file_ratio > 0 ? EMBEDDING_AUTO : EMBEDDING_EXACT;
+	choice.kind =
+		s->options.file_ratio > 0 || s->options.keep > 0 ? EMBEDDING_AUTO : EMBEDDING_EXACT;
 	return choice;
 }
 
@@ -24,8 +25,10 @@ static int check_special_options(
 	const struct special_options special[] = {
 		{METHOD_TAKES_DELTADQ, deltadq_options_said(&o->deltadq),
 			"alpha, code bits, parts, groups, seeds and a claimed ratio"},
-		{METHOD_TAKES_GOALS, o->max_kl != 0 || o->file_ratio != 0 || o->train_steps_given,
-			"max-kl, file-ratio and training steps"},
+		{METHOD_TAKES_GOALS,
+			o->max_kl != 0 || o->file_ratio != 0 || o->keep != 0 ||
+				o->train_steps_given,
+			"max-kl, keep, file-ratio and training steps"},
 	};
 
 	for (size_t i = 0; i < array_len(special); i++)
@@ -49,6 +52,9 @@ int compress_settings_check(const struct compress_settings *s, struct reason *re
 	if (s->against == AGAINST_SERVED && method->takes & METHOD_TAKES_ADAPTERS)
 		return reason_set(reason, -EINVAL,
 			"an adapter fits the base's own numbers, whatever they are served as");
+	if (s->options.keep != 0 && compress_embedding(s).kind != EMBEDDING_AUTO)
+		return reason_set(reason, -EINVAL,
+			"keep chooses how embedding and head are stored, which is said too");
 	r = method->check(&s->options, reason);
 	if (r < 0)
 		return reason_prefix(reason, r, "method %s", s->method);

@@ -24,7 +24,7 @@
 #define METHOD_MAX_PARTS FORMAT_MAX_LEVELS
 #define METHOD_RECORD_BYTES sizeof(struct tensor_record) /* of a part, beside its payload */
 #define METHOD_MAX_GROUP 3u                              /* q, k, v */
-#define METHOD_MAX_FIGURES 8u
+#define METHOD_MAX_FIGURES 10u
 #define METHOD_MAX_POINTS 8u
 
 enum method_needs {
@@ -53,6 +53,7 @@ struct method_options {
 	/* Goals. */
 	double file_ratio; /* 16-bit bytes of the model over those of the whole file; 0: not said */
 	double max_kl;     /* nats on text that is kept back, instead of a size; 0: not said */
+	double keep; /* share of the score on tasks that are kept back, likewise; 0: not said */
 	uint32_t train_steps; /* if train_steps_given */
 	bool train_steps_given;
 };

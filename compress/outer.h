@@ -69,5 +69,5 @@ void outer_learn(struct outer *o, const struct outer_worth *worth);
 int outer_encode(void *self, double lambda, struct rate_loss *ret, struct reason *reason)
 	_must_check_;
 
-/* Adds all parts, as they are chosen; once. */
+/* Adds all parts, as they are chosen; an adapter once. */
 int outer_add(struct outer *o, struct delta_file *f, struct reason *reason) _must_check_;

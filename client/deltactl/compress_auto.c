@@ -23,6 +23,11 @@ bool compress_auto_option(
 			return false;
 		o->max_kl = (double)number;
 		return true;
+	case OPTION_AUTO_KEEP:
+		if (!number_f32(value, &number) || !(number > 0 && number <= 1))
+			return false;
+		o->keep = (double)number;
+		return true;
 	case OPTION_AUTO_STEPS:
 		o->train_steps_given = true;
 		return number_u32(value, &o->train_steps);

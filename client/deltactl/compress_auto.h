@@ -15,6 +15,7 @@ enum {
 	OPTION_AUTO_ROWS,
 	OPTION_AUTO_FILE_RATIO,
 	OPTION_AUTO_MAX_KL,
+	OPTION_AUTO_KEEP,
 	OPTION_AUTO_STEPS,
 	OPTION_AUTO_END,
 };
@@ -25,6 +26,7 @@ enum {
 	{"task-rows", required_argument, NULL, OPTION_AUTO_ROWS},   \
 	{"file-ratio", required_argument, NULL, OPTION_AUTO_FILE_RATIO}, \
 	{"max-kl", required_argument, NULL, OPTION_AUTO_MAX_KL},    \
+	{"keep", required_argument, NULL, OPTION_AUTO_KEEP},        \
 	{"train-steps", required_argument, NULL, OPTION_AUTO_STEPS}
 
 #define COMPRESS_AUTO_HELP                                                                     \
@@ -36,6 +38,9 @@ enum {
 	"                           file, instead of --ratio\n"                                \
 	"  --max-kl X               as small as it gets with a KL of X nats a token on text\n" \
 	"                           that is kept back, instead of a size\n"                    \
+	"  --keep SHARE             as small as it gets with this share (0.99, say) of the score on\n"  \
+	"                           tasks that are kept back; without --tasks, of the tokens\n"  \
+	"                           that the fine-tune finds most probable\n"                 \
 	"  --train-steps N          of training after the codes are chosen (default 60 with\n" \
 	"                           --tasks, else 0)\n"
 /* clang-format on */

@@ -45,6 +45,15 @@ static struct compress_report made(
 	return report;
 }
 
+static double figure_of(const struct compress_report *r, const char *name)
+{
+	for (size_t i = 0; i < r->n_figures; i++)
+		if (strcmp(r->figures[i].name, name) == 0)
+			return r->figures[i].value;
+	fail_msg("no %s in the report", name);
+	return 0;
+}
+
 /* Of a delta that has a certificate. */
 static const struct rate_point *points_of(const struct image *image, struct certificate *ret)
 {
@@ -220,11 +229,39 @@ static void test_the_curve_is_kept(void **state)
 	assert_true(points[4].kl < points[1].kl && points[4].kl > points[2].kl);
 }
 
+/* Of what the fine-tune finds most probable; a larger share takes a larger file. */
+static void test_a_share_is_kept(void **state)
+{
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-mha-tied");
+	struct method_options options = {.keep = .85};
+	struct compress_report most = made(&f, &options, 2), half;
+
+	(void)state;
+	options.keep = .5;
+	half = made(&f, &options, 2);
+	assert_true(figure_of(&most, "kept_share") >= .85);
+	assert_true(figure_of(&half, "kept_share") >= .5);
+	assert_true(figure_of(&half, "kept_share") < figure_of(&most, "kept_share"));
+	assert_true(figure_of(&most, "kept_share_error") > 0);
+	assert_true(half.file_bytes <= most.file_bytes);
+	assert_true(half.projection_bytes < most.projection_bytes);
+	assert_true(half.kl > most.kl);
+}
+
 static void test_refusals(void **state)
 {
 	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-gqa");
 	const struct method_options both = {.bits = 2, .max_kl = .1}, negative = {.max_kl = -1},
-				    sizes = {.bits = 2, .file_ratio = 4};
+				    sizes = {.bits = 2, .file_ratio = 4},
+				    keeps = {.keep = .9, .max_kl = .1}, more = {.keep = 1.5},
+				    keep = {.keep = .9};
+	const struct compress_settings exact = {
+		.method = "auto",
+		.options = keep,
+		.embedding.kind = EMBEDDING_EXACT,
+		.calibration_tokens = 1024,
+		.window = 64,
+	};
 	struct compress_report report;
 	struct reason reason = {0};
 
@@ -234,6 +271,12 @@ static void test_refusals(void **state)
 	assert_int_equal(compressed(&f, &sizes, 1, &report, &reason), -EINVAL);
 	assert_non_null(strstr(reason.text, "size of the file"));
 	assert_int_equal(compressed(&f, &negative, 1, &report, &reason), -EINVAL);
+	assert_int_equal(compressed(&f, &keeps, 1, &report, &reason), -EINVAL);
+	assert_non_null(strstr(reason.text, "keep and a size or max-kl"));
+	assert_int_equal(compressed(&f, &more, 1, &report, &reason), -EINVAL);
+	assert_non_null(strstr(reason.text, "keep is 1.5"));
+	assert_int_equal(compress_settings_check(&exact, &reason), -EINVAL);
+	assert_non_null(strstr(reason.text, "keep chooses"));
 }
 
 int main(void)
@@ -248,6 +291,7 @@ int main(void)
 		cmocka_unit_test(test_an_open_embedding_leaves_the_projections_their_budget),
 		cmocka_unit_test(test_a_file_too_small_for_its_pages_is_refused),
 		cmocka_unit_test(test_the_curve_is_kept),
+		cmocka_unit_test(test_a_share_is_kept),
 		cmocka_unit_test(test_refusals),
 	};
 
