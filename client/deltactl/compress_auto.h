@@ -38,9 +38,9 @@ enum {
 	"                           file, instead of --ratio\n"                                \
 	"  --max-kl X               as small as it gets with a KL of X nats a token on text\n" \
 	"                           that is kept back, instead of a size\n"                    \
-	"  --keep SHARE             as small as it gets with this share (0.99, say) of the score on\n"  \
-	"                           tasks that are kept back; without --tasks, of the tokens\n"  \
-	"                           that the fine-tune finds most probable\n"                 \
+	"  --keep SHARE             as small as it gets with this share, 0.99 say, of the score\n" \
+	"                           on tasks that are kept back; without --tasks, of the tokens\n" \
+	"                           that the fine-tune finds most probable\n" \
 	"  --train-steps N          of training after the codes are chosen (default 60 with\n" \
 	"                           --tasks, else 0)\n"
 /* clang-format on */
