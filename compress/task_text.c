@@ -72,17 +72,32 @@ struct draft {
 	size_t n_prompt;
 };
 
+/* A tokenizer may have tokens that the model has no embedding for. */
+static int check_ids(
+	const struct task_text *t, const uint32_t *ids, size_t n, struct reason *reason)
+{
+	for (size_t i = 0; i < n; i++)
+		if (ids[i] >= t->config.vocab)
+			return reason_set(reason, -EBADMSG,
+				"the tokenizer makes id %u, the model has a vocabulary of %u",
+				ids[i], t->config.vocab);
+	return 0;
+}
+
 static int encode_prompt(const struct task_text *t, const char *text, size_t n, struct draft *ret,
 	struct reason *reason)
 {
 	const struct chat_message message = {.role = CHAT_ROLE_USER, .text = text, .n_text = n};
 	struct tokenizer_options options = {.add_specials = true};
+	int r;
 
 	if (t->format)
-		return chat_render(
+		r = chat_render(
 			t->format, t->tokenizer, &message, 1, &ret->prompt, &ret->n_prompt, reason);
-	return tokenizer_encode(
-		t->tokenizer, text, n, options, &ret->prompt, &ret->n_prompt, reason);
+	else
+		r = tokenizer_encode(
+			t->tokenizer, text, n, options, &ret->prompt, &ret->n_prompt, reason);
+	return r < 0 ? r : check_ids(t, ret->prompt, ret->n_prompt, reason);
 }
 
 /* Prompt, answer, and the id that ends it unless that is negative. What has nothing to judge, or
@@ -118,6 +133,8 @@ static int add_reference(const struct task_text *t, const struct task *task, str
 	if (r == 0)
 		r = tokenizer_encode(t->tokenizer, task->reference, strlen(task->reference),
 			options, &reference, &n, reason);
+	if (r == 0)
+		r = check_ids(t, reference, n, reason);
 	if (r == 0)
 		r = add_answered(
 			t, &draft, reference, n, t->config.n_eos > 0 ? t->config.eos[0] : -1, ret);
@@ -288,7 +305,7 @@ static int encode_opening(const struct task_text *t, const char *text, size_t n,
 	memcpy(ret->ids, prefix, n_prefix * sizeof(*ids));
 	memcpy(ret->ids + n_prefix, ids, n_ids * sizeof(*ids));
 	ret->n = n_prefix + n_ids;
-	return 0;
+	return check_ids(t, ret->ids, ret->n, reason);
 }
 
 /* A message ends where the format goes on; if that begins with a special token, there. */

@@ -37,6 +37,26 @@ check_fails 1 'absent.txt' 'a missing calibration text is named' \
 	compress $tiny/llama-gqa-ft "$old" --calibrate "$work/absent.txt"
 check 'none of them touched the old file' only_old_file
 
+# A fine-tune whose chat format has a token that its embedding has no row for: said before anything
+# runs on it, whatever the text is made of.
+cp -r $math_model "$work/wide"
+chmod -R u+w "$work/wide"
+sed -i '0,/"added_tokens": \[/s//&{"id": 4099, "content": "<|wide|>", "special": true},/' "$work/wide/tokenizer.json"
+sed -i "s/'<|im_start|>'/'<|im_start|><|wide|>'/" "$work/wide/tokenizer_config.json"
+wide() { # what it is, options
+	what=$1
+	shift
+	check_fails 3 'id 4099.*vocabulary of 4096' "a token outside the vocabulary: $what" \
+		"$deltactl" compress --base $base_model --tuned "$work/wide" -o "$old" --quiet \
+		--calibration-tokens 512 "$@"
+}
+head -n 20 models/math.jsonl >"$work/tasks.jsonl"
+wide 'in its own words'
+wide 'in tasks' --tasks "$work/tasks.jsonl"
+wide 'in tasks, block by block' --tasks "$work/tasks.jsonl" --memory 240M
+wide 'in calibration by tasks' --tasks "$work/tasks.jsonl" --method k-bit
+check 'none of them touched the old file' only_old_file
+
 # SIGTERM lets it clean up behind itself; work that is safe stays for the next time.
 "$deltactl" compress --base $tiny/llama-gqa --tuned $tiny/llama-gqa-ft -o "$work/made/new.delta" \
 	--quiet --calibration-tokens 4000000 2>/dev/null &
