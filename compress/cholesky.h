@@ -8,5 +8,6 @@
 #include "engine/pool.h"
 
 /* A = L L^T in place: n x n, of which the lower triangle and the diagonal are read and written.
- * BLAS must run on one thread. BLAS_E_NOT_POSITIVE (the triangle is then spoilt), -ENOMEM. */
+ * BLAS must run on one thread; the pool may be NULL. BLAS_E_NOT_POSITIVE (the triangle is then
+ * spoilt), -ENOMEM. */
 int cholesky_factor(struct pool *pool, double *a, size_t n) _must_check_;

@@ -1,5 +1,6 @@
 #include "compress/gptq.h"
 
+#include "compress/cholesky.h"
 #include "compress/triangle.h"
 #include "kernels/blas.h"
 #include "kernels/types.h"
@@ -98,7 +99,7 @@ static int invert(struct gptq *g, struct pool *pool, struct reason *reason)
 	size_t n = (size_t)g->n * g->n;
 	int r;
 
-	r = triangle_factor(pool, g->factor, g->n);
+	r = cholesky_factor(pool, g->factor, g->n);
 	if (r == 0)
 		r = triangle_inverse(pool, g->factor, g->n);
 	if (r > 0)

@@ -4,9 +4,8 @@
 
 #include <string.h>
 
-#define BLOCK 256u /* columns that are eliminated at a time */
-#define ROWS 384u  /* of a piece */
-#define COLS 512u  /* likewise */
+#define BLOCK 256u /* rows that are made at a time */
+#define COLS 512u  /* of a piece */
 
 static void run(struct pool *pool, pool_fn *fn, void *arg, size_t n)
 {
@@ -23,87 +22,6 @@ static void copy_block(double *to, size_t to_stride, const double *from, size_t 
 {
 	for (size_t i = 0; i < n; i++)
 		memcpy(to + i * to_stride, from + i * stride, n * sizeof(*to));
-}
-
-/* The block [first, first + size) on the diagonal, and what is below it and to its right. */
-struct elimination {
-	double *a;
-	size_t n, first, size;
-	const double *diagonal; /* its factor, tight */
-};
-
-static size_t n_below(const struct elimination *e)
-{
-	return e->n - e->first - e->size;
-}
-
-static void solve_rows(void *arg, size_t piece, size_t worker)
-{
-	const struct elimination *e = arg;
-	size_t row = piece * ROWS;
-	const struct blas_solve solve = {
-		.m = min_u64(ROWS, n_below(e) - row),
-		.n = e->size,
-		.triangle = BLAS_LOWER,
-		.transpose = true,
-		.right = true,
-		.b_stride = e->n,
-	};
-
-	(void)worker;
-	blas_triangle_solve(
-		&solve, e->diagonal, e->a + (e->first + e->size + row) * e->n + e->first);
-}
-
-/* The lowest rows are the longest and go first. */
-static void subtract_rows(void *arg, size_t piece, size_t worker)
-{
-	const struct elimination *e = arg;
-	size_t n_pieces = div_up(n_below(e), ROWS), row = (n_pieces - 1 - piece) * ROWS;
-	double *begin = e->a + (e->first + e->size) * e->n;
-	struct blas_gemm gemm = {
-		.m = min_u64(ROWS, n_below(e) - row),
-		.k = e->size,
-		.transpose_b = true,
-		.alpha = -1,
-		.beta = 1,
-		.a_stride = e->n,
-		.b_stride = e->n,
-		.c_stride = e->n,
-	};
-
-	(void)worker;
-	gemm.n = row + gemm.m;
-	blas_gemm_f64(&gemm, begin + row * e->n + e->first, begin + e->first,
-		begin + row * e->n + e->first + e->size);
-}
-
-int triangle_factor(struct pool *pool, double *a, size_t n)
-{
-	_cleanup_(freep) double *diagonal = malloc((size_t)BLOCK * BLOCK * sizeof(*diagonal));
-
-	if (!diagonal)
-		return -ENOMEM;
-	for (size_t first = 0; first < n; first += BLOCK) {
-		struct elimination e = {
-			.a = a,
-			.n = n,
-			.first = first,
-			.size = min_u64(BLOCK, n - first),
-			.diagonal = diagonal,
-		};
-		double *at = a + first * n + first;
-		int r;
-
-		copy_block(diagonal, e.size, at, n, e.size);
-		r = blas_cholesky(diagonal, e.size, BLAS_LOWER);
-		if (r != 0)
-			return r;
-		copy_block(at, n, diagonal, e.size, e.size);
-		run(pool, solve_rows, &e, div_up(n_below(&e), ROWS));
-		run(pool, subtract_rows, &e, div_up(n_below(&e), ROWS));
-	}
-	return 0;
 }
 
 /* Rows [first, first + size) of the inverse, given those above: with D the inverse of the block on
