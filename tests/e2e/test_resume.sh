@@ -24,9 +24,9 @@ told() { # KEY: its value in what was printed last
 }
 
 # Longer and longer lives, so that it ends.
-kill_until_done() { # FIRST-LIFE STEP METHOD, in milliseconds
+kill_until_done() { # FIRST-LIFE STEP METHOD [and options], in milliseconds
 	life=$1 kills=0
-	while ! compress_for "$life" killed.delta --method "$3"; do
+	while ! compress_for "$life" killed.delta --method $3; do
 		kills=$((kills + 1)) life=$((life + $2))
 		[ $kills -lt 60 ] || break
 	done
@@ -40,6 +40,12 @@ for method in delta-come deltadq; do
 	kill_until_done 100 30 $method
 	kill_until_done 150 55 $method
 done
+
+# One block at a time, for models above the limit.
+by_blocks='auto --memory 30M'
+check "$by_blocks undisturbed" compress whole.delta --method $by_blocks --json
+[ "$(told made)" = '"block-by-block"' ] && ok 'it is made by blocks' || not_ok 'it is made at once'
+kill_until_done 300 100 "$by_blocks"
 
 # A partial file with a block in it, to spoil copies of: header, two slots and inputs of the windows
 # stand before the log; 8000 bytes of that are the first block and more.
