@@ -1,6 +1,7 @@
 #include "compress/auto_memory.h"
 
 #include "compress/auto_stream.h"
+#include "compress/ladder.h"
 
 #include <math.h>
 
@@ -89,7 +90,7 @@ static double coding_bytes(const struct sizes *s, size_t n_threads)
 	double metrics = (4 + 4) * s->largest_moments; /* feedback of both sides */
 	double factoring = 8 * s->largest_moments;
 	double components = (4 + 4 + 8) * s->largest + 6 * 8 * s->most_components / rank;
-	double direct = (double)n_threads * (4 + 4 + 1 + 1) * s->largest;
+	double direct = fmin((double)n_threads, LADDER_SIDE_BY_SIDE) * (4 + 4 + 1 + 1) * s->largest;
 
 	return held + metrics + 4 * s->largest + 2 * s->numbers +
 	       fmax(factoring, fmax(components, direct));

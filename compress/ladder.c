@@ -34,6 +34,7 @@ struct work {
 	double lambdas[LADDER_MAX_RUNGS];
 	struct rung rungs[LADDER_MAX_ENTRIES];
 	size_t n_rungs;
+	size_t n_left;  /* of them, to be coded: the first ones */
 	float *turned;  /* delta in the coordinates of compress/metric_root.h */
 	double nothing; /* its squares: the loss of no coding */
 };
@@ -148,8 +149,7 @@ static int code_directly(const struct ladder_settings *s, struct rung *rung)
 static void piece_code(void *arg, size_t piece, size_t worker)
 {
 	struct work *w = arg;
-	/* The finest take the longest. */
-	struct rung *rung = &w->rungs[w->n_rungs - 1 - piece];
+	struct rung *rung = &w->rungs[w->n_left - 1 - piece];
 
 	(void)worker;
 	rung->error = rung->factors
@@ -276,7 +276,12 @@ static int code_all(struct work *w, struct reason *reason)
 	w->turned = NULL;
 	if (r < 0)
 		return r;
-	pool_run(s->pool, piece_code, w, w->n_rungs);
+	for (w->n_left = w->n_rungs; w->n_left > 0;) {
+		size_t n = min_u64(LADDER_SIDE_BY_SIDE, w->n_left);
+
+		pool_run(s->pool, piece_code, w, n);
+		w->n_left -= n;
+	}
 	for (size_t i = 0; r == 0 && i < w->n_rungs; i++)
 		r = w->rungs[i].error;
 	return r;

@@ -12,6 +12,9 @@
 #define LADDER_MAX_RUNGS 9u
 /* Nothing; a direct code a rung; components of two coarsenesses a rung. */
 #define LADDER_MAX_ENTRIES (1 + 3 * LADDER_MAX_RUNGS)
+/* Codings that are made at once, however many threads there are: a direct one takes ten bytes a
+ * number meanwhile. */
+#define LADDER_SIDE_BY_SIDE 4u
 #define LADDER_NOTHING UINT32_MAX /* tag of the entry that has no part */
 
 struct ladder_settings {
