@@ -9,7 +9,9 @@
  *   size        real bytes; what training added is taken back from the smallest codes
  *
  * At half a bit and less components win on every fine-tune that was tried, from 1.6 bits on direct
- * codes; between, text that was kept back decides, with a lead for what training improves more.
+ * codes; between, each projection takes what is better for it (compress/trial.h). KL at 1.0 bit on
+ * unseen tasks before training, with codes alone, components alone, and either: tools fine-tune
+ * 0.0053, 0.0036, 0.0034 (60 tasks); chat fine-tune 0.031, 0.037, 0.029 (16 tasks).
  *
  * Both models and all gradients are in memory as f32; models that are too large for that go another
  * way, compress/auto_stream.h.
@@ -178,7 +180,7 @@ static void done(void *state)
 const struct method method_auto = {
 	.name = "auto",
 	.summary = "codes or components by the fine-tune's own task, trained",
-	.needs = METHOD_NEEDS_CALIBRATION | METHOD_NEEDS_GRADIENTS,
+	.needs = METHOD_NEEDS_GRADIENTS,
 	.takes = METHOD_TAKES_TASKS | METHOD_TAKES_GOALS | METHOD_TAKES_OUTER,
 	.default_ratio = 16,
 	.check = check,

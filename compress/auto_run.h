@@ -41,6 +41,7 @@ struct auto_run {
 	struct auto_keep *keep;                   /* NULL: not asked for */
 	struct kept kept;
 	struct allocation allocation;
+	double kl; /* of what stands coded, on what was kept back */
 	struct rate_point points[METHOD_MAX_POINTS]; /* the last is what stands */
 	size_t n_points;
 	struct tune_report tuned_report;

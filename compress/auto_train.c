@@ -1,6 +1,6 @@
 #include "compress/auto_run.h"
 
-#define DEFAULT_STEPS 60u
+#define DEFAULT_STEPS 40u
 
 static uint32_t n_steps(const struct auto_run *a)
 {
@@ -8,7 +8,10 @@ static uint32_t n_steps(const struct auto_run *a)
 
 	if (o->train_steps_given)
 		return o->train_steps;
-	return a->text.kind == AUTO_TEXT_TASKS ? DEFAULT_STEPS : 0;
+	if (a->text.kind != AUTO_TEXT_TASKS ||
+		auto_projection_bytes(a) * 8 > TUNE_MOST_BITS * a->n_weights)
+		return 0;
+	return DEFAULT_STEPS;
 }
 
 struct trial_work {

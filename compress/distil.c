@@ -126,17 +126,19 @@ static void shuffle(struct distil *d)
 	d->next = 0;
 }
 
-/* Sequences from number `at` of the order on until they have enough judged tokens. */
+/* Sequences from number `at` of the order on until they have enough tokens. */
 static struct batch batch_from(const struct distil *d, const struct lessons *l, size_t at)
 {
 	const struct sequences *s = l->sequences;
 	struct batch b = {.sequences = s, .picks = l->order + at};
-	size_t judged = 0;
+	size_t judged = 0, read = 0, most = d->settings->batch_read;
 
-	while (at + b.n < s->n && judged < d->settings->batch_tokens) {
+	while (at + b.n < s->n && judged < d->settings->batch_tokens &&
+		(most == 0 || read < most)) {
 		const struct sequence *item = &s->items[b.picks[b.n++]];
 
 		judged += item->n - item->answer;
+		read += item->n - 1;
 	}
 	return b;
 }

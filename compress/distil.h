@@ -44,9 +44,10 @@ struct distil_settings {
 	/* Judged so often, evenly spread, at the end too; 0: by the caller, the end is taken. */
 	uint32_t n_checks;
 	uint32_t n_steps;
-	uint32_t batch_tokens; /* judged tokens of a step, at least; whole sequences */
-	double rate;           /* highest learning rate */
-	uint32_t n_warmup;     /* steps of linear rise; a cosine to final_share x rate follows */
+	/* Whole sequences until so many tokens of a step are judged, or (0: never) so many read. */
+	uint32_t batch_tokens, batch_read;
+	double rate;       /* highest learning rate */
+	uint32_t n_warmup; /* steps of linear rise; a cosine to final_share x rate follows */
 	double final_share;
 	double max_norm; /* of the gradient of all groups together; larger ones are shortened; 0:
 			    off */

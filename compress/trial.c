@@ -32,7 +32,7 @@ int trial_new(const struct trial_settings *settings, struct trial **ret)
 	if (!t)
 		return -ENOMEM;
 	t->settings = *settings;
-	t->search.allowed = UINT32_MAX;
+	t->allowed = UINT32_MAX;
 	t->nothing = -1;
 	*ret = t;
 	return 0;
@@ -52,17 +52,14 @@ struct trial *trial_free(struct trial *t)
 void trial_allow(struct trial *t, uint32_t allowed)
 {
 	coding_done(&t->at);
-	t->search = (struct trial_search){.allowed = allowed};
+	t->allowed = allowed;
 }
 
 void trial_swap(struct trial *t)
 {
-	const struct trial_search search = t->search;
 	const struct trial_coding at = t->at;
 
-	t->search = t->search_aside;
 	t->at = t->aside;
-	t->search_aside = search;
 	t->aside = at;
 }
 
@@ -137,7 +134,7 @@ static int find_loss(struct trial *t)
 	for (size_t i = 0; i < n_numbers(t); i++)
 		error[i] = t->settings.delta[i] - error[i];
 	r = metric_loss(t->settings.codes.g, t->settings.codes.h, error, &t->at.point.loss);
-	t->at.point.loss /= 2;
+	t->at.point.loss *= t->at.winner.codec == TRIAL_CODES ? TRIAL_OPTIMISM / 2 : .5;
 	return r;
 }
 
@@ -165,7 +162,7 @@ static int code_directly(struct trial *t, double lambda)
 		.target = s->delta,
 		.g = s->codes.g,
 		.h = s->codes.h,
-		.lambda = form_lambda(lambda),
+		.lambda = form_lambda(lambda) / TRIAL_OPTIMISM,
 		.n_sweeps = LDLQ_SWEEPS,
 	};
 	struct ldlq result = {.error = error};
@@ -181,7 +178,7 @@ static int code_directly(struct trial *t, double lambda)
 	result.codes = t->at.codes;
 	result.wanted = t->at.wanted;
 	r = ldlq_run(&problem, &result);
-	t->at.point.loss = result.loss / 2;
+	t->at.point.loss = TRIAL_OPTIMISM * result.loss / 2;
 	return r;
 }
 
@@ -251,7 +248,7 @@ static int explore(struct trial *t, double lambda, struct reason *reason)
 		double cost;
 		int r;
 
-		if (!(t->search.allowed & 1u << candidates[i].codec))
+		if (!(t->allowed & 1u << candidates[i].codec))
 			continue;
 		r = code_as(t, candidates[i], lambda, reason);
 		if (r < 0)
@@ -268,9 +265,10 @@ static int explore(struct trial *t, double lambda, struct reason *reason)
 	coding_done(&t->at);
 	t->at = best;
 	best = (struct trial_coding){0};
-	if (t->search.n_explored < TRIAL_MAX_EXPLORED) {
-		t->search.explored[t->search.n_explored].lambda = lambda;
-		t->search.explored[t->search.n_explored++].winner = winner;
+	if (t->n_explored < TRIAL_MAX_EXPLORED) {
+		t->explored[t->n_explored].allowed = t->allowed;
+		t->explored[t->n_explored].lambda = lambda;
+		t->explored[t->n_explored++].winner = winner;
 	}
 	return 0;
 }
@@ -280,12 +278,12 @@ static const struct trial_winner *known_winner(const struct trial *t, double lam
 	const struct trial_winner *found = NULL;
 	double nearest = t->settled ? INFINITY : log(TRUST);
 
-	for (uint32_t i = 0; i < t->search.n_explored; i++) {
-		double distance = fabs(log(lambda / t->search.explored[i].lambda));
+	for (uint32_t i = 0; i < t->n_explored; i++) {
+		double distance = fabs(log(lambda / t->explored[i].lambda));
 
-		if (distance <= nearest) {
+		if (t->explored[i].allowed == t->allowed && distance <= nearest) {
 			nearest = distance;
-			found = &t->search.explored[i].winner;
+			found = &t->explored[i].winner;
 		}
 	}
 	return found;

@@ -7,7 +7,8 @@
 #include <string.h>
 
 #define BATCH_JUDGED 1024u /* tokens of a step */
-#define HINT .8f           /* how much of what rounding lost direct codes remember */
+#define BATCH_READ 3072u
+#define HINT .8f /* how much of what rounding lost direct codes remember */
 
 /* One set of codes with the numbers behind it; all are the trial's. */
 struct latents {
@@ -120,7 +121,7 @@ static double code_rate(const struct tune_settings *s, bool direct)
 		return 0;
 	if (!direct)
 		return fmin(fmax(.0045 * pow(s->bits, -.7), .003), .05);
-	return s->bits < 1.2 ? .006 : s->bits < 1.6 ? .003 : 0;
+	return s->bits < 1.2 ? .006 : s->bits < TUNE_MOST_BITS ? .003 : 0;
 }
 
 static void add_group(struct tune *t, float *values, size_t n, double rate)
@@ -411,6 +412,7 @@ static int train(struct tune *t, struct tune_report *report, struct reason *reas
 	distil.n_checks = 0;
 	distil.n_steps = s->n_steps;
 	distil.batch_tokens = BATCH_JUDGED;
+	distil.batch_read = BATCH_READ;
 	distil.rate = 1; /* groups have their own */
 	distil.n_warmup = 5;
 	distil.final_share = 0;

@@ -7,15 +7,18 @@
  * of sigmas and steps, and the norms of the blocks, which cost no bytes. The size hardly moves.
  *
  * Rates were found on the fine-tunes of ../shared: components want larger ones the coarser they
- * are; direct codes bear small ones only (zeros begin to walk) and none above 1.6 bits. Training
- * text is soon known by heart, so that what counts is the KL on text that was kept back: without
- * a gain there, everything is as it was.
+ * are; direct codes bear small ones only (zeros begin to walk) and none above TUNE_MOST_BITS, where
+ * scales and norms alone gain a tenth or two. Training text is soon known by heart, so that what
+ * counts is text that was kept back: where KL has grown there (compress/exam.h), everything is as
+ * it was.
  */
 #pragma once
 
 #include "compress/distil.h"
 #include "compress/exam.h"
 #include "compress/trial.h"
+
+#define TUNE_MOST_BITS 1.6 /* finer codes do not bear it */
 
 struct tune_settings {
 	struct trial *const *trials; /* what stands coded; updated */

@@ -41,7 +41,7 @@ enum {
 	"  --keep SHARE             as small as it gets with this share, 0.99 say, of the score\n" \
 	"                           on tasks that are kept back; without --tasks, of the tokens\n" \
 	"                           that the fine-tune finds most probable\n" \
-	"  --train-steps N          of training after the codes are chosen (default 60 with\n" \
+	"  --train-steps N          of training after the codes are chosen (default 40 with\n" \
 	"                           --tasks, else 0)\n"
 /* clang-format on */
 
