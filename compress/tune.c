@@ -441,7 +441,7 @@ static int judge(struct tune *t, const struct exam_marks *before, struct tune_re
 	change = exam_compare(s->exam, before, &after);
 	report->kl_before = before->kl;
 	report->kl_after = after.kl;
-	report->reverted = change.mean > change.error;
+	report->reverted = !(change.mean < -change.error);
 	exam_marks_done(&after);
 	return report->reverted ? revert(t) : 0;
 }
