@@ -93,8 +93,8 @@ missing() {
 		"$results/quality.tsv" -
 }
 
-field() { # file of one JSON object, key
-	sed -n "s/.*\"$2\": *\([-+.0-9a-z]*\).*/\1/p" "$1"
+field() { # file of one JSON object, key; a method's own figures come last and may be called the same
+	grep -o "\"$2\": *[-+.0-9a-z]*" "$1" | sed 's/.*: *//; q'
 }
 
 # Makes one row and prints its line.
