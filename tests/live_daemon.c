@@ -268,16 +268,21 @@ static void fail_with_log(const struct live_daemon *d, const char *what)
 	fail_msg("%s; the daemon's log:\n%s", what, log);
 }
 
-void live_daemon_await(const struct live_daemon *d, const char *line)
+void live_daemon_await_times(const struct live_daemon *d, const char *line, size_t n)
 {
 	uint64_t until = now_ms() + LIVE_TIMEOUT_MS;
 	int status;
 
-	while (!live_daemon_told(d, line)) {
+	while (live_daemon_told(d, line) < n) {
 		if (now_ms() > until || waitpid(d->pid, &status, WNOHANG) != 0)
 			fail_with_log(d, line);
 		usleep(POLL_US);
 	}
+}
+
+void live_daemon_await(const struct live_daemon *d, const char *line)
+{
+	live_daemon_await_times(d, line, 1);
 }
 
 static void release(struct live_daemon *d)
@@ -327,14 +332,9 @@ void live_daemon_restart(struct live_daemon *d)
 {
 	static const struct live_options plain;
 	size_t ready = live_daemon_told(d, "READY=1");
-	uint64_t until = now_ms() + LIVE_TIMEOUT_MS;
 
 	d->pid = spawn(d, &plain, NULL);
-	while (live_daemon_told(d, "READY=1") == ready) {
-		if (now_ms() > until)
-			fail_with_log(d, "the daemon does not start again");
-		usleep(POLL_US);
-	}
+	live_daemon_await_times(d, "READY=1", ready + 1);
 }
 
 int live_daemon_run_again(struct live_daemon *d)

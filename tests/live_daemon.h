@@ -45,6 +45,7 @@ void live_daemon_start(
 void live_daemon_configure(struct live_daemon *d, const struct live_store *store, const char *yaml);
 /* Waits until the daemon has told the service manager a line that begins so. */
 void live_daemon_await(const struct live_daemon *d, const char *line);
+void live_daemon_await_times(const struct live_daemon *d, const char *line, size_t n);
 /* How often it has told such a line until now. */
 size_t live_daemon_told(const struct live_daemon *d, const char *line);
 /* The exit code of a daemon that is ending. */

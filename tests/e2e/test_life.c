@@ -88,7 +88,7 @@ static void test_notifications(void **state)
 	live_daemon_await(&d, "STATUS=serving the base and 1 deltas");
 	assert_int_equal(live_order(admin, PROTO_RELOAD, NULL, words), PROTO_STATUS_OK);
 	live_daemon_await(&d, "RELOADING=1\nMONOTONIC_USEC=");
-	assert_int_equal(live_daemon_told(&d, "READY=1"), 2);
+	live_daemon_await_times(&d, "READY=1", 2);
 	assert_true(live_daemon_told(&d, "WATCHDOG=1") >= 1);
 	assert_int_equal(live_order(admin, PROTO_DRAIN, NULL, words), PROTO_STATUS_OK);
 	live_daemon_await(&d, "STOPPING=1");
