@@ -79,18 +79,6 @@ static void piece_rest(void *arg, size_t piece, size_t worker)
 		p->a + row * p->n + below(p));
 }
 
-static void run(struct pool *pool, pool_fn *fn, struct panel *p)
-{
-	size_t n = n_stripes(p);
-
-	if (pool) {
-		pool_run(pool, fn, p, n);
-		return;
-	}
-	for (size_t i = 0; i < n; i++)
-		fn(p, i, 0);
-}
-
 int cholesky_factor(struct pool *pool, double *a, size_t n)
 {
 	_cleanup_(freep) double *diagonal = malloc((size_t)WIDTH * WIDTH * sizeof(*diagonal));
@@ -105,8 +93,8 @@ int cholesky_factor(struct pool *pool, double *a, size_t n)
 		r = factor_diagonal(&p);
 		if (r != 0)
 			return r;
-		run(pool, piece_panel, &p);
-		run(pool, piece_rest, &p);
+		pool_run(pool, piece_panel, &p, n_stripes(&p));
+		pool_run(pool, piece_rest, &p, n_stripes(&p));
 	}
 	return 0;
 }

@@ -7,16 +7,6 @@
 
 #define ROWS_AT_ONCE 256u
 
-static void run(struct pool *pool, pool_fn *fn, void *arg, size_t n)
-{
-	if (pool) {
-		pool_run(pool, fn, arg, n);
-		return;
-	}
-	for (size_t i = 0; i < n; i++)
-		fn(arg, i, 0);
-}
-
 /* U diag(sigma) V^T while it is added. */
 struct factors_sum {
 	uint32_t rows, cols, n_ranks;
@@ -88,7 +78,7 @@ static int add_factors(struct pool *pool, const struct factors *f, float *weight
 		r = factor_values(&f->v, f->sigma, v);
 	if (r < 0)
 		return r;
-	run(pool, add_rows, &sum, div_up(rows, ROWS_AT_ONCE));
+	pool_run(pool, add_rows, &sum, div_up(rows, ROWS_AT_ONCE));
 	return 0;
 }
 

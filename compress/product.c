@@ -35,10 +35,5 @@ void product_f64(struct pool *pool, const struct blas_gemm *gemm, const double *
 		p.gemm.a_stride = gemm->transpose_a ? gemm->m : gemm->k;
 	if (!gemm->c_stride)
 		p.gemm.c_stride = gemm->n;
-	if (pool) {
-		pool_run(pool, multiply_stripe, &p, n);
-		return;
-	}
-	for (size_t i = 0; i < n; i++)
-		multiply_stripe(&p, i, 0);
+	pool_run(pool, multiply_stripe, &p, n);
 }

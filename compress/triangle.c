@@ -7,16 +7,6 @@
 #define BLOCK 256u /* rows that are made at a time */
 #define COLS 512u  /* of a piece */
 
-static void run(struct pool *pool, pool_fn *fn, void *arg, size_t n)
-{
-	if (pool) {
-		pool_run(pool, fn, arg, n);
-		return;
-	}
-	for (size_t i = 0; i < n; i++)
-		fn(arg, i, 0);
-}
-
 /* A diagonal block, tight, and back. */
 static void copy_block(double *to, size_t to_stride, const double *from, size_t stride, size_t n)
 {
@@ -102,8 +92,8 @@ int triangle_inverse(struct pool *pool, double *l, size_t n)
 		if (r != 0)
 			return r;
 		clear_above(diagonal, s.size);
-		run(pool, multiply_columns, &s, div_up(first, COLS));
-		run(pool, finish_columns, &s, div_up(first, COLS));
+		pool_run(pool, multiply_columns, &s, div_up(first, COLS));
+		pool_run(pool, finish_columns, &s, div_up(first, COLS));
 		copy_block(at, n, diagonal, s.size, s.size);
 	}
 	return 0;

@@ -151,7 +151,7 @@ static void wait_finished(struct pool *pool)
 
 void pool_run(struct pool *pool, pool_fn *fn, void *arg, size_t n_pieces)
 {
-	if (n_pieces <= 1 || pool->n_workers == 0) {
+	if (!pool || n_pieces <= 1 || pool->n_workers == 0) {
 		for (size_t i = 0; i < n_pieces; i++)
 			fn(arg, i, 0);
 		return;

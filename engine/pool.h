@@ -15,6 +15,7 @@ typedef void pool_fn(void *arg, size_t piece, size_t worker);
  * `worker` of pool_fn is in 0 .. pool_threads()-1 and may index scratch. */
 int pool_new(size_t n_threads, struct pool **ret, struct reason *reason) _must_check_;
 size_t pool_threads(const struct pool *pool);
+/* Without a pool (NULL) all pieces are the calling thread's. */
 void pool_run(struct pool *pool, pool_fn *fn, void *arg, size_t n_pieces);
 struct pool *pool_free(struct pool *pool);
 
