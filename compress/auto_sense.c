@@ -63,22 +63,6 @@ static int add_trial(struct auto_run *a, const struct fisher_block *block, size_
 	return 0;
 }
 
-static uint32_t input_width(const struct model_config *c, enum fisher_input input)
-{
-	switch (input) {
-	case FISHER_ATTENTION_INPUT:
-	case FISHER_FFN_INPUT:
-		return c->hidden;
-	case FISHER_ATTENTION:
-		return c->n_heads * c->head_dim;
-	case FISHER_FFN:
-		return c->ffn;
-	case N_FISHER_INPUTS:
-		break;
-	}
-	return 0;
-}
-
 static int take_block(void *user, struct fisher_block *block, struct reason *reason)
 {
 	struct auto_run *a = user;
@@ -86,7 +70,7 @@ static int take_block(void *user, struct fisher_block *block, struct reason *rea
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < N_FISHER_INPUTS; i++) {
-		uint32_t n = input_width(&a->tuned->config, (enum fisher_input)i);
+		uint32_t n = fisher_input_width(&a->tuned->config, (enum fisher_input)i);
 
 		r = add_metric(a, block->h[i], n, .3, &inputs[i].codes, reason);
 		if (r == 0)

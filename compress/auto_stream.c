@@ -273,18 +273,12 @@ static void done(void *state)
 	stream_free(state);
 }
 
-static int check(const struct method_options *options, struct reason *reason)
-{
-	return method_auto.check(options, reason);
-}
-
 const struct method method_auto_stream = {
 	.name = "auto",
 	.summary = "the same for models that do not fit into memory",
 	.needs = METHOD_NEEDS_GRADIENTS,
 	.takes = METHOD_TAKES_TASKS | METHOD_TAKES_GOALS | METHOD_TAKES_OUTER,
 	.default_ratio = 16,
-	.check = check,
 	.prepare = prepare,
 	.quantise = quantise,
 	.report = report,

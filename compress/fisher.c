@@ -16,6 +16,22 @@ enum fisher_input fisher_input_of(size_t projection)
 	return inputs[projection];
 }
 
+uint32_t fisher_input_width(const struct model_config *c, enum fisher_input input)
+{
+	switch (input) {
+	case FISHER_ATTENTION_INPUT:
+	case FISHER_FFN_INPUT:
+		return c->hidden;
+	case FISHER_ATTENTION:
+		return c->n_heads * c->head_dim;
+	case FISHER_FFN:
+		return c->ffn;
+	case N_FISHER_INPUTS:
+		break;
+	}
+	return 0;
+}
+
 void fisher_block_done(struct fisher_block *b)
 {
 	for (size_t i = 0; i < N_FISHER_INPUTS; i++)

@@ -47,6 +47,8 @@ void fisher_block_done(struct fisher_block *b);
 
 /* Which H belongs to a projection (its number in dense_projections). */
 enum fisher_input fisher_input_of(size_t projection);
+/* Numbers of an input: H is so wide and so high. */
+uint32_t fisher_input_width(const struct model_config *config, enum fisher_input input);
 
 struct fisher_settings {
 	struct pool *pool;

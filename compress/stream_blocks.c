@@ -217,30 +217,14 @@ static int code_projection(const struct turn *t, struct stream_entry *entry, str
 	return r;
 }
 
-static uint32_t width_of(const struct model_config *c, enum fisher_input input)
-{
-	switch (input) {
-	case FISHER_ATTENTION_INPUT:
-	case FISHER_FFN_INPUT:
-		return c->hidden;
-	case FISHER_ATTENTION:
-		return c->n_heads * c->head_dim;
-	case FISHER_FFN:
-		return c->ffn;
-	case N_FISHER_INPUTS:
-		break;
-	}
-	return 0;
-}
-
 /* Projections with the same inputs follow each other. */
 static int code_inputs(struct auto_stream *s, enum fisher_input input, double lambda,
 	struct stream_entry *entry, struct reason *reason)
 {
 	_cleanup_(metric_freep) struct metric *h = NULL;
 	struct turn turn = {.stream = s, .lambda = lambda};
-	int r = metric_new_feedback(s->model->pool, s->block.h[input], width_of(s->config, input),
-		CODES_DAMPING_H, &h, reason);
+	int r = metric_new_feedback(s->model->pool, s->block.h[input],
+		fisher_input_width(s->config, input), CODES_DAMPING_H, &h, reason);
 
 	freep(&s->block.h[input]);
 	s->block.h[input] = NULL;
