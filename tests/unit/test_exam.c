@@ -1,7 +1,7 @@
 /* Marks against KL worked out in double, and comparisons against sums by hand. */
 #include "compress/exam.h"
+#include "tests/compute.h"
 
-#include "kernels/blas.h"
 #include "tests/double_model.h"
 
 #include <math.h>
@@ -155,14 +155,6 @@ static void test_changes_are_paired(void **state)
 	done(&f);
 }
 
-static int load_blas(void **state)
-{
-	struct reason reason = {0};
-
-	(void)state;
-	return blas_load(1, &reason);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -171,5 +163,5 @@ int main(void)
 		cmocka_unit_test(test_changes_are_paired),
 	};
 
-	return cmocka_run_group_tests(tests, load_blas, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }

@@ -10,9 +10,9 @@
 #include "compress/row_codes.h"
 #include "compress/served.h"
 #include "engine/score.h"
-#include "kernels/blas.h"
 #include "kernels/convert.h"
 #include "store/delta.h"
+#include "tests/compute.h"
 #include "tests/golden_file.h"
 #include "tests/scratch.h"
 #include "tests/told_bytes.h"
@@ -553,8 +553,6 @@ int main(void)
 		cmocka_unit_test(test_one_bit_without_text_is_a_sign),
 		cmocka_unit_test(test_whitening_serves_the_outputs),
 	};
-	struct reason reason = {0};
 
-	expect_ok(blas_load(1, &reason), &reason);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }

@@ -5,7 +5,7 @@
  */
 #include "compress/methods.h"
 #include "compress/part_values.h"
-#include "kernels/blas.h"
+#include "tests/compute.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -212,9 +212,6 @@ int main(void)
 		cmocka_unit_test(test_low_rank),
 		cmocka_unit_test(test_split),
 	};
-	struct reason reason = {0};
 
-	if (blas_load(1, &reason) < 0)
-		return 1;
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }

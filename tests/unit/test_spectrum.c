@@ -1,7 +1,7 @@
 /* Spectra of matrices whose singular values are known. */
 #include "compress/spectrum.h"
 
-#include "kernels/blas.h"
+#include "tests/compute.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -63,14 +63,6 @@ static void test_nothing(void **state)
 		assert_int_equal(spectrum[i], 0);
 }
 
-static int load(void **state)
-{
-	struct reason reason = {0};
-
-	(void)state;
-	return blas_load(1, &reason);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -78,5 +70,5 @@ int main(void)
 		cmocka_unit_test(test_nothing),
 	};
 
-	return cmocka_run_group_tests(tests, load, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }

@@ -2,7 +2,7 @@
 #include "compress/trial.h"
 
 #include "common/random.h"
-#include "kernels/blas.h"
+#include "tests/compute.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -161,14 +161,6 @@ static void test_what_is_aside_comes_back(void **state)
 	done(&f);
 }
 
-static int load_blas(void **state)
-{
-	struct reason reason = {0};
-
-	(void)state;
-	return blas_load(1, &reason);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -177,5 +169,5 @@ int main(void)
 		cmocka_unit_test(test_what_is_aside_comes_back),
 	};
 
-	return cmocka_run_group_tests(tests, load_blas, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }

@@ -3,6 +3,7 @@
 #include "compress/product.h"
 #include "compress/triangle.h"
 #include "kernels/blas.h"
+#include "tests/compute.h"
 #include "tests/normal.h"
 
 #include <math.h>
@@ -149,9 +150,6 @@ int main(void)
 		cmocka_unit_test(test_not_positive),
 		cmocka_unit_test(test_product),
 	};
-	struct reason reason = {0};
 
-	if (blas_load(1, &reason) < 0)
-		return 1;
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, compute_load, NULL);
 }
