@@ -8,13 +8,13 @@
 #     --results DIR   quality.tsv and quality.md (bench/results)
 #     --jobs N        rows made at a time (1); the CPUs are shared out among them
 #     --only KEY=A,B  rows with these values only: tuned, method, text, embedding, size; repeatable
-#     --score         generate answers too; slow
+#     --score         generate answers too: a minute or two more for a row
 #     --list          the rows that would be made, and nothing else
 #
 # A row that is in quality.tsv is not made again: what was interrupted goes on, and a row is made
 # afresh by deleting its line. Rows are judged on the first tasks of a file and never calibrated on
 # them. Text "generic" is what deltactl carries, as the papers calibrate; "task" is the rest of the
-# tasks file.
+# tasks file; "own-words" and "none" are --text of auto.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,16 +27,17 @@ judged() { # fine-tune: the first so many tasks
 	case $1 in math) echo 300 ;; *) echo 150 ;; esac
 }
 
-# method, text, embedding, sizes: rN is --ratio N, bN is --bits N, - neither.
+# method, text, embedding, sizes: rN is --ratio N, bN is --bits N, fN is --file-ratio N, kN is
+# --keep N, - none.
 ratios='r8 r16 r32 r64 r128'
 plan() {
 	cat <<-END
 		delta-come generic exact $ratios
-		delta-come task exact $ratios
+		delta-come task exact r8 r16
 		deltadq generic exact $ratios
 		k-bit generic exact r8 r14
 		k-bit generic exact b1 b2 b3
-		k-bit task exact b1 b2 b3
+		k-bit task exact b1 b2
 		sign generic exact -
 		sign-row generic exact -
 		low-rank generic exact $ratios
@@ -44,7 +45,10 @@ plan() {
 		low-rank+k-bit generic exact $ratios
 		sparse generic exact $ratios
 		auto task exact $ratios
-		auto task auto $ratios
+		auto task auto $ratios f12 k0.99
+		auto own-words exact r16 r32
+		auto generic exact r16 r32
+		auto none exact r16 r32
 		lossless generic exact -
 		zero generic exact -
 	END
@@ -107,10 +111,17 @@ make_row() { # fine-tune method text embedding size
 	trap "rm -rf '$work'" EXIT
 	n=$(judged "$1")
 	[ $score = no ] || judge=()
-	case $5 in r*) size=(--ratio "${5#r}") ;; b*) size=(--bits "${5#b}") ;; esac
+	case $5 in
+	r*) size=(--ratio "${5#r}") ;;
+	b*) size=(--bits "${5#b}") ;;
+	f*) size=(--file-ratio "${5#f}") ;;
+	k*) size=(--keep "${5#k}") ;;
+	esac
 	if [ "$3" = task ]; then
 		tail -n +$((n + 1)) "$tasks/$1.jsonl" >"$work/other.jsonl"
 		text=(--tasks "$work/other.jsonl")
+	elif [ "$2" = auto ]; then
+		text=(--text "$3")
 	fi
 	"$deltactl" compress --base "$models/base" --tuned "$models/$1" --method "$2" \
 		--embedding "$4" "${size[@]}" "${text[@]}" --threads "$threads" --json --quiet \
@@ -151,6 +162,7 @@ render() {
 		{
 			size = $5
 			sub(/^r/, "ratio ", size); sub(/^b/, "bits ", size)
+			sub(/^f/, "file ratio ", size); sub(/^k/, "keep ", size)
 			key = substr($5, 1, 1) == "r" ? 1000 + substr($5, 2) : 0
 			lines[$1] = lines[$1] sprintf("%04d %.9f\t| %s | %s | %s | %s | %.2f | %.3f | %.2f | %.5f &plusmn; %.5f | %.4f | %s | %.0f |\n",
 				key, $11, size, $2, $3, $4, $6, $8 / 1e6, $9, $11, $12, $13,

@@ -47,6 +47,9 @@ static int check(const struct method_options *o, struct reason *reason)
 			reason, -EINVAL, "file-ratio is %g, expected 1 to 100000", o->file_ratio);
 	if (o->max_kl != 0 && !(o->max_kl > 0 && o->max_kl < 100))
 		return reason_set(reason, -EINVAL, "max-kl is %g, expected 0 to 100", o->max_kl);
+	if (o->tasks && o->text != METHOD_TEXT_BEST)
+		return reason_set(reason, -EINVAL,
+			"tasks and a kind of text are both given, expected one of them");
 	return method_check_ratio(o, reason);
 }
 

@@ -15,6 +15,7 @@
 #define SENSED_TOKENS 32768u /* give steady Fisher factors */
 
 static const char *const names[] = {
+	[AUTO_TEXT_NONE] = "none",
 	[AUTO_TEXT_GENERIC] = "generic",
 	[AUTO_TEXT_OWN_WORDS] = "own-words",
 	[AUTO_TEXT_TASKS] = "tasks",
@@ -216,6 +217,11 @@ int auto_text_read(const struct method_model *m, struct auto_text *ret, struct r
 	_cleanup_(auto_text_done) struct auto_text t = {.kind = AUTO_TEXT_GENERIC};
 	int r;
 
+	if (m->options->text == METHOD_TEXT_OWN_WORDS)
+		return reason_set(reason, -EOPNOTSUPP,
+			"own words take the fine-tune in memory, which --memory does not allow");
+	if (m->options->text == METHOD_TEXT_NONE)
+		t.kind = AUTO_TEXT_NONE;
 	if (m->options->tasks) {
 		t.kind = AUTO_TEXT_TASKS;
 		r = sequences_of_tasks(checkpoint_folder(m->pair->tuned), &m->pair->tuned_config,
@@ -249,14 +255,28 @@ int auto_text_kept_back(const struct method_model *m, struct sequences *ret, str
 	return r;
 }
 
+static bool wants_own_words(const struct method_options *o)
+{
+	return o->tasks || o->text == METHOD_TEXT_BEST || o->text == METHOD_TEXT_OWN_WORDS;
+}
+
+static bool may_be_generic(const struct method_options *o)
+{
+	return !o->tasks && o->text != METHOD_TEXT_OWN_WORDS;
+}
+
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)
 {
 	_cleanup_(auto_text_done) struct auto_text t = {.kind = AUTO_TEXT_GENERIC};
 	uint32_t vocab = model->pair->tuned_config.vocab;
 	struct reason refusal = {0};
-	int r = ask_fine_tune(model, &t, &refusal);
+	int r = -EOPNOTSUPP;
 
-	if (r == -EOPNOTSUPP && !model->options->tasks)
+	if (wants_own_words(model->options))
+		r = ask_fine_tune(model, &t, &refusal);
+	if (model->options->text == METHOD_TEXT_NONE)
+		t.kind = AUTO_TEXT_NONE;
+	if (r == -EOPNOTSUPP && may_be_generic(model->options))
 		r = add_generic(model, 1, &t);
 	else if (r < 0)
 		*reason = refusal;

@@ -6,6 +6,7 @@
  *   own words conversations that a fine-tune with a chat format makes up; a model that was never
  *             taught to write prompts makes up poor ones, so generic text is mixed in
  *   generic   the calibration text
+ *   none      random tokens
  *
  * A fifth is kept back to judge by, or less of much text; all answers to a prompt go together.
  */
@@ -15,6 +16,7 @@
 #include "compress/sequences.h"
 
 enum auto_text_kind {
+	AUTO_TEXT_NONE,
 	AUTO_TEXT_GENERIC,
 	AUTO_TEXT_OWN_WORDS,
 	AUTO_TEXT_TASKS,

@@ -1,6 +1,7 @@
 #include "compress/auto_run.h"
 
 #define DEFAULT_STEPS 40u
+#define MOST_BITS 2.5 /* finer ones have little left to gain */
 
 static uint32_t n_steps(const struct auto_run *a)
 {
@@ -9,7 +10,7 @@ static uint32_t n_steps(const struct auto_run *a)
 	if (o->train_steps_given)
 		return o->train_steps;
 	if (a->text.kind != AUTO_TEXT_TASKS ||
-		auto_projection_bytes(a) * 8 > TUNE_MOST_BITS * a->n_weights)
+		auto_projection_bytes(a) * 8 > MOST_BITS * a->n_weights)
 		return 0;
 	return DEFAULT_STEPS;
 }

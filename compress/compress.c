@@ -111,7 +111,7 @@ static int calibrate(struct job *j, struct reason *reason)
 	r = open_tokenizer(j, reason);
 	if (r < 0)
 		return r;
-	if (!j->tokenizer) {
+	if (!j->tokenizer || s->options.text == METHOD_TEXT_NONE) {
 		j->certificate_tasks.text = CERTIFICATE_RANDOM;
 		return calibration_of_vocabulary(
 			j->pair.base_config.vocab, &limits, &j->calibration);

@@ -27,8 +27,8 @@ static int check_special_options(
 			"alpha, code bits, parts, groups, seeds and a claimed ratio"},
 		{METHOD_TAKES_GOALS,
 			o->max_kl != 0 || o->file_ratio != 0 || o->keep != 0 ||
-				o->train_steps_given,
-			"max-kl, keep, file-ratio and training steps"},
+				o->train_steps_given || o->text != METHOD_TEXT_BEST,
+			"max-kl, keep, file-ratio, text and training steps"},
 	};
 
 	for (size_t i = 0; i < array_len(special); i++)

@@ -41,6 +41,14 @@ enum method_takes {
 	METHOD_TAKES_DELTADQ = 1 << 4,  /* struct deltadq_options */
 };
 
+/* Words to learn from where there are no tasks, best first. */
+enum method_text {
+	METHOD_TEXT_BEST, /* the first that can be had */
+	METHOD_TEXT_OWN_WORDS,
+	METHOD_TEXT_GENERIC,
+	METHOD_TEXT_NONE, /* random tokens */
+};
+
 /* What the user asked of the method; what has no meaning for it is refused by check(). */
 struct tasks; /* compress/tasks.h */
 struct outer; /* compress/outer.h */
@@ -54,6 +62,7 @@ struct method_options {
 	double file_ratio; /* 16-bit bytes of the model over those of the whole file; 0: not said */
 	double max_kl;     /* nats on text that is kept back, instead of a size; 0: not said */
 	double keep; /* share of the score on tasks that are kept back, likewise; 0: not said */
+	enum method_text text;
 	uint32_t train_steps; /* if train_steps_given */
 	bool train_steps_given;
 };

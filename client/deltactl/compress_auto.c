@@ -2,6 +2,24 @@
 
 #include "client/deltactl/number.h"
 
+#include <string.h>
+
+static bool find_text(const char *name, enum method_text *ret)
+{
+	static const char *const names[] = {
+		[METHOD_TEXT_OWN_WORDS] = "own-words",
+		[METHOD_TEXT_GENERIC] = "generic",
+		[METHOD_TEXT_NONE] = "none",
+	};
+
+	for (size_t i = METHOD_TEXT_OWN_WORDS; i < array_len(names); i++)
+		if (strcmp(names[i], name) == 0) {
+			*ret = (enum method_text)i;
+			return true;
+		}
+	return false;
+}
+
 bool compress_auto_option(
 	int option, const char *value, struct auto_arguments *a, struct method_options *o)
 {
@@ -28,6 +46,8 @@ bool compress_auto_option(
 			return false;
 		o->keep = (double)number;
 		return true;
+	case OPTION_AUTO_TEXT:
+		return find_text(value, &o->text);
 	case OPTION_AUTO_STEPS:
 		o->train_steps_given = true;
 		return number_u32(value, &o->train_steps);

@@ -16,6 +16,7 @@ enum {
 	OPTION_AUTO_FILE_RATIO,
 	OPTION_AUTO_MAX_KL,
 	OPTION_AUTO_KEEP,
+	OPTION_AUTO_TEXT,
 	OPTION_AUTO_STEPS,
 	OPTION_AUTO_END,
 };
@@ -27,6 +28,7 @@ enum {
 	{"file-ratio", required_argument, NULL, OPTION_AUTO_FILE_RATIO}, \
 	{"max-kl", required_argument, NULL, OPTION_AUTO_MAX_KL},    \
 	{"keep", required_argument, NULL, OPTION_AUTO_KEEP},        \
+	{"text", required_argument, NULL, OPTION_AUTO_TEXT},        \
 	{"train-steps", required_argument, NULL, OPTION_AUTO_STEPS}
 
 #define COMPRESS_AUTO_HELP                                                                     \
@@ -41,8 +43,11 @@ enum {
 	"  --keep SHARE             as small as it gets with this share, 0.99 say, of the score\n" \
 	"                           on tasks that are kept back; without --tasks, of the tokens\n" \
 	"                           that the fine-tune finds most probable\n" \
+	"  --text KIND              to learn from without --tasks: own-words, that the fine-tune\n" \
+	"                           makes up; generic, the calibration text; none, random\n" \
+	"                           tokens. Default: own-words if it can, else generic\n" \
 	"  --train-steps N          of training after the codes are chosen (default 40 with\n" \
-	"                           --tasks at 1.6 bits a weight and less, else 0)\n"
+	"                           --tasks at 2.5 bits a weight and less, else 0)\n"
 /* clang-format on */
 
 struct auto_arguments {

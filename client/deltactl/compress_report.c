@@ -87,8 +87,7 @@ void compress_report_print(
 	print_figures(r);
 	print_quality(r);
 	if (r->tasks.text == CERTIFICATE_RANDOM)
-		printf("  calibrated on tokens drawn from the vocabulary: the base has no "
-		       "tokenizer\n");
+		printf("  calibrated on tokens drawn from the vocabulary\n");
 	if (r->chat_refusal[0])
 		printf("  no chat format: %s\n", r->chat_refusal);
 	if (r->began_anew)

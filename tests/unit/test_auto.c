@@ -1,5 +1,6 @@
 /* Method auto on the tiny models: the budget, the same bytes for any threads, and its worth. */
 #include "compress/compress.h"
+#include "compress/tasks.h"
 #include "tests/compute.h"
 #include "tests/tiny_pair.h"
 #include "tests/told_bytes.h"
@@ -88,7 +89,8 @@ static void test_the_budget_is_kept_and_used(void **state)
 static void test_the_report_says_what_was_learnt_from(void **state)
 {
 	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair("llama-gqa");
-	const struct method_options options = {.bits = 2};
+	const struct method_options options = {.bits = 2},
+				    asked = {.bits = 2, .text = METHOD_TEXT_GENERIC};
 	struct compress_report r = made(&f, &options, 2);
 
 	(void)state;
@@ -98,6 +100,7 @@ static void test_the_report_says_what_was_learnt_from(void **state)
 	assert_string_equal(r.figures[1].word, "");
 	assert_int_equal(r.tasks.text, CERTIFICATE_RANDOM);
 	assert_int_equal(r.tasks.n_tasks, 0);
+	assert_true(made(&f, &asked, 2).kl == r.kl);
 }
 
 static void test_more_bytes_are_closer(void **state)
@@ -254,7 +257,11 @@ static void test_refusals(void **state)
 	const struct method_options both = {.bits = 2, .max_kl = .1}, negative = {.max_kl = -1},
 				    sizes = {.bits = 2, .file_ratio = 4},
 				    keeps = {.keep = .9, .max_kl = .1}, more = {.keep = 1.5},
-				    keep = {.keep = .9};
+				    keep = {.keep = .9},
+				    own_words = {.bits = 2, .text = METHOD_TEXT_OWN_WORDS};
+	const struct tasks no_tasks = {0};
+	const struct method_options two_texts = {
+		.bits = 2, .text = METHOD_TEXT_GENERIC, .tasks = &no_tasks};
 	const struct compress_settings exact = {
 		.method = "auto",
 		.options = keep,
@@ -277,6 +284,10 @@ static void test_refusals(void **state)
 	assert_non_null(strstr(reason.text, "keep is 1.5"));
 	assert_int_equal(compress_settings_check(&exact, &reason), -EINVAL);
 	assert_non_null(strstr(reason.text, "keep chooses"));
+	assert_int_equal(compressed(&f, &two_texts, 1, &report, &reason), -EINVAL);
+	assert_non_null(strstr(reason.text, "tasks and a kind of text"));
+	assert_int_equal(compressed(&f, &own_words, 1, &report, &reason), -EOPNOTSUPP);
+	assert_non_null(strstr(reason.text, "tokenizer"));
 }
 
 int main(void)
