@@ -144,7 +144,7 @@ static int apply(struct pool *pool, const struct delta_part *part, float *weight
 		return add_survivors(&part->dropout, weights);
 	case CODEC_VECTOR_F32:
 	case CODEC_MAT_BF16:
-	case CODEC_MAT_CODES:
+	case CODEC_MAT_INT:
 		break;
 	}
 	return -EOPNOTSUPP;

@@ -31,6 +31,8 @@ struct forward {
 	float *gate, *up;    /* ffn */
 	float *z;            /* scratch of linear_apply */
 	size_t z_stride;
+	struct act_group *rounded; /* likewise, n_rounded */
+	size_t n_rounded;
 	float *cosines, *sines; /* head_dim / 2 */
 	float *wanted;          /* hidden: rows that want logits, without gaps */
 	float *logits;          /* logits_stride */
@@ -248,6 +250,7 @@ static struct linear_call linear_call_of(struct forward *f, const float *x, size
 		.layer = f->layer,
 		.z = f->z,
 		.z_stride = f->z_stride,
+		.rounded = f->rounded,
 	};
 }
 
@@ -413,6 +416,23 @@ static size_t largest_scratch(const struct base_layer *l)
 	return max_u64(most, linear_scratch(down, 1));
 }
 
+/* Any layer may have integers, and any of its matrices. */
+static size_t largest_rounded(const struct base *base)
+{
+	const struct base_matrix *head = &base->head;
+	size_t most = linear_rounded(&head, 1);
+
+	for (uint32_t i = 0; i < base->config.n_layers; i++) {
+		const struct base_layer *l = &base->layers[i];
+		const struct base_matrix *const all[] = {
+			&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+
+		for (size_t m = 0; m < array_len(all); m++)
+			most = max_u64(most, linear_rounded(&all[m], 1));
+	}
+	return most;
+}
+
 static bool allocate_rows(struct forward *f)
 {
 	const struct model_config *c = f->config;
@@ -429,6 +449,7 @@ static bool allocate_rows(struct forward *f)
 	f->gate = scratch(f, n, c->ffn, real);
 	f->up = scratch(f, n, c->ffn, real);
 	f->z = scratch(f, n, f->z_stride, real);
+	f->rounded = scratch(f, n, f->n_rounded, sizeof(*f->rounded));
 	f->cosines = scratch(f, n, c->head_dim / 2, real);
 	f->sines = scratch(f, n, c->head_dim / 2, real);
 	f->wanted = scratch(f, n, c->hidden, real);
@@ -437,8 +458,8 @@ static bool allocate_rows(struct forward *f)
 	f->runs = scratch(f, n, 1, sizeof(*f->runs));
 	f->wanted_runs = scratch(f, n, 1, sizeof(*f->wanted_runs));
 	return f->residual && f->normed && f->branch && f->q && f->attended && f->k && f->v &&
-	       f->gate && f->up && f->z && f->cosines && f->sines && f->wanted && f->logits &&
-	       f->logits_at && f->runs && f->wanted_runs;
+	       f->gate && f->up && f->z && f->rounded && f->cosines && f->sines && f->wanted &&
+	       f->logits && f->logits_at && f->runs && f->wanted_runs;
 }
 
 static bool allocate_workers(struct forward *f)
@@ -469,6 +490,7 @@ int forward_new(const struct model *model, struct pool *pool, uint32_t max_rows,
 	f->pool = pool;
 	f->max_rows = max_rows;
 	f->z_stride = largest_scratch(&model->base->layers[0]);
+	f->n_rounded = largest_rounded(model->base);
 	f->logits_stride = model_logits_stride(model);
 	/* Whole lines, so that workers do not write to the same one. */
 	f->n_scores = align_up((size_t)(c->n_heads / c->n_kv_heads) * c->max_positions, 16);
@@ -493,6 +515,7 @@ struct forward *forward_free(struct forward *f)
 	free(f->gate);
 	free(f->up);
 	free(f->z);
+	free(f->rounded);
 	free(f->cosines);
 	free(f->sines);
 	free(f->wanted);

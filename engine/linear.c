@@ -1,12 +1,15 @@
 /*
- * Two parallel regions. In the first, pieces are blocks of base outputs for all rows, and beside
- * them `prepare` of each part that has one for each run of rows, which may only write scratch. In
- * the second, `apply` of each part finishes the outputs. Every output is written by one piece, in
- * an order of sums that the kernels fix, so that neither threads nor company change a result.
+ * Two parallel regions, and before them one that rounds x where the base has integers. In the
+ * first, pieces are blocks of base outputs for all rows, and beside them `prepare` of each part
+ * that has one for each run of rows, which may only write scratch. In the second, `apply` of each
+ * part finishes the outputs. Every output is written by one piece, in an order of sums that the
+ * kernels fix, so that neither threads nor company change a result.
  *
  * Slices of one map share no output, and each takes the parts in their order.
  */
 #include "engine/linear.h"
+
+#include "engine/linear_base.h"
 
 #include <assert.h>
 #include <string.h>
@@ -195,60 +198,10 @@ static void delta_apply(const struct delta_work *w, size_t index, size_t n_slice
 			break;
 		case CODEC_VECTOR_F32:
 		case CODEC_MAT_BF16:
-		case CODEC_MAT_CODES:
+		case CODEC_MAT_INT:
 			assert(!"delta_bind() lets no other codec pass");
 		}
 	}
-}
-
-static void base_rows(const struct linear_call *c, const struct linear_part *p, size_t first,
-	size_t n, struct slice blocks)
-{
-	float *y = p->y + first * p->y_stride;
-	const float *x = c->x + first * c->x_stride;
-
-	if (n == 0 || blocks.begin >= blocks.end)
-		return;
-	if (p->base->codec == CODEC_MAT_CODES)
-		c->kernels->qmat_dot(y, p->y_stride, &p->base->codes, x, c->x_stride, n,
-			blocks.begin * MAT_BLOCK, min_u64(blocks.end * MAT_BLOCK, p->base->rows));
-	else
-		c->kernels->matmul(y, p->y_stride, &p->base->bf16, x, c->x_stride, n, blocks.begin,
-			blocks.end);
-}
-
-/* The blocks that a variant keeps, stretch by stretch. */
-static void base_kept(const struct linear_call *c, const struct linear_part *p,
-	const struct linear_run *run, const bool *replaced, struct slice blocks)
-{
-	for (size_t b = blocks.begin; b < blocks.end;) {
-		size_t end = b;
-
-		while (end < blocks.end && !replaced[end])
-			end++;
-		base_rows(c, p, run->first, run->n, (struct slice){b, end});
-		b = end + 1;
-	}
-}
-
-/* A piece of W x: one product for all rows, but for runs whose delta replaces whole blocks. */
-static void base_piece(
-	const struct linear_call *c, const struct linear_part *p, struct slice blocks)
-{
-	size_t pending = 0;
-
-	for (size_t i = 0; i < c->n_runs; i++) {
-		const struct linear_run *run = &c->runs[i];
-		const struct projection_delta *d =
-			variant_delta(run->variant, c->layer, p->projection);
-
-		if (!d->block_replaced)
-			continue;
-		base_rows(c, p, pending, run->first - pending, blocks);
-		base_kept(c, p, run, d->block_replaced, blocks);
-		pending = run->first + run->n;
-	}
-	base_rows(c, p, pending, c->n_rows - pending, blocks);
 }
 
 /* Numbers of scratch that a codec may want for one row of one map. */
@@ -264,6 +217,14 @@ size_t linear_scratch(const struct base_matrix *const *bases, size_t n_parts)
 	for (size_t i = 0; i < n_parts; i++)
 		n += part_scratch(bases[i]);
 	return n;
+}
+
+size_t linear_rounded(const struct base_matrix *const *bases, size_t n_parts)
+{
+	for (size_t i = 0; i < n_parts; i++)
+		if (bases[i]->codec == CODEC_MAT_INT)
+			return mat_int_groups(bases[i]->cols);
+	return 0;
 }
 
 /* Piece i of all deltas: which run, part and slice. False if that variant leaves the map alone. */
@@ -312,7 +273,7 @@ static void first_region(void *arg, size_t piece, size_t worker)
 			size_t end = min_u64(
 				begin + plan->blocks_per_piece, mat_bf16_blocks(part->base->rows));
 
-			base_piece(plan->call, part, (struct slice){begin, end});
+			linear_base_piece(plan->call, part, begin, end);
 			return;
 		}
 		piece -= plan->part_pieces[p];
@@ -369,6 +330,7 @@ void linear_apply(const struct linear_call *call)
 
 	if (call->n_rows == 0)
 		return;
+	linear_base_round(call);
 	plan = plan_of(call);
 	delta_pieces = any_delta(call) ? call->n_runs * call->n_parts * plan.slices : 0;
 	pool_run(call->pool, first_region, &plan, plan.base_pieces + delta_pieces);

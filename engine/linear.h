@@ -40,9 +40,13 @@ struct linear_call {
 	/* Scratch, n_rows x z_stride; z_stride is at least linear_scratch() of the parts. */
 	float *z;
 	size_t z_stride;
+	struct act_group *rounded; /* n_rows x linear_rounded() of the parts */
 };
 
 /* Numbers of scratch that a row needs for these shapes, whatever the delta. */
 size_t linear_scratch(const struct base_matrix *const *bases, size_t n_parts);
+
+/* Groups of rounded inputs likewise: 0 where no base has integers. */
+size_t linear_rounded(const struct base_matrix *const *bases, size_t n_parts);
 
 void linear_apply(const struct linear_call *call);

@@ -207,7 +207,7 @@ void variant_embed(const struct variant *variant, uint32_t token, float *ret)
 			return;
 		}
 	}
-	if (embed->codec == CODEC_MAT_CODES)
+	if (embed->codec == CODEC_MAT_INT)
 		base_matrix_row(ret, embed, token);
 	else
 		k->mat_row(ret, &embed->bf16, token);

@@ -204,7 +204,8 @@ static int read_tensor(struct import *in, const struct tensor_record *t, const v
 	in->report->n_inexact += n_inexact;
 	*ret_payload = in->packed;
 	*ret_source_bytes = (size_t)t->rows * t->cols * sizeof(uint16_t);
-	return weights_pack(t, in->source, in->packed, in->reason);
+	weights_pack(t, in->source, in->packed);
+	return 0;
 }
 
 static void digest_tensor(struct import *in, const struct tensor_record *t, size_t n_source_bytes)
@@ -214,7 +215,7 @@ static void digest_tensor(struct import *in, const struct tensor_record *t, size
 	model_digest_add(in->digest, role, t->layer, t->rows, t->cols, in->source, n_source_bytes);
 	if (!in->served_digest)
 		return;
-	if (t->codec != CODEC_MAT_CODES) {
+	if (t->codec != CODEC_MAT_INT) {
 		model_digest_add(in->served_digest, role, t->layer, t->rows, t->cols, in->source,
 			n_source_bytes);
 		return;

@@ -1,26 +1,21 @@
 #include "foreign/weights.h"
 
+#include "foreign/integers.h"
 #include "kernels/convert.h"
 #include "kernels/pack.h"
 #include "store/codec.h"
 #include "store/model_digest.h"
+#include "store/parallel.h"
 
-#include <math.h>
 #include <string.h>
-
-/* Brings the scales of rows into the middle of what fp16 holds. */
-#define ROW_STEP 0x1p-8f
-#define LARGEST_HALF 65504.0f
-/* Ends of a group's grid that are tried: this many, from all of its range down to half. */
-#define SHARES 16
 
 static const struct {
 	const char *name;
-	uint8_t bits, grid;
+	uint8_t bits;
 } kinds[N_WEIGHTS] = {
-	[WEIGHTS_BF16] = {"bf16", 0, GRID_NONE},
-	[WEIGHTS_INT8] = {"int8", 8, GRID_ROW},
-	[WEIGHTS_INT4] = {"int4", 4, GRID_GROUP},
+	[WEIGHTS_BF16] = {"bf16", 0},
+	[WEIGHTS_INT8] = {"int8", 8},
+	[WEIGHTS_INT4] = {"int4", 4},
 };
 
 const char *weights_name(enum weights w)
@@ -44,154 +39,68 @@ void weights_record(enum weights w, struct tensor_record *record)
 
 	record->codec = tensor_role_is_vector(role) ? CODEC_VECTOR_F32 : CODEC_MAT_BF16;
 	if (w != WEIGHTS_BF16 && tensor_role_is_projection(role)) {
-		record->codec = CODEC_MAT_CODES;
+		record->codec = CODEC_MAT_INT;
 		record->bits = kinds[w].bits;
-		record->grid = kinds[w].grid;
-		if (record->grid == GRID_ROW) {
-			record->step = ROW_STEP;
-			record->zero = (float)(1u << (record->bits - 1));
-		}
 	}
 	record->bytes = part_layout(record).end;
 }
 
-/* One row, or one group of it, on its way from numbers to codes. */
-struct stretch {
-	const float *values;
-	size_t n;
-	float top; /* the largest code */
-	float scale, zero;
-	uint8_t *codes;
+/* The blocks of a matrix on their way to integers. */
+struct packing {
+	const uint16_t *values;
+	struct mat_int m;
+	uint8_t *payload;
+	struct part_layout layout;
 };
 
-static float code_of(const struct stretch *s, float inverse, size_t i)
+static void pack_group(const struct packing *p, uint32_t row, size_t group)
 {
-	/* Never below 0 once clipped: cutting off its fraction rounds it. */
-	float code = s->values[i] * inverse + s->zero + 0.5f;
+	uint16_t *scales = (void *)(p->payload + p->layout.v.scales);
+	uint16_t *multipliers = (void *)(p->payload + p->layout.v.zeros);
+	const uint16_t *from = p->values + (size_t)row * p->m.cols + group * MAT_INT_GROUP;
+	size_t n = min_u64(p->m.cols - group * MAT_INT_GROUP, MAT_INT_GROUP);
+	float values[MAT_INT_GROUP] = {0};
+	struct int_group g;
 
-	code = code > 0 ? code : 0;
-	code = code < s->top ? code : s->top;
-	return (float)(int)code;
+	for (size_t i = 0; i < n; i++)
+		values[i] = bf16_to_f32(from[i]);
+	int_group_fit(&g, values, p->m.bits);
+	scales[mat_int_lane(&p->m, row, group)] = g.scale;
+	if (p->m.bits == 4)
+		multipliers[mat_int_lane(&p->m, row, group)] = g.multipliers;
+	mat_int_group_pack(p->payload + p->layout.v.codes, &p->m, row, group, g.codes);
 }
 
-static void put_codes(const struct stretch *s)
+static void pack_block(void *arg, size_t block)
 {
-	float inverse = s->scale > 0 ? 1 / s->scale : 0;
+	const struct packing *p = arg;
+	uint32_t end = (uint32_t)min_u64((block + 1) * MAT_BLOCK, p->m.rows);
 
-	for (size_t i = 0; i < s->n; i++)
-		s->codes[i] = (uint8_t)code_of(s, inverse, i);
+	for (uint32_t row = (uint32_t)block * MAT_BLOCK; row < end; row++)
+		for (size_t g = 0; g < mat_int_groups(p->m.cols); g++)
+			pack_group(p, row, g);
 }
 
-static double squared_error(const struct stretch *s)
+static void pack_integers(const struct tensor_record *t, const uint16_t *values, uint8_t *ret)
 {
-	float inverse = s->scale > 0 ? 1 / s->scale : 0;
-	double sum = 0;
+	const struct payload payload = {.record = t, .bytes = ret};
+	struct packing p = {
+		.values = values,
+		.m = codec_mat_int(&payload),
+		.payload = ret,
+		.layout = part_layout(t),
+	};
 
-	for (size_t i = 0; i < s->n; i++) {
-		float error = s->values[i] - s->scale * (code_of(s, inverse, i) - s->zero);
-
-		sum += (double)error * (double)error;
-	}
-	return sum;
-}
-
-static float half(float scale)
-{
-	return f16_to_f32(f16_from_f32(scale < LARGEST_HALF ? scale : LARGEST_HALF));
-}
-
-/* Symmetric, in units of ROW_STEP; code 0 is left out. */
-static uint16_t fit_row(struct stretch *s)
-{
-	float largest = 0;
-
-	for (size_t i = 0; i < s->n; i++)
-		largest = fmaxf(largest, fabsf(s->values[i]));
-	s->zero = (s->top + 1) / 2;
-	s->scale = half(largest / (s->zero - 1) / ROW_STEP) * ROW_STEP;
-	put_codes(s);
-	return f16_from_f32(s->scale / ROW_STEP);
-}
-
-static void set_ends(struct stretch *s, float low, float high)
-{
-	s->scale = half((high - low) / s->top);
-	s->zero = s->scale > 0 ? rintf(-low / s->scale) : 0;
-	s->zero = fminf(s->zero, s->top);
-}
-
-/* Clipping both ends alike loses on few numbers what it gains on all others. */
-static uint16_t fit_group(struct stretch *s, uint8_t *ret_zero)
-{
-	float low = 0, high = 0, best_share = 1;
-	double least = INFINITY;
-
-	for (size_t i = 0; i < s->n; i++) {
-		low = fminf(low, s->values[i]);
-		high = fmaxf(high, s->values[i]);
-	}
-	for (int i = 0; i < SHARES; i++) {
-		float share = 1 - (float)i / (2 * SHARES);
-		double error;
-
-		set_ends(s, low * share, high * share);
-		error = squared_error(s);
-		if (error < least) {
-			least = error;
-			best_share = share;
-		}
-	}
-	set_ends(s, low * best_share, high * best_share);
-	put_codes(s);
-	*ret_zero = (uint8_t)s->zero;
-	return f16_from_f32(s->scale);
-}
-
-static void fit(const struct tensor_record *t, const float *values, uint8_t *codes,
-	uint16_t *scales, uint8_t *zeros)
-{
-	struct stretch s = {.top = (float)((1u << t->bits) - 1)};
-
-	for (uint32_t c = 0; c < t->cols; c += (uint32_t)s.n) {
-		s.n = t->grid == GRID_GROUP ? min_u64(QMAT_GROUP, t->cols - c) : t->cols;
-		s.values = values + c;
-		s.codes = codes + c;
-		*scales++ = t->grid == GRID_GROUP ? fit_group(&s, zeros++) : fit_row(&s);
-	}
-}
-
-static int pack_codes(
-	const struct tensor_record *t, const uint16_t *values, uint8_t *ret, struct reason *reason)
-{
-	const struct payload p = {.record = t, .bytes = ret};
-	const struct qmat m = codec_stored_codes(&p, t->rows);
-	struct part_layout l = part_layout(t);
-	size_t n_groups = qmat_groups(t->cols), row_bytes = n_groups * qmat_group_bytes(t->bits);
-	_cleanup_(freep) float *row = malloc(t->cols * sizeof(*row));
-	_cleanup_(freep) uint8_t *codes = malloc(t->cols);
-
-	if (!row || !codes)
-		return reason_set(reason, -ENOMEM, "out of memory");
 	memset(ret, 0, t->bytes);
-	for (uint32_t r = 0; r < t->rows; r++) {
-		uint8_t *zeros = m.zeros ? ret + l.v.zeros + r * n_groups : NULL;
-		uint16_t *scales = (void *)(ret + l.v.scales);
-
-		for (uint32_t c = 0; c < t->cols; c++)
-			row[c] = bf16_to_f32(values[(size_t)r * t->cols + c]);
-		fit(t, row, codes, scales + (size_t)r * m.scale_row, zeros);
-		qmat_row_pack(ret + l.v.codes + r * row_bytes, codes, zeros, t->cols, t->bits);
-	}
-	return 0;
+	parallel_for(mat_int_blocks(t->rows), pack_block, &p);
 }
 
-int weights_pack(const struct tensor_record *record, const uint16_t *values, uint8_t *ret,
-	struct reason *reason)
+void weights_pack(const struct tensor_record *record, const uint16_t *values, uint8_t *ret)
 {
-	if (record->codec == CODEC_MAT_CODES)
-		return pack_codes(record, values, ret, reason);
-	mat_bf16_pack((uint16_t *)(void *)ret, values, record->rows, record->cols);
-	return 0;
+	if (record->codec == CODEC_MAT_INT)
+		pack_integers(record, values, ret);
+	else
+		mat_bf16_pack((uint16_t *)(void *)ret, values, record->rows, record->cols);
 }
 
 void weights_values(const struct tensor_record *record, const uint8_t *payload, float *ret)
@@ -199,8 +108,8 @@ void weights_values(const struct tensor_record *record, const uint8_t *payload, 
 	const struct payload p = {.record = record, .bytes = payload};
 	struct base_matrix m = {.codec = record->codec, record->rows, record->cols, {{0}}};
 
-	if (record->codec == CODEC_MAT_CODES)
-		m.codes = codec_stored_codes(&p, record->rows);
+	if (record->codec == CODEC_MAT_INT)
+		m.ints = codec_mat_int(&p);
 	else
 		m.bf16 = (struct mat_bf16){(const void *)payload, record->rows, record->cols};
 	for (uint32_t r = 0; r < record->rows; r++)
@@ -212,10 +121,9 @@ int weights_served(enum weights w, const struct tensor_record *shape, const uint
 {
 	struct tensor_record record = *shape;
 	_cleanup_(freep) uint8_t *payload = NULL;
-	int r;
 
 	weights_record(w, &record);
-	if (record.codec != CODEC_MAT_CODES) {
+	if (record.codec != CODEC_MAT_INT) {
 		for (size_t i = 0; i < (size_t)record.rows * record.cols; i++)
 			ret[i] = bf16_to_f32(values[i]);
 		return 0;
@@ -223,10 +131,9 @@ int weights_served(enum weights w, const struct tensor_record *shape, const uint
 	payload = aligned_alloc(PART_ALIGNMENT, align_up(record.bytes + 1, PART_ALIGNMENT));
 	if (!payload)
 		return reason_set(reason, -ENOMEM, "out of memory");
-	r = weights_pack(&record, values, payload, reason);
-	if (r == 0)
-		weights_values(&record, payload, ret);
-	return r;
+	weights_pack(&record, values, payload);
+	weights_values(&record, payload, ret);
+	return 0;
 }
 
 /* As weights_digest() goes: a matrix that codes stand for is digested as what they serve. */

@@ -3,8 +3,8 @@
  * these codes; whoever makes a delta against a base of codes, or merges one, rounds a checkpoint's
  * numbers here as well, and gets the same bits. Embedding and head stay as they are.
  *
- * int8  a symmetric grid for each row.
- * int4  a grid for each 128 neighbours, ends and zero where the squared error is least.
+ * int8  a scale for each 128 neighbours of a row.
+ * int4  the same, and a multiplier of it for each 32.
  *
  * The same numbers give the same codes on every machine.
  */
@@ -24,13 +24,12 @@ enum weights {
 const char *weights_name(enum weights w);
 bool weights_parse(const char *name, enum weights *ret);
 
-/* Fills codec, bits, grid, step, zero and bytes of a record that has role, rows and cols. */
+/* Fills codec, bits and bytes of a record that has role, rows and cols. */
 void weights_record(enum weights w, struct tensor_record *record);
 
 /* The payload of a matrix from its rows x cols numbers, row-major: record->bytes at `ret`, aligned
- * to 64. Numbers are finite. -ENOMEM. */
-int weights_pack(const struct tensor_record *record, const uint16_t *values, uint8_t *ret,
-	struct reason *reason) _must_check_;
+ * to 64. Numbers are finite. */
+void weights_pack(const struct tensor_record *record, const uint16_t *values, uint8_t *ret);
 
 /* The values that such a payload serves, row-major. */
 void weights_values(const struct tensor_record *record, const uint8_t *payload, float *ret);

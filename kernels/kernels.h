@@ -38,6 +38,28 @@ struct kernels {
 	void (*matmul)(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
 		size_t x_stride, size_t n, size_t block0, size_t block1);
 
+	/*
+	 * Rows to int8, group by group of 128: ret[g * ret_stride + t] from x[t], for t < n. With
+	 * L the largest |x| of the group, a code is x * (127 / L) rounded to nearest even and the
+	 * scale is L / 127; L below 2^-100 makes zeros of all. Every operation is rounded to f32 by
+	 * itself, and every set gives the same bits. A number that is not finite makes the scale
+	 * not finite.
+	 */
+	void (*act_round)(struct act_group *ret, size_t ret_stride, const float *x, size_t x_stride,
+		size_t n, uint32_t cols);
+
+	/*
+	 * y[t][o] = sum_c W[o][c] x[t][c]  for t < n and outputs o in blocks [block0, block1) of
+	 * 16, with x as act_round() makes it. The sum of a group is an exact integer,
+	 *   s(t, o, g) = sum_c multiplier * (code - zero) * x code,  |s| < 2^24
+	 * and the result is the chain over groups in ascending order, from y = 0, of
+	 *   y = fma((float)s, x scale * W scale, y)
+	 * with the product of scales rounded to f32. So every set, ref too, gives the same bits,
+	 * and an implementation may be chosen by the number of rows.
+	 */
+	void (*matmul_int)(float *y, size_t y_stride, const struct mat_int *w,
+		const struct act_group *x, size_t x_stride, size_t n, size_t block0, size_t block1);
+
 	/* z[t][r] = sum_c M[r][c] x[t][c]  for t < n and rows r in [row0, row1): codes of a whole
 	 * matrix, or the way from inputs to ranks. Every width and grid of struct qmat. Where all
 	 * groups of a row have one grid, x may be rounded by E X first, with X the largest |x| of

@@ -18,6 +18,25 @@ void mat_bf16_unpack(uint16_t *ret, const struct mat_bf16 *m);
 void mat_bf16_pack_row(uint16_t *packed, uint32_t cols, uint32_t row, const uint16_t *source);
 void mat_bf16_unpack_row(uint16_t *ret, const struct mat_bf16 *m, uint32_t row);
 
+/* Of struct mat_int: bytes of a matrix's codes; numbers of its scales, and of its multipliers. */
+uint64_t mat_int_codes_bytes(uint32_t rows, uint32_t cols, uint32_t bits);
+uint64_t mat_int_n_scales(uint32_t rows, uint32_t cols);
+/* Where the scale of a group of a row stands, and its multipliers. */
+static inline size_t mat_int_lane(const struct mat_int *m, uint32_t row, size_t group)
+{
+	return (row / MAT_BLOCK * mat_int_groups(m->cols) + group) * MAT_BLOCK + row % MAT_BLOCK;
+}
+/* Puts the codes of one group of a row, one a byte, where m has them; `ret` is the memory behind
+ * m->codes. */
+void mat_int_group_pack(uint8_t *ret, const struct mat_int *m, uint32_t row, size_t group,
+	const uint8_t codes[static MAT_INT_GROUP]);
+/* The integers of one group of a row, multiplier * (code - zero). */
+void mat_int_group_numbers(
+	int8_t ret[static MAT_INT_GROUP], const struct mat_int *m, uint32_t row, size_t group);
+float mat_int_scale(const struct mat_int *m, uint32_t row, size_t group);
+/* The m->cols values of one row, exact. */
+void mat_int_row_values(float *ret, const struct mat_int *m, uint32_t row);
+
 /* Widths of struct qmat: 1 to 8, 16 and 32. */
 bool qmat_bits_valid(uint32_t bits);
 /* Bytes of a matrix's codes. */

@@ -44,6 +44,85 @@ static inline size_t mat_bf16_index(uint32_t cols, uint32_t r, uint32_t c)
 }
 
 /*
+ * A dense matrix of small integers in kernel order, `rows` outputs by `cols` inputs, 8 or 4 bits.
+ *
+ *   value = scale(row, group) * multiplier(row, sub-group) * (code - zero)
+ *
+ * with groups of 128 inputs, sub-groups of 32, and zero 128 or 8. The scale is a bf16. The
+ * multiplier, 3 to 10 or -10 to -3, is there for 4 bits alone: multiplier * (code - zero) fits a
+ * signed byte, so that 4 bits become 8 on their way and from there on are the same. The value is
+ * exact in f32.
+ *
+ * Blocks of 16 outputs; inside a block, groups; a group of a block is lines of 64 bytes, a line 16
+ * lanes (outputs) of 4 neighbouring inputs (a quad), one a byte:
+ *
+ *   8 bits   32 lines; line i is quad i
+ *   4 bits   16 lines; the lower half of a byte of line i is of quad i, the upper of quad i + 16
+ *
+ * One line, of 4 bits one half of it, is what one dot-product instruction takes; 16 are one tile of
+ * the matrix unit. Codes of missing inputs are `zero` and meet inputs of 0, those of missing rows
+ * are never used.
+ *
+ *   codes        blocks x groups x 2048 or 1024 bytes, 64-byte aligned
+ *   scales       blocks x groups x 16 lanes of bf16, 32-byte aligned
+ *   multipliers  likewise, of u16: bits 4 s to 4 s + 2 are that of sub-group s less 3, and bit
+ *                4 s + 3 its sign; 8 bits: NULL
+ */
+#define MAT_INT_GROUP 128
+#define MAT_INT_SUBGROUP 32
+#define MAT_INT_SUBGROUPS (MAT_INT_GROUP / MAT_INT_SUBGROUP)
+#define MAT_INT_LINE 64
+#define MAT_INT_MULTIPLIER 3 /* the least; the greatest is 7 more */
+
+struct mat_int {
+	const uint8_t *codes;
+	const uint16_t *scales;
+	const uint16_t *multipliers;
+	uint32_t rows;
+	uint32_t cols;
+	uint32_t bits;
+};
+
+static inline size_t mat_int_groups(uint32_t cols)
+{
+	return ((size_t)cols + MAT_INT_GROUP - 1) / MAT_INT_GROUP;
+}
+
+static inline size_t mat_int_blocks(uint32_t rows)
+{
+	return ((size_t)rows + MAT_BLOCK - 1) / MAT_BLOCK;
+}
+
+/* From the four of a group. */
+static inline int mat_int_multiplier(uint16_t multipliers, size_t subgroup)
+{
+	int bits = multipliers >> 4 * subgroup & 15, size = MAT_INT_MULTIPLIER + (bits & 7);
+
+	return bits & 8 ? -size : size;
+}
+
+/* Bytes of the codes of one group of one block. */
+static inline size_t mat_int_group_bytes(uint32_t bits)
+{
+	return (size_t)MAT_BLOCK * MAT_INT_GROUP * bits / 8;
+}
+
+/*
+ * 128 neighbouring activations of a row as the product with such a matrix takes them:
+ *
+ *   x = scale * code,  with codes from -127 to 127
+ *
+ * sums[s] is the sum of the codes of sub-group s: what the zero of the matrix is subtracted by.
+ * Inputs past the last one are 0. Groups of one row stand a stride apart, those of neighbouring
+ * rows side by side:  group g of row t  is  x[g * x_stride + t].
+ */
+struct act_group {
+	int8_t codes[MAT_INT_GROUP];
+	int32_t sums[MAT_INT_SUBGROUPS];
+	float scale;
+} __attribute__((aligned(64)));
+
+/*
  * A matrix of k-bit codes, k in 1 .. 8, or of plain numbers: row-major, columns in groups of 128.
  *
  *   value = step * scale(row, group) * (code - zero(row, group))

@@ -157,7 +157,7 @@ static int check_served(
 	bool has_codes = false;
 
 	for (size_t i = 0; i < t->n; i++)
-		has_codes |= t->records[i].codec == CODEC_MAT_CODES;
+		has_codes |= t->records[i].codec == CODEC_MAT_INT;
 	if (has_codes == (image_served_digest(h) == &h->tuned))
 		return 0;
 	return reason_set(reason, -EBADMSG,
@@ -167,11 +167,11 @@ static int check_served(
 
 const char *base_weights_name(const struct base *base)
 {
-	static const char *const names[] = {
-		"int1", "int2", "int3", "int4", "int5", "int6", "int7", "int8"};
 	const struct base_matrix *q = &base->layers[0].q;
 
-	return q->codec == CODEC_MAT_CODES ? names[q->codes.bits - 1] : "bf16";
+	if (q->codec == CODEC_MAT_BF16)
+		return "bf16";
+	return q->ints.bits == 4 ? "int4" : "int8";
 }
 
 int base_bind(struct image *image, struct base **ret, struct reason *reason)

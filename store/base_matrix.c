@@ -5,42 +5,38 @@
 
 uint64_t base_matrix_bytes(const struct base_matrix *m)
 {
-	if (m->codec == CODEC_MAT_CODES)
-		return qmat_codes_bytes(m->rows, m->cols, m->codes.bits);
+	if (m->codec == CODEC_MAT_INT)
+		return mat_int_codes_bytes(m->rows, m->cols, m->ints.bits);
 	return mat_bf16_size(m->rows, m->cols) * sizeof(uint16_t);
-}
-
-/* A group at a time, so that a row needs no memory. */
-static void row_of_codes(void *ret, const struct qmat *m, uint32_t row, bool as_bf16)
-{
-	double values[QMAT_GROUP];
-
-	for (uint32_t c = 0; c < m->cols; c += QMAT_GROUP) {
-		size_t n = min_u64(QMAT_GROUP, m->cols - c);
-
-		qmat_group_values(values, m, row, c / QMAT_GROUP);
-		for (size_t i = 0; i < n; i++)
-			if (as_bf16)
-				((uint16_t *)ret)[c + i] = bf16_from_f32((float)values[i]);
-			else
-				((float *)ret)[c + i] = (float)values[i];
-	}
 }
 
 void base_matrix_row(float *ret, const struct base_matrix *m, uint32_t row)
 {
-	if (m->codec == CODEC_MAT_CODES) {
-		row_of_codes(ret, &m->codes, row, false);
+	if (m->codec == CODEC_MAT_INT) {
+		mat_int_row_values(ret, &m->ints, row);
 		return;
 	}
 	for (uint32_t c = 0; c < m->cols; c++)
 		ret[c] = bf16_to_f32(m->bf16.data[mat_bf16_index(m->cols, row, c)]);
 }
 
+/* A group at a time, so that a row needs no memory. */
+static void ints_row_bf16(uint16_t *ret, const struct mat_int *m, uint32_t row)
+{
+	int8_t numbers[MAT_INT_GROUP];
+
+	for (uint32_t c = 0; c < m->cols; c++) {
+		if (c % MAT_INT_GROUP == 0)
+			mat_int_group_numbers(numbers, m, row, c / MAT_INT_GROUP);
+		ret[c] = bf16_from_f32(mat_int_scale(m, row, c / MAT_INT_GROUP) *
+				       (float)numbers[c % MAT_INT_GROUP]);
+	}
+}
+
 void base_matrix_row_bf16(uint16_t *ret, const struct base_matrix *m, uint32_t row)
 {
-	if (m->codec == CODEC_MAT_CODES)
-		row_of_codes(ret, &m->codes, row, true);
+	if (m->codec == CODEC_MAT_INT)
+		ints_row_bf16(ret, &m->ints, row);
 	else
 		mat_bf16_unpack_row(ret, &m->bf16, row);
 }

@@ -1,6 +1,7 @@
 /*
- * A matrix of a base as its image holds it: numbers in kernel order, or codes. Everyone who asks
- * for values gets those that are served; whoever computes chooses the kernel by `codec`.
+ * A matrix of a base as its image holds it: numbers of bf16 in kernel order, or small integers.
+ * Everyone who asks for values gets those that are served; whoever computes chooses the kernel by
+ * `codec`.
  */
 #pragma once
 
@@ -8,15 +9,15 @@
 #include "store/format.h"
 
 struct base_matrix {
-	uint32_t codec; /* CODEC_MAT_BF16 or CODEC_MAT_CODES */
+	uint32_t codec; /* CODEC_MAT_BF16 or CODEC_MAT_INT */
 	uint32_t rows, cols;
 	union {
 		struct mat_bf16 bf16;
-		struct qmat codes;
+		struct mat_int ints;
 	};
 };
 
-/* Bytes of its numbers, of the codes without their scales and zeros. */
+/* Bytes of its numbers, of integers without their scales. */
 uint64_t base_matrix_bytes(const struct base_matrix *m);
 
 /* The values of a row: exact, and rounded to bf16. */

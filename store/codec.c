@@ -1,7 +1,11 @@
 #include "store/codec.h"
 
+#include "kernels/pack.h"
+
 #include <inttypes.h>
 #include <math.h>
+
+#define BF16_EXPONENT 0x7f80 /* all of it set: not a finite number */
 
 uint64_t mat_bf16_bytes(uint32_t rows, uint32_t cols)
 {
@@ -91,20 +95,40 @@ static int mat_bf16_of(const struct payload *p, struct base_matrix *ret, struct 
 	return r;
 }
 
-int codec_base_matrix(const struct payload *p, struct base_matrix *ret, struct reason *reason)
+struct mat_int codec_mat_int(const struct payload *p)
 {
 	const struct tensor_record *record = p->record;
-	struct qmat q;
-	int r;
+	struct part_layout l = part_layout(record);
 
-	if (record->codec != CODEC_MAT_CODES)
-		return mat_bf16_of(p, ret, reason);
-	q = codec_stored_codes(p, record->rows);
-	r = codec_expect_scales(record, &q, reason);
-	if (r == 0)
-		*ret = (struct base_matrix){
-			CODEC_MAT_CODES, record->rows, record->cols, {.codes = q}};
-	return r;
+	return (struct mat_int){
+		.codes = p->bytes + l.v.codes,
+		.scales = (const void *)(p->bytes + l.v.scales),
+		.multipliers = record->bits == 4 ? (const void *)(p->bytes + l.v.zeros) : NULL,
+		.rows = record->rows,
+		.cols = record->cols,
+		.bits = record->bits,
+	};
+}
+
+/* Multipliers and codes have no invalid values. */
+static int mat_int_of(const struct payload *p, struct base_matrix *ret, struct reason *reason)
+{
+	const struct mat_int m = codec_mat_int(p);
+	uint64_t n = mat_int_n_scales(m.rows, m.cols);
+
+	for (uint64_t i = 0; i < n; i++)
+		if ((m.scales[i] & BF16_EXPONENT) == BF16_EXPONENT)
+			return reason_set(
+				reason, -EBADMSG, "scale %" PRIu64 " is not a finite number", i);
+	*ret = (struct base_matrix){CODEC_MAT_INT, m.rows, m.cols, {.ints = m}};
+	return 0;
+}
+
+int codec_base_matrix(const struct payload *p, struct base_matrix *ret, struct reason *reason)
+{
+	if (p->record->codec == CODEC_MAT_INT)
+		return mat_int_of(p, ret, reason);
+	return mat_bf16_of(p, ret, reason);
 }
 
 int codec_part(const struct payload *p, struct delta_part *ret, struct reason *reason)
@@ -121,7 +145,7 @@ int codec_part(const struct payload *p, struct delta_part *ret, struct reason *r
 		return codec_dropout(p, &ret->dropout, reason);
 	case CODEC_VECTOR_F32:
 	case CODEC_MAT_BF16:
-	case CODEC_MAT_CODES:
+	case CODEC_MAT_INT:
 		break;
 	}
 	return reason_set(reason, -EOPNOTSUPP, "codec %" PRIu32 " cannot stand in a matrix",

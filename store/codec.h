@@ -60,8 +60,9 @@ int codec_expand(const struct tensor_record *record, const struct coded_matrix *
 int codec_expand_bytes(const struct tensor_record *record, const struct coded_matrix *m,
 	uint8_t *ret, struct reason *reason) _must_check_;
 
-/* The matrix of codes that a record of CODES or MAT_CODES describes, `rows` of it. */
+/* The matrix of codes that a record of CODES describes, `rows` of it, and that of MAT_INT. */
 struct qmat codec_stored_codes(const struct payload *p, uint32_t rows);
+struct mat_int codec_mat_int(const struct payload *p);
 /* Its scales, and its zeros if it has them. */
 int codec_expect_scales(const struct tensor_record *record, const struct qmat *m,
 	struct reason *reason) _must_check_;

@@ -64,7 +64,7 @@ static int expand(const struct payload *p, const struct part_layout *l, const ui
 	if (!p->base || p->base->cols != record->cols)
 		return reason_set(
 			reason, -EMEDIUMTYPE, "is told from the base's matrix, which is not there");
-	if (p->other_values && p->base->codec == CODEC_MAT_CODES)
+	if (p->other_values && p->base->codec == CODEC_MAT_INT)
 		return reason_set(reason, -EMEDIUMTYPE,
 			"is told from the base's own numbers, this base has codes for them");
 	memset(p->room, 0, l->expanded_bytes);

@@ -173,7 +173,8 @@ enum tensor_codec {
 	/* DeltaDQ (arXiv 2410.08666): n survivors among each `group` neighbours of a row, their
 	 * places from a generator (store/dropout.h), their values as codes. */
 	CODEC_DROPOUT = 6,
-	CODEC_MAT_CODES = 7, /* struct qmat: a base matrix as codes */
+	/* 7 was a base matrix of codes with one number a byte or nibble, row by row. */
+	CODEC_MAT_INT = 8, /* struct mat_int in kernel order: a base matrix of small integers */
 };
 
 enum part_coding {
@@ -199,8 +200,8 @@ struct tensor_record {
 	uint32_t n; /* replaced rows, components, rows with codes, survivors of a group; else 0 */
 	uint32_t rows; /* of the tensor itself; vectors have cols = 1 */
 	uint32_t cols;
-	uint8_t bits;   /* of a code or number; of FACTORS, CODES, DROPOUT, MAT_CODES; else 0 */
-	uint8_t grid;   /* enum grid_kind, likewise */
+	uint8_t bits;   /* of a code or number; of FACTORS, CODES, DROPOUT, MAT_INT; else 0 */
+	uint8_t grid;   /* enum grid_kind, likewise; MAT_INT: 0 */
 	uint8_t coding; /* enum part_coding */
 	uint8_t level;
 	uint32_t group;  /* DROPOUT: columns that one group spans; else 0 */

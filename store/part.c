@@ -1,11 +1,14 @@
 #include "store/part.h"
 
-#include "kernels/types.h"
+#include "kernels/pack.h"
 #include "store/base.h"
 
 #include <assert.h>
 #include <inttypes.h>
 #include <math.h>
+
+/* Of base matrices, before MAT_INT. */
+#define RETIRED_CODEC 7u
 
 static uint64_t take(uint64_t *at, uint64_t n_bytes)
 {
@@ -132,6 +135,17 @@ static struct part_layout survivors_layout(const struct tensor_record *r)
 	return l;
 }
 
+static struct part_layout mat_int_layout(const struct tensor_record *r)
+{
+	uint64_t lanes_bytes = mat_int_n_scales(r->rows, r->cols) * sizeof(uint16_t);
+	struct part_layout l = {0};
+
+	l.v.codes = take(&l.end, mat_int_codes_bytes(r->rows, r->cols, r->bits));
+	l.v.scales = take(&l.end, lanes_bytes);
+	l.v.zeros = take(&l.end, r->bits == 4 ? lanes_bytes : 0);
+	return l;
+}
+
 struct part_layout part_layout(const struct tensor_record *record)
 {
 	struct part_layout l = {0};
@@ -151,9 +165,8 @@ struct part_layout part_layout(const struct tensor_record *record)
 		return codes_layout(record);
 	case CODEC_DROPOUT:
 		return survivors_layout(record);
-	case CODEC_MAT_CODES:
-		l.v = take_matrix(&l.end, record, record->rows, record->cols);
-		break;
+	case CODEC_MAT_INT:
+		return mat_int_layout(record);
 	}
 	return l;
 }
@@ -192,14 +205,16 @@ static struct rule rule_of(const struct tensor_record *r)
 			1, r->rows, true, true, 1 << GRID_GROUP | 1 << GRID_ROW | 1 << GRID_MATRIX};
 	case CODEC_DROPOUT:
 		return (struct rule){1, r->group, true, true, 1 << GRID_ROW | 1 << GRID_MATRIX};
-	case CODEC_MAT_CODES:
-		return (struct rule){.codes = true, .grids = 1 << GRID_GROUP | 1 << GRID_ROW};
+	case CODEC_MAT_INT:
+		return (struct rule){.codes = true, .grids = 1 << GRID_NONE};
 	}
 	return (struct rule){0};
 }
 
 static bool bits_fit_grid(const struct tensor_record *r)
 {
+	if (r->codec == CODEC_MAT_INT)
+		return r->bits == 4 || r->bits == 8;
 	if (r->grid == GRID_NONE)
 		return r->bits == 16 || r->bits == 32;
 	return r->bits >= 1 && r->bits <= QMAT_MAX_BITS;
@@ -231,7 +246,10 @@ static int check_codes(
 			"has grid %u, which codec %" PRIu32 " does not have", r->grid, r->codec);
 	if (!bits_fit_grid(r))
 		return reason_set(reason, -EBADMSG, "has %u bits on grid %u, expected %s", r->bits,
-			r->grid, r->grid == GRID_NONE ? "16 or 32" : "1 to 8");
+			r->grid,
+			r->codec == CODEC_MAT_INT ? "4 or 8"
+			: r->grid == GRID_NONE    ? "16 or 32"
+						  : "1 to 8");
 	if (!step_fits_grid(r))
 		return reason_set(reason, -EBADMSG,
 			"has step %g and zero %g, which grid %u with %u bits does not allow",
@@ -270,7 +288,10 @@ int part_check(const struct tensor_record *r, struct reason *reason)
 	struct rule rule = rule_of(r);
 	int e;
 
-	if (r->codec < CODEC_VECTOR_F32 || r->codec > CODEC_MAT_CODES)
+	if (r->codec == RETIRED_CODEC)
+		return reason_set(reason, -EOPNOTSUPP,
+			"codec %" PRIu32 " is of an older deltad: import the base again", r->codec);
+	if (r->codec < CODEC_VECTOR_F32 || r->codec > CODEC_MAT_INT)
 		return reason_set(reason, -EOPNOTSUPP, "codec %" PRIu32 " is unknown", r->codec);
 	if (r->coding > CODING_STREAM || (r->coding == CODING_STREAM && !rule.streams))
 		return reason_set(reason, -EBADMSG,

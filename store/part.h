@@ -18,7 +18,7 @@
  *   DROPOUT  f16 scale[rows] where the grid is ROW; then the survivors' codes row by row, in the
  *            order of their columns: plain, packed from the lowest bit up; or a stream of rows x
  *            survivors
- *   MAT_CODES  rows x cols as a stored matrix
+ *   MAT_INT  codes, scales and, of 4 bits, multipliers of a struct mat_int
  */
 #pragma once
 
@@ -29,11 +29,11 @@
 #define PART_ALIGNMENT 64u
 
 struct stored_matrix {
-	uint64_t codes, scales, zeros;
+	uint64_t codes, scales, zeros; /* zeros: of MAT_INT the multipliers */
 };
 
 struct part_layout {
-	/* In the payload; v is also the one matrix of CODES and MAT_CODES, values also the codes of
+	/* In the payload; v is also the one matrix of CODES and MAT_INT, values also the codes of
 	 * DROPOUT. */
 	uint64_t list, sigma, values;
 	struct stored_matrix v, u;

@@ -69,6 +69,19 @@ static void norm(const double *x, const double *weight, size_t n, double eps, do
 		y[i] = x[i] / sqrt(sum / (double)n + eps) * weight[i];
 }
 
+static void round_input(double *ret, const double *x, size_t n)
+{
+	for (size_t begin = 0; begin < n; begin += 128) {
+		size_t end = begin + 128 < n ? begin + 128 : n;
+		double step = 0;
+
+		for (size_t i = begin; i < end; i++)
+			step = fmax(step, fabs(x[i]) / 127);
+		for (size_t i = begin; i < end; i++)
+			ret[i] = step > 0 ? nearbyint(x[i] / step) * step : 0;
+	}
+}
+
 /* y (n x rows) = W x + bias, probed. */
 static void project(const struct walk *w, size_t projection, size_t rows, size_t cols,
 	const double *bias, const double *x, double *y)
@@ -76,15 +89,22 @@ static void project(const struct walk *w, size_t projection, size_t rows, size_t
 	const double *matrix = w->m->layers[w->layer][dense_projections[projection]];
 	const struct double_probe *p = w->probe;
 	bool probed = p && p->layer == w->layer && p->projection == projection;
+	double *input = calloc(cols, sizeof(*input));
 
-	for (size_t t = 0; t < w->n; t++)
+	assert_non_null(input);
+	for (size_t t = 0; t < w->n; t++) {
+		memcpy(input, x + t * cols, cols * sizeof(*input));
+		if (w->m->rounds)
+			round_input(input, x + t * cols, cols);
 		for (size_t o = 0; o < rows; o++) {
 			double sum = bias ? bias[o] : 0;
 
 			for (size_t i = 0; i < cols; i++)
-				sum += matrix[o * cols + i] * x[t * cols + i];
+				sum += matrix[o * cols + i] * input[i];
 			y[t * rows + o] = sum;
 		}
+	}
+	free(input);
 	if (!probed)
 		return;
 	if (p->inputs)

@@ -10,6 +10,7 @@ struct double_model {
 	struct model_config config;
 	double *(*layers)[N_ROLES];
 	struct block_shape *shape; /* for the angles */
+	bool rounds;               /* inputs of projections: each 128 to 127ths of their largest */
 };
 
 /* A copy; any trouble fails the running test. */

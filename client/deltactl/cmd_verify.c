@@ -81,7 +81,7 @@ static int digest_tensor(struct model_digest *m, const struct base *base,
 {
 	enum tensor_role role = (enum tensor_role)t->role;
 	const struct base_matrix *matrix = base_matrix(base, role, t->layer);
-	bool codes = t->codec == CODEC_MAT_CODES;
+	bool codes = t->codec == CODEC_MAT_INT;
 	size_t n = (size_t)t->rows * t->cols, size = codes ? sizeof(float) : sizeof(uint16_t);
 	_cleanup_(freep) uint8_t *values = NULL;
 

@@ -56,8 +56,8 @@ static const char *codec_name(uint32_t codec)
 		return "codes";
 	case CODEC_DROPOUT:
 		return "dropout";
-	case CODEC_MAT_CODES:
-		return "mat-codes";
+	case CODEC_MAT_INT:
+		return "mat-int";
 	}
 	return "unknown";
 }

@@ -4,6 +4,8 @@ void kernels_ref(struct kernels *k)
 {
 	*k = (struct kernels){
 		.matmul = ref_matmul,
+		.act_round = ref_act_round,
+		.matmul_int = ref_matmul_int,
 		.qmat_dot = ref_qmat_dot,
 		.qmat_accumulate = ref_qmat_accumulate,
 		.dropmat_dot = ref_dropmat_dot,

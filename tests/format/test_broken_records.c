@@ -66,29 +66,30 @@ static void broken_base_records_are_refused(void **state)
 	breakable_expect_refused(f, cases, array_len(cases));
 }
 
-/* Record 2 is q, of 4 bits with a grid a group; 35 is down, of 8 bits with a grid a row. */
+/* Record 2 is q, of 4 bits; 35 is down, of 8 bits. */
 static void broken_base_codes_are_refused(void **state)
 {
 	struct breakable *f = &breakables[2];
 	const struct part_layout q = part_layout(breakable_record(f, 2));
 	const struct part_layout down = part_layout(breakable_record(f, 35));
 	const struct breakage cases[] = {
-		RECORD(2, bits, 0, BAD, "has 0 bits on grid 1, expected 1 to 8"),
-		RECORD(2, bits, 9, BAD, "has 9 bits on grid 1, expected 1 to 8"),
+		RECORD(2, bits, 0, BAD, "has 0 bits on grid 0, expected 4 or 8"),
+		RECORD(2, bits, 5, BAD, "has 5 bits on grid 0, expected 4 or 8"),
+		RECORD(2, bits, 16, BAD, "has 16 bits on grid 0, expected 4 or 8"),
 		RECORD(2, bits, 8, BAD, "layer 0 q: payload has"),
-		RECORD(2, grid, GRID_NONE, BAD, "has grid 0, which codec 7 does not have"),
-		RECORD(2, grid, GRID_MATRIX, BAD, "has grid 3, which codec 7 does not have"),
-		RECORD(2, coding, 1, BAD, "has coding 1, which codec 7 does not have"),
+		RECORD(2, grid, GRID_GROUP, BAD, "has grid 1, which codec 8 does not have"),
+		RECORD(2, grid, GRID_MATRIX, BAD, "has grid 3, which codec 8 does not have"),
+		RECORD(2, coding, 1, BAD, "has coding 1, which codec 8 does not have"),
 		RECORD(2, n, 88, BAD, "has n = 88, expected 0 to 0"),
-		RECORD(2, step, bits_of_f32(1), BAD, "has step 1 and zero 0, which grid 1"),
+		RECORD(2, step, bits_of_f32(1), BAD, "has step 1 and zero 0, which grid 0"),
 		RECORD(2, codec, CODEC_CODES, BAD, "has n = 0, expected 1 to 88"),
-		RECORD(2, codec, CODEC_MAT_BF16, BAD, "has bits 4 and grid 1, expected none"),
-		RECORD(1, codec, CODEC_MAT_CODES, BAD, "has grid 0, which codec 7"),
-		RECORD(35, step, 0, BAD, "has step 0"),
-		RECORD(35, zero, bits_of_f32(256), BAD, "zero 256, which grid 2 with 8 bits"),
-		PAYLOAD(2, q.v.scales, 2, 0x7c00, BAD, "q: codes: scale 0 is not a finite number"),
-		PAYLOAD(2, q.v.zeros + 5, 1, 16, BAD, "zero 5 of codes is 16, expected at most 15"),
-		PAYLOAD(35, down.v.scales + 2, 2, 0x7e00, BAD, "scale 1 is not a finite number"),
+		RECORD(2, codec, CODEC_MAT_BF16, BAD, "has bits 4 and grid 0, expected none"),
+		RECORD(2, codec, 7, UNKNOWN, "codec 7 is of an older deltad: import the base"),
+		RECORD(1, codec, CODEC_MAT_INT, BAD, "has 0 bits on grid 0, expected 4 or 8"),
+		RECORD(35, bits, 4, BAD, "layer 1 down: payload has"),
+		RECORD(35, zero, bits_of_f32(128), BAD, "zero 128, which grid 0 with 8 bits"),
+		PAYLOAD(2, q.v.scales, 2, 0x7f80, BAD, "q: scale 0 is not a finite number"),
+		PAYLOAD(35, down.v.scales + 2, 2, 0xffc0, BAD, "scale 1 is not a finite number"),
 	};
 
 	(void)state;

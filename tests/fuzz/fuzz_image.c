@@ -67,16 +67,13 @@ static const struct model_config config = {
 	.pad = -1,
 };
 
-/* Both grids that a base may have, in its second layer. */
+/* Both widths that a base may have, in its second layer. */
 static void make_codes(struct tensor_record *t)
 {
 	if (t->layer != 1 || (t->role != ROLE_Q && t->role != ROLE_DOWN))
 		return;
-	t->codec = CODEC_MAT_CODES;
+	t->codec = CODEC_MAT_INT;
 	t->bits = t->role == ROLE_Q ? 4 : 8;
-	t->grid = t->role == ROLE_Q ? GRID_GROUP : GRID_ROW;
-	t->step = t->role == ROLE_Q ? 0 : 1;
-	t->zero = t->role == ROLE_Q ? 0 : 128;
 }
 
 static size_t base_records(struct tensor_record *records, uint64_t *at)
@@ -336,10 +333,19 @@ static void touch_qmat(const struct qmat *m)
 	touch(m->zeros, n);
 }
 
+static void touch_mat_int(const struct mat_int *m)
+{
+	size_t n = mat_int_n_scales(m->rows, m->cols) * sizeof(uint16_t);
+
+	touch(m->codes, mat_int_codes_bytes(m->rows, m->cols, m->bits));
+	touch(m->scales, n);
+	touch(m->multipliers, n);
+}
+
 static void touch_base_matrix(const struct base_matrix *m)
 {
-	if (m->codec == CODEC_MAT_CODES)
-		touch_qmat(&m->codes);
+	if (m->codec == CODEC_MAT_INT)
+		touch_mat_int(&m->ints);
 	else
 		touch_matrix(&m->bf16);
 }

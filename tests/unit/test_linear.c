@@ -87,40 +87,70 @@ static void fixture_close(struct fixture *f)
 /* ret[r][c] of the base's matrix. */
 static void add_base(double *ret, const struct base_matrix *m)
 {
-	for (uint32_t r = 0; r < m->rows; r++)
+	float *row = malloc(m->cols * sizeof(*row));
+
+	assert_non_null(row);
+	for (uint32_t r = 0; r < m->rows; r++) {
+		base_matrix_row(row, m, r);
 		for (uint32_t c = 0; c < m->cols; c++)
-			ret[(size_t)r * m->cols + c] +=
-				m->codec == CODEC_MAT_CODES
-					? (double)qmat_value(&m->codes, r, c)
-					: (double)bf16_to_f32(
-						  m->bf16.data[mat_bf16_index(m->cols, r, c)]);
+			ret[(size_t)r * m->cols + c] += (double)row[c];
+	}
+	free(row);
 }
 
-/* The dense matrix of a variant, `rows` by cols of the base; malloc'ed. */
-static double *dense(const struct base_matrix *m, const struct linear_delta *delta, uint32_t rows)
+/* The dense matrix of a variant, `rows` by cols of the base, or what the delta makes of a base of
+ * zeros; malloc'ed. */
+static double *dense(
+	const struct base_matrix *m, bool zeros, const struct linear_delta *delta, uint32_t rows)
 {
 	double *ret = calloc((size_t)rows * m->cols, sizeof(*ret));
 
 	assert_non_null(ret);
-	add_base(ret, m);
+	if (!zeros)
+		add_base(ret, m);
 	dense_delta_apply(delta, m->cols, ret, NULL);
 	return ret;
 }
 
-static void expect_product(
-	const float *y, const double *w, const float *x, uint32_t rows, uint32_t cols)
+/* What a base of integers takes for x: each 128 as 127ths of their largest. */
+static void round_inputs(double *ret, const struct base_matrix *m, const float *x)
 {
+	for (uint32_t begin = 0; begin < m->cols; begin += 128) {
+		uint32_t end = begin + 128 < m->cols ? begin + 128 : m->cols;
+		double step = 0;
+
+		for (uint32_t c = begin; c < end; c++)
+			step = fmax(step, fabs((double)x[c]) / 127);
+		for (uint32_t c = begin; c < end; c++)
+			ret[c] = m->codec == CODEC_MAT_INT ? nearbyint(x[c] / step) * step : x[c];
+	}
+}
+
+/* The base's share is of the rounded inputs, the delta's of the inputs themselves. */
+static void expect_product(const float *y, const struct base_matrix *m,
+	const struct linear_delta *delta, const float *x, uint32_t rows)
+{
+	double *both = dense(m, false, delta, rows), *own = dense(m, true, delta, rows);
+	double *rounded = malloc(m->cols * sizeof(*rounded));
+
+	assert_non_null(rounded);
+	round_inputs(rounded, m, x);
 	for (uint32_t r = 0; r < rows; r++) {
 		double sum = 0, size = 0;
 
-		for (uint32_t c = 0; c < cols; c++) {
-			sum += w[(size_t)r * cols + c] * x[c];
-			size += fabs(w[(size_t)r * cols + c] * x[c]);
+		for (uint32_t c = 0; c < m->cols; c++) {
+			size_t at = (size_t)r * m->cols + c;
+
+			sum += own[at] * x[c] + (both[at] - own[at]) * rounded[c];
+			size += fabs(both[at] * x[c]);
 		}
 		/* Sums over inputs and ranks in f32, and cancellation between base and delta. */
 		if (!(fabs(y[r] - sum) <= 2e-5 * (size + 1)))
 			fail_msg("output %u is %.9g, expected %.9g", r, y[r], sum);
 	}
+	free(both);
+	free(own);
+	free(rounded);
 }
 
 /* Runs of uneven length, the base in the middle. */
@@ -166,6 +196,8 @@ static void check_group(const struct fixture *f, size_t n_rows, size_t first, si
 	size_t z_stride = linear_scratch(bases, n);
 	float *x = malloc(MAX_ROWS * width * sizeof(*x));
 	float *z = malloc(MAX_ROWS * z_stride * sizeof(*z));
+	struct act_group *rounded =
+		aligned_alloc(64, (MAX_ROWS * linear_rounded(bases, n) + 1) * sizeof(*rounded));
 	struct linear_run runs[N_VARIANTS];
 	struct linear_call call = {
 		.kernels = &f->kernels,
@@ -179,9 +211,10 @@ static void check_group(const struct fixture *f, size_t n_rows, size_t first, si
 		.n_parts = n,
 		.z = z,
 		.z_stride = z_stride,
+		.rounded = rounded,
 	};
 
-	assert_true(x && z);
+	assert_true(x && z && rounded);
 	fill_random(x, n_rows * width);
 	for (size_t p = 0; p < n; p++)
 		call.parts[p] = (struct linear_part){bases[p],
@@ -190,18 +223,16 @@ static void check_group(const struct fixture *f, size_t n_rows, size_t first, si
 	linear_apply(&call);
 	for (size_t p = 0; p < n; p++) {
 		for (size_t i = 0; i < call.n_runs; i++) {
-			double *w = dense(
-				bases[p], delta_of(runs[i].variant, first + p), bases[p]->rows);
-
 			for (size_t t = runs[i].first; t < runs[i].first + runs[i].n; t++)
-				expect_product(call.parts[p].y + t * bases[p]->rows, w,
-					x + t * width, bases[p]->rows, width);
-			free(w);
+				expect_product(call.parts[p].y + t * bases[p]->rows, bases[p],
+					delta_of(runs[i].variant, first + p), x + t * width,
+					bases[p]->rows);
 		}
 		free(call.parts[p].y);
 	}
 	free(x);
 	free(z);
+	free(rounded);
 }
 
 static void check_layer(const struct fixture *f, size_t n_rows)
@@ -237,11 +268,10 @@ static void check_head(const struct fixture *f, size_t n_rows)
 	linear_apply(&call);
 	for (size_t i = 0; i < call.n_runs; i++) {
 		const struct variant *v = runs[i].variant;
-		double *w = dense(&base->head, v->delta ? &v->delta->head : NULL, v->config.vocab);
 
 		for (size_t t = runs[i].first; t < runs[i].first + runs[i].n; t++)
-			expect_product(y + t * stride, w, x + t * hidden, v->config.vocab, hidden);
-		free(w);
+			expect_product(y + t * stride, &base->head,
+				v->delta ? &v->delta->head : NULL, x + t * hidden, v->config.vocab);
 	}
 	free(y);
 }
@@ -287,7 +317,7 @@ static void test_embedding(void **state)
 {
 	struct fixture f;
 	uint32_t hidden = base->config.hidden;
-	double *w = dense(&base->embed, &deltas[1]->embed, deltas[1]->config.vocab);
+	double *w = dense(&base->embed, false, &deltas[1]->embed, deltas[1]->config.vocab);
 	float got[64];
 
 	(void)state;
