@@ -43,9 +43,9 @@ enum {
 	"  --keep SHARE             as small as it gets with this share, 0.99 say, of the score\n" \
 	"                           on tasks that are kept back; without --tasks, of the tokens\n" \
 	"                           that the fine-tune finds most probable\n" \
-	"  --text KIND              to learn from without --tasks: own-words, that the fine-tune\n" \
-	"                           makes up; generic, the calibration text; none, random\n" \
-	"                           tokens. Default: own-words if it can, else generic\n" \
+	"  --text KIND              to learn from without --tasks: own-words, that the\n" \
+	"                           fine-tune makes up; generic, the calibration text; none,\n" \
+	"                           random tokens. Default: own-words if it can, else generic\n" \
 	"  --train-steps N          of training after the codes are chosen (default 40 with\n" \
 	"                           --tasks at 2.5 bits a weight and less, else 0)\n"
 /* clang-format on */
