@@ -36,8 +36,8 @@ struct import_call {
 static const char options_text[] =
 	"  -o, --output FILE   the base image to make\n"
 	"      --weights KIND  how projections are stored: bf16 (the default), which is exact for\n"
-	"                      models in bf16; int8, a scale a row; int4, a grid for each 128\n"
-	"                      neighbours\n"
+	"                      models in bf16; int8, a scale for each 128 neighbours; int4, the\n"
+	"                      same with a multiplier for each 32\n"
 	"      --json          print the report as one JSON object\n"
 	"  -q, --quiet         no progress, no report\n";
 
