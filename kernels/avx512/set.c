@@ -3,6 +3,8 @@
 void kernels_avx512(struct kernels *k)
 {
 	k->matmul = avx512_matmul;
+	k->act_round = avx512_act_round;
+	k->matmul_int = avx512_matmul_int;
 	k->qmat_dot = avx512_qmat_dot;
 	k->qmat_accumulate = avx512_qmat_accumulate;
 	k->dropmat_dot = avx512_dropmat_dot;

@@ -1,0 +1,86 @@
+/*
+ * What the vector sets' products with a matrix of integers share: the way from a call to tiles.
+ *
+ * A tile is a few neighbouring blocks of outputs times a few rows of x. Its sums are exact until
+ * the chain over groups, so its shape is a matter of speed alone.
+ */
+#pragma once
+
+#include "kernels/kernels.h"
+
+/* A tile's place in a call. */
+struct int_tile {
+	const struct mat_int *w;
+	size_t n_groups;
+	size_t block;
+	size_t next; /* first block of the tile after this; `block` again if this is the last */
+	const struct act_group *x;
+	size_t x_stride;
+	float *y; /* of `block` */
+	size_t y_stride;
+	size_t n_last; /* outputs of the last block that exist */
+};
+
+struct int_shape {
+	size_t blocks;
+	void (*wide)(const struct int_tile *t);
+	void (*narrow)(const struct int_tile *t); /* one block, for the rest of a range */
+};
+
+struct int_set {
+	size_t max_rows;
+	const struct int_shape *shapes; /* by rows - 1 */
+};
+
+/* One call. */
+struct int_product {
+	const struct mat_int *w;
+	const struct act_group *x;
+	size_t x_stride;
+	float *y;
+	size_t y_stride;
+	size_t n;
+};
+
+/* All rows against `blocks` blocks, in tiles of nearly equal height. */
+static inline void int_tile_rows(
+	const struct int_product *p, const struct int_set *set, struct int_tile t, size_t blocks)
+{
+	size_t n_tiles = (p->n + set->max_rows - 1) / set->max_rows;
+
+	for (size_t i = 0; i < n_tiles; i++) {
+		size_t first = p->n * i / n_tiles, rows = p->n * (i + 1) / n_tiles - first;
+		const struct int_shape *shape = &set->shapes[rows - 1];
+
+		t.x = p->x + first;
+		t.y = p->y + first * p->y_stride + t.block * MAT_BLOCK;
+		if (blocks == 1)
+			shape->narrow(&t);
+		else
+			shape->wide(&t);
+	}
+}
+
+static inline void int_product_by_tiles(
+	const struct int_product *p, const struct int_set *set, size_t block0, size_t block1)
+{
+	size_t n_tiles = (p->n + set->max_rows - 1) / set->max_rows, wide;
+
+	if (p->n == 0)
+		return;
+	wide = set->shapes[(p->n + n_tiles - 1) / n_tiles - 1].blocks;
+	for (size_t block = block0, blocks; block < block1; block += blocks) {
+		struct int_tile t = {
+			.w = p->w,
+			.n_groups = mat_int_groups(p->w->cols),
+			.block = block,
+			.x_stride = p->x_stride,
+			.y_stride = p->y_stride,
+		};
+
+		blocks = block1 - block >= wide ? wide : 1;
+		t.next = block + blocks < block1 ? block + blocks : block;
+		t.n_last = min_u64(p->w->rows - (block + blocks - 1) * MAT_BLOCK, MAT_BLOCK);
+		int_tile_rows(p, set, t, blocks);
+	}
+}
