@@ -31,8 +31,9 @@
 struct bench {
 	const struct kernels *k;
 	uint8_t *memory;
-	size_t turn;        /* counts calls */
-	float *x, *y, *aux; /* MAX_N x COLS numbers each */
+	size_t turn;               /* counts calls */
+	float *x, *y, *aux;        /* MAX_N x COLS numbers each */
+	struct act_group *rounded; /* MAX_N x groups of COLS */
 	uint32_t bits, n;
 	bool row_grid;          /* of the codes; else a grid for each group */
 	struct dropmat dropmat; /* less its entries */
@@ -198,6 +199,30 @@ static void run_matmul(struct bench *b)
 	b->k->matmul(b->y, ROWS, &w, b->x, COLS, b->n, 0, mat_bf16_blocks(ROWS));
 }
 
+/* Scales and multipliers are elsewhere, and part of the rate: they are read along. */
+static void run_matmul_int(struct bench *b)
+{
+	uint64_t codes_bytes = mat_int_codes_bytes(ROWS, COLS, b->bits);
+	uint64_t lanes_bytes = mat_int_n_scales(ROWS, COLS) * sizeof(uint16_t);
+	const uint8_t *at = fresh(b, codes_bytes + 2 * lanes_bytes);
+	struct mat_int w = {
+		.codes = at,
+		.scales = (const void *)(at + codes_bytes),
+		.multipliers = (const void *)(at + codes_bytes + lanes_bytes),
+		.rows = ROWS,
+		.cols = COLS,
+		.bits = b->bits,
+	};
+
+	b->k->act_round(b->rounded, b->n, b->x, COLS, b->n, COLS);
+	b->k->matmul_int(b->y, ROWS, &w, b->rounded, b->n, b->n, 0, mat_int_blocks(ROWS));
+}
+
+static void run_act_round(struct bench *b)
+{
+	b->k->act_round(b->rounded, 1, b->x, COLS, 1, COLS);
+}
+
 /* Scales and zero points are not part of the rate: they are an eighth of the codes at most. */
 static struct qmat qmat_fresh(const struct bench *b, uint32_t rows)
 {
@@ -302,6 +327,27 @@ static void bench_matmul(struct bench *b)
 	}
 }
 
+static void bench_matmul_int(struct bench *b)
+{
+	static const uint32_t widths[] = {8, 4}, batches[] = {1, 2, 4, 8, 16, 32};
+	const double numbers = (double)ROWS * COLS;
+	const double lanes = (double)mat_int_n_scales(ROWS, COLS) * sizeof(uint16_t);
+
+	for (size_t i = 0; i < array_len(widths) * array_len(batches); i++) {
+		char name[64];
+
+		b->bits = widths[i / array_len(batches)];
+		b->n = batches[i % array_len(batches)];
+		if (strcmp(b->k->name, "ref") == 0 && b->n > 2)
+			continue;
+		snprintf(name, sizeof(name), "int%u 4096^2 n=%u", b->bits, b->n);
+		measure(b,
+			(struct work){name, numbers * b->bits / 8 + (b->bits == 4 ? 2 : 1) * lanes,
+				2 * numbers * b->n, numbers},
+			run_matmul_int);
+	}
+}
+
 static void measure_codes(
 	struct bench *b, const char *kind, uint32_t rows, void (*run)(struct bench *b))
 {
@@ -389,6 +435,7 @@ static void bench_vectors(struct bench *b)
 	double bytes = COLS * sizeof(float);
 
 	measure(b, (struct work){"rms_norm 4096", 3 * bytes, 0, 0}, run_rms_norm);
+	measure(b, (struct work){"act_round 4096", 1.25 * bytes, 0, 0}, run_act_round);
 	measure(b, (struct work){"silu_mul 4096", 3 * bytes, 0, 0}, run_silu_mul);
 	measure(b, (struct work){"kv_store bf16 4096", 1.5 * bytes, 0, 0}, run_kv_store);
 }
@@ -399,6 +446,7 @@ static void bench_set(struct bench *b)
 	printf("\n%s: reads %.1f GB/s, multiplies and adds %.1f GFLOP/s; shares are of these\n",
 		b->k->name, 1e-9 * b->read_rate, 1e-9 * b->fma_rate);
 	bench_matmul(b);
+	bench_matmul_int(b);
 	bench_qmat(b);
 	bench_dropmat(b);
 	bench_attend(b);
@@ -421,7 +469,8 @@ static int bench_new(struct bench *b)
 	b->x = reallocarray(NULL, numbers, sizeof(float));
 	b->y = reallocarray(NULL, numbers, sizeof(float));
 	b->aux = reallocarray(NULL, numbers, sizeof(float));
-	if (!b->x || !b->y || !b->aux)
+	b->rounded = aligned_alloc(64, MAX_N * mat_int_groups(COLS) * sizeof(*b->rounded));
+	if (!b->x || !b->y || !b->aux || !b->rounded)
 		return -ENOMEM;
 	for (size_t i = 0; i < numbers; i++)
 		b->x[i] = b->y[i] = b->aux[i] = (float)(i % 17) / 17 - 0.5f;
@@ -463,6 +512,7 @@ int main(int argc, char **argv)
 	free(b.x);
 	free(b.y);
 	free(b.aux);
+	free(b.rounded);
 	munmap(b.memory, MEMORY_BYTES);
 	return r < 0;
 }
