@@ -18,7 +18,7 @@ struct totals {
 	double code_bits;        /* of all codes, as they are */
 	double claimed_bits;     /* code_bits less log2 of the parts, as the paper counts */
 	double file_bytes;       /* payloads and records */
-	double memory_bytes;     /* expanded, scales included */
+	double memory_bytes;     /* payloads, and what they are expanded into beside them */
 	double entropy_bits;     /* of the codes alone: places come from a seed */
 	double mask_bits;        /* what random places cost at least where they are stored */
 	double sparse_row_bytes; /* the paper's layout: parts as compressed sparse rows */
@@ -315,7 +315,7 @@ static void count(struct totals *sum, const struct deltadq_options *o,
 	sum->code_bits += n * s->bits;
 	sum->claimed_bits += n * part_bits;
 	sum->file_bytes += (double)part_file_bytes(part);
-	sum->memory_bytes += (double)l.expanded_bytes + (d->scales ? 2.0 * s->rows : 0);
+	sum->memory_bytes += (double)part->record.bytes + (double)l.expanded_bytes;
 	sum->entropy_bits += n * dropout_codes_entropy(d);
 	sum->mask_bits += (double)s->rows * l.n_groups * log2_choose(s->group, s->n_keep);
 	sum->sparse_row_bytes += n * (16 + part_bits) / 8 + 4.0 * o->parts * (s->rows + 1.0);

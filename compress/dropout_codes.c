@@ -18,7 +18,7 @@ struct row_sums {
 
 /* What a worker needs for one row. */
 struct scratch {
-	uint16_t *columns; /* entries_of_row; group after group, of the whole row */
+	uint32_t *columns; /* entries_of_row, ascending */
 	float *values, *weights;
 	double *levels;
 };
@@ -80,29 +80,27 @@ static int job_init(struct job *j)
 	return 0;
 }
 
-/* The columns that a row keeps, counted inside their groups. */
-static void draw_row(const struct dropout_codes *d, uint32_t row, uint16_t *ret)
+/* The columns that a row keeps. */
+static void draw_row(const struct dropout_codes *d, uint32_t row, uint32_t *ret)
 {
-	uint32_t n_groups = d->shape.cols / d->shape.group;
+	const struct dropout_shape *s = &d->shape;
+	uint16_t places[DROPOUT_MAX_GROUP];
 
-	for (uint32_t g = 0; g < n_groups; g++)
-		dropout_draw(d->seed, row, g, d->shape.group, d->shape.n_keep,
-			ret + (size_t)g * d->shape.n_keep);
-}
-
-static uint32_t column_of(const struct dropout_shape *s, const uint16_t *columns, uint32_t i)
-{
-	return i / s->n_keep * s->group + columns[i];
+	for (uint32_t first = 0; first < s->cols; first += s->group) {
+		dropout_draw(d->seed, row, first / s->group, s->group, s->n_keep, places);
+		for (uint32_t i = 0; i < s->n_keep; i++)
+			*ret++ = first + places[i];
+	}
 }
 
 /* The survivors of a row and how much the outputs feel them. */
 static void gather_row(
-	const struct job *j, uint32_t row, const uint16_t *columns, float *values, float *weights)
+	const struct job *j, uint32_t row, const uint32_t *columns, float *values, float *weights)
 {
 	const struct dropout_target *t = j->t;
 
 	for (uint32_t i = 0; i < j->layout.entries_of_row; i++) {
-		size_t c = column_of(&j->codes->shape, columns, i);
+		size_t c = columns[i];
 
 		values[i] = t->delta[(size_t)row * t->cols + c];
 		weights[i] = (float)t->moments[c * t->cols + c];
@@ -146,18 +144,17 @@ static double full_energy(const struct job *j, uint32_t row)
 }
 
 /* levels^T H levels: each pair once, twice its weight. */
-static double levels_energy(const struct job *j, const uint16_t *columns, const double *levels)
+static double levels_energy(const struct job *j, const uint32_t *columns, const double *levels)
 {
-	const struct dropout_shape *s = &j->codes->shape;
 	double sum = 0;
 
 	for (uint32_t i = 0; i < j->layout.entries_of_row; i++) {
-		uint32_t c = column_of(s, columns, i);
-		const double *h = j->t->moments + (size_t)c * s->cols;
+		uint32_t c = columns[i];
+		const double *h = j->t->moments + (size_t)c * j->t->cols;
 		double part = levels[i] * h[c] / 2;
 
 		for (uint32_t k = 0; k < i; k++)
-			part += levels[k] * h[column_of(s, columns, k)];
+			part += levels[k] * h[columns[k]];
 		sum += 2 * levels[i] * part;
 	}
 	return sum;
@@ -182,7 +179,7 @@ static void code_row(const struct job *j, uint32_t row, const struct scratch *s)
 	for (uint32_t i = 0; i < n; i++) {
 		codes[i] = (uint8_t)uniform_code(&grid, (double)s->values[i]);
 		s->levels[i] = (double)codes[i] - grid.zero;
-		sums->cross += s->levels[i] * product[column_of(&j->codes->shape, s->columns, i)];
+		sums->cross += s->levels[i] * product[s->columns[i]];
 	}
 	sums->energy = levels_energy(j, s->columns, s->levels);
 	sums->full = full_energy(j, row);
