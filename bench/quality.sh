@@ -34,6 +34,8 @@ plan() {
 	cat <<-END
 		delta-come generic exact $ratios
 		delta-come task exact r8 r16
+		delta-come-solved generic exact $ratios
+		delta-come-whitened generic exact $ratios
 		deltadq generic exact $ratios
 		k-bit generic exact r8 r14
 		k-bit generic exact b1 b2 b3

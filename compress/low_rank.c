@@ -1,6 +1,5 @@
 #include "compress/low_rank.h"
 
-#include "compress/gptq.h"
 #include "compress/svd.h"
 #include "kernels/blas.h"
 #include "kernels/convert.h"
@@ -56,99 +55,15 @@ static void keep_triplets(const struct svd *s, struct low_rank *ret)
 	}
 }
 
-/* The lower factor of damped H, zeros above the diagonal. */
-static int moments_factor(const double *moments, uint32_t n, double **ret, struct reason *reason)
-{
-	_cleanup_(freep) double *l = malloc(((size_t)n * n + 1) * sizeof(*l));
-	double trace = 0;
-	int r;
-
-	if (!l)
-		return -ENOMEM;
-	memcpy(l, moments, (size_t)n * n * sizeof(*l));
-	for (uint32_t i = 0; i < n; i++)
-		trace += l[(size_t)i * n + i];
-	for (uint32_t i = 0; i < n; i++)
-		l[(size_t)i * n + i] += trace > 0 ? GPTQ_DAMPING * trace / n : 1;
-	r = blas_cholesky(l, n, BLAS_LOWER);
-	if (r > 0)
-		return reason_set(reason, -EDOM,
-			"the second moments of %u inputs have no Cholesky factor", n);
-	if (r < 0)
-		return r;
-	for (uint32_t i = 0; i < n; i++)
-		memset(l + (size_t)i * n + i + 1, 0, (n - i - 1) * sizeof(*l));
-	*ret = take_ptr(l);
-	return 0;
-}
-
-struct whitening {
-	const struct low_rank_problem *p;
-	const double *l; /* cols x cols */
-	double *rows;    /* 2 x ROWS_AT_ONCE x cols for each worker */
-	float *product;  /* D L */
-};
-
-static void whiten_rows(void *arg, size_t piece, size_t worker)
-{
-	const struct whitening *w = arg;
-	size_t cols = w->p->cols, first = piece * ROWS_AT_ONCE;
-	double *wide = w->rows + 2 * worker * ROWS_AT_ONCE * cols;
-	double *product = wide + ROWS_AT_ONCE * cols;
-	struct blas_gemm gemm = {.n = cols, .k = cols, .alpha = 1};
-
-	gemm.m = min_u64(ROWS_AT_ONCE, w->p->rows - first);
-	for (size_t i = 0; i < gemm.m * cols; i++)
-		wide[i] = (double)w->p->matrix[first * cols + i];
-	blas_gemm_f64(&gemm, wide, w->l, product);
-	for (size_t i = 0; i < gemm.m * cols; i++)
-		w->product[first * cols + i] = (float)product[i];
-}
-
-static int whiten(const struct low_rank_problem *p, const double *l, float *ret)
-{
-	size_t n_tasks = div_up(p->rows, ROWS_AT_ONCE);
-	size_t n_workers = p->pool ? pool_threads(p->pool) : 1;
-	_cleanup_(freep) double *rows =
-		malloc((2 * n_workers * ROWS_AT_ONCE * p->cols + 1) * sizeof(*rows));
-	struct whitening w = {.p = p, .l = l, .rows = rows, .product = ret};
-
-	if (!rows)
-		return -ENOMEM;
-	if (p->pool)
-		pool_run(p->pool, whiten_rows, &w, n_tasks);
-	for (size_t i = 0; !p->pool && i < n_tasks; i++)
-		whiten_rows(&w, i, 0);
-	return 0;
-}
-
-/* The triplets of D L, V^T already times L^-1. */
-static int whitened_svd(const struct low_rank_problem *p, struct svd **ret, struct reason *reason)
-{
-	_cleanup_(freep) float *product =
-		malloc(((size_t)p->rows * p->cols + 1) * sizeof(*product));
-	_cleanup_(freep) double *l = NULL;
-	_cleanup_(svd_freep) struct svd *s = NULL;
-	struct blas_solve solve = {.n = p->cols, .triangle = BLAS_LOWER, .right = true};
-	int r;
-
-	if (!product)
-		return -ENOMEM;
-	r = moments_factor(p->moments, p->cols, &l, reason);
-	if (r == 0)
-		r = whiten(p, l, product);
-	if (r == 0)
-		r = svd_leading(p->pool, product, p->rows, p->cols, p->n, &s, reason);
-	if (r < 0)
-		return r;
-	solve.m = p->n;
-	blas_triangle_solve(&solve, l, s->v);
-	*ret = take_ptr(s);
-	return 0;
-}
-
 int low_rank_fit(const struct low_rank_problem *p, struct low_rank *ret, struct reason *reason)
 {
+	const struct svd_problem problem = {
+		.matrix = p->matrix,
+		.rows = p->rows,
+		.cols = p->cols,
+		.n = p->n,
+		.route = svd_route(p->rows, p->cols, p->n),
+	};
 	_cleanup_(low_rank_done) struct low_rank l = {0};
 	_cleanup_(svd_freep) struct svd *s = NULL;
 	int r;
@@ -157,9 +72,9 @@ int low_rank_fit(const struct low_rank_problem *p, struct low_rank *ret, struct 
 	if (r < 0)
 		return r;
 	if (p->moments)
-		r = whitened_svd(p, &s, reason);
+		r = svd_whitened(p->pool, &problem, p->moments, &s, reason);
 	else
-		r = svd_leading(p->pool, p->matrix, p->rows, p->cols, p->n, &s, reason);
+		r = svd_solve(p->pool, &problem, &s, reason);
 	if (r < 0)
 		return r;
 	l.energy = svd_energy(s, p->n);

@@ -7,6 +7,8 @@
 static const struct method *const methods[] = {
 	&method_auto,
 	&method_delta_come,
+	&method_delta_come_solved,
+	&method_delta_come_whitened,
 	&method_deltadq,
 	&method_k_bit,
 	&method_sign,

@@ -2,10 +2,12 @@
 
 #include "compress/gptq.h"
 #include "compress/product.h"
+#include "compress/refit.h"
 #include "kernels/blas.h"
 #include "kernels/pack.h"
 #include "store/delta.h"
 
+#include <math.h>
 #include <string.h>
 
 #define VECTORS_PER_TASK 32u
@@ -16,6 +18,7 @@ struct member {
 	struct projection *p;
 	double *values; /* n_ranks x (rows or cols): dequantised V, scaled by sigma */
 	struct gptq *ranks;
+	struct refit refit; /* where U is solved again */
 	int error;
 };
 
@@ -69,14 +72,42 @@ bool projection_plan(struct projection *p, double ratio)
 	return svd_route(p->rows, p->cols, p->plan.n_ranks) != SVD_EXACT;
 }
 
-int projection_decompose(struct pool *pool, struct projection *p, struct reason *reason)
+/* Whitened vectors come in any size; grids want them near 1. */
+static void set_size(struct svd *s)
 {
+	for (uint32_t i = 0; i < s->rank; i++) {
+		double *v = s->v + (size_t)i * s->cols, sum = 0, size;
+
+		for (uint32_t c = 0; c < s->cols; c++)
+			sum += v[c] * v[c];
+		size = sqrt(sum / s->cols);
+		s->sigma[i] *= size;
+		for (uint32_t c = 0; size > 0 && c < s->cols; c++)
+			v[c] /= size;
+	}
+}
+
+int projection_decompose(
+	struct pool *pool, struct projection *p, const double *hessian, struct reason *reason)
+{
+	const struct svd_problem problem = {
+		.matrix = p->delta,
+		.rows = p->rows,
+		.cols = p->cols,
+		.n = p->plan.n_ranks,
+		.route = svd_route(p->rows, p->cols, p->plan.n_ranks),
+	};
 	int r;
 
-	r = svd_leading(pool, p->delta, p->rows, p->cols, p->plan.n_ranks, &p->svd, reason);
+	if (p->whitened)
+		r = svd_whitened(pool, &problem, hessian, &p->svd, reason);
+	else
+		r = svd_solve(pool, &problem, &p->svd, reason);
 	if (r < 0)
 		return r;
 	p->energy = (float)svd_energy(p->svd, p->plan.n_ranks);
+	if (p->whitened)
+		set_size(p->svd);
 	return make_vectors(p);
 }
 
@@ -108,6 +139,43 @@ static int scaled_v(struct member *m)
 	return 0;
 }
 
+/* The best U for the codes of V takes the place of the singular vectors. */
+static int solve_u(struct member *m, struct pool *pool, const double *hessian)
+{
+	const struct projection *p = m->p;
+	const struct refit_problem problem = {
+		.pool = pool,
+		.target = p->delta,
+		.moments = hessian,
+		.w = m->values,
+		.rows = p->rows,
+		.cols = p->cols,
+		.n = p->plan.n_ranks,
+	};
+	int r = refit_init(&problem, &m->refit);
+
+	return r < 0 ? r : refit_vectors(&m->refit, p->svd->u, NULL);
+}
+
+/* And the best sigma for both. */
+static int solve_sigma(struct member *m)
+{
+	struct projection *p = m->p;
+	size_t n = p->plan.n_ranks;
+	_cleanup_(freep) double *u = malloc((n * p->rows + 1) * sizeof(*u));
+	_cleanup_(freep) double *factors = malloc((n + 1) * sizeof(*factors));
+	int r;
+
+	if (!u || !factors)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < n; i++)
+		qvectors_values(p->u, i, u + (size_t)i * p->rows);
+	r = refit_factors(&m->refit, u, factors, NULL);
+	for (uint32_t i = 0; r == 0 && i < n; i++)
+		p->sigma[i] = (float)((double)p->sigma[i] * factors[i]);
+	return r;
+}
+
 /* The second moments of what U multiplies, z = Sigma Vhat x:  G = (Sigma Vhat) H (Sigma Vhat)^T. */
 static int prepare_u(struct member *m, struct pool *pool, const double *hessian)
 {
@@ -127,7 +195,8 @@ static int prepare_u(struct member *m, struct pool *pool, const double *hessian)
 	product_f64(pool, &first, m->values, hessian, product);
 	product_f64(pool, &second, product, m->values, moments);
 	blas_mirror_upper(moments, n_ranks);
-	return gptq_new(pool, moments, (uint32_t)n_ranks, &m->ranks, NULL);
+	r = gptq_new(pool, moments, (uint32_t)n_ranks, &m->ranks, NULL);
+	return r < 0 || !m->p->refit ? r : solve_u(m, pool, hessian);
 }
 
 static void prepare_member(void *arg, size_t piece, size_t worker)
@@ -210,6 +279,9 @@ static int quantise_members(struct pool *pool, struct job *job)
 		r = prepare_members(pool, job);
 	if (r == 0)
 		r = run_tasks(pool, job, quantise_u, n_rows_of, ELEMENTS_PER_TASK);
+	for (size_t i = 0; r == 0 && i < job->n_members; i++)
+		if (job->members[i].p->refit)
+			r = solve_sigma(&job->members[i]);
 	return r;
 }
 
@@ -236,6 +308,7 @@ int projections_quantise(struct pool *pool, struct projection *const *members, s
 	for (size_t i = 0; i < job.n_members; i++) {
 		free(states[i].values);
 		gptq_free(states[i].ranks);
+		refit_done(&states[i].refit);
 	}
 	return r;
 }

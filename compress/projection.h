@@ -17,6 +17,8 @@ struct projection {
 	enum tensor_role role;
 	uint32_t rows, cols;
 	const float *delta; /* borrowed */
+	bool whitened;      /* components of the outputs' error, not of the weights' */
+	bool refit;         /* U solved again for the codes of V, and sigma for both */
 	struct svd *svd;
 	struct band_plan plan; /* no bands: not stored, the base's weights stay */
 	struct qvectors *u, *v;
@@ -28,9 +30,9 @@ void projection_done(struct projection *p);
 
 /* Plans the bands, and says whether the decomposition is worth all threads. */
 bool projection_plan(struct projection *p, double ratio);
-/* By svd_leading(); `pool` may be NULL. */
-int projection_decompose(struct pool *pool, struct projection *p, struct reason *reason)
-	_must_check_;
+/* `hessian` as below, and `pool` may be NULL. */
+int projection_decompose(struct pool *pool, struct projection *p, const double *hessian,
+	struct reason *reason) _must_check_;
 
 /* Those without bands are passed by. `hessian` holds the second moments of the inputs that all of
  * them share. */

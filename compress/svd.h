@@ -53,6 +53,12 @@ struct svd_problem {
 int svd_solve(struct pool *pool, const struct svd_problem *p, struct svd **ret,
 	struct reason *reason) _must_check_;
 
+/* The same of D L, with H = L L^T the second moments of the inputs, damped as GPTQ's, and V^T taken
+ * back through L (SVD-LLM, arXiv 2403.07378, section 3.1): component i costs sigma[i]^2 of
+ * tr((D - D') H (D - D')^T). V's vectors have no size of their own; V H V^T is diagonal. */
+int svd_whitened(struct pool *pool, const struct svd_problem *p, const double *moments,
+	struct svd **ret, struct reason *reason) _must_check_;
+
 struct svd *svd_free(struct svd *s);
 
 static inline void svd_freep(struct svd **s)
