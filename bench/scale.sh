@@ -52,15 +52,17 @@ compress() { # method
 # Lets the first block be done and a part of the second, and ends the run there.
 interrupt() { # method
 	local pid
+	set -m
 	compress "$1" 2>/dev/null &
 	pid=$!
+	set +m
 	until grep -q ' 1 of ' "$made/log" 2>/dev/null; do
 		kill -0 $pid 2>/dev/null || break
 		sleep 1
 	done
 	sleep 5
-	# The work is done in a process of its own, behind a sandbox.
-	pkill -KILL -P "$(pgrep -P $pid | tr '\n' ',')$pid" || true
+	# The work is done in a process of its own, behind a sandbox: all of the job's are ended.
+	kill -KILL -- -$pid || true
 	wait $pid || true
 }
 
