@@ -9,6 +9,25 @@
 
 #include <cmocka.h>
 
+const struct model_config little_config = {
+	.family = MODEL_FAMILY_LLAMA,
+	.flags = MODEL_TIED_HEAD | MODEL_QKV_BIAS,
+	.n_layers = 2,
+	.hidden = LITTLE_HIDDEN,
+	.ffn = LITTLE_FFN,
+	.n_heads = 2,
+	.n_kv_heads = 1,
+	.head_dim = LITTLE_KV,
+	.vocab = LITTLE_VOCAB,
+	.max_positions = 64,
+	.rope_theta = 10000,
+	.rope_factor = 1,
+	.rope_attention_factor = 1,
+	.norm_eps = 1e-5f,
+	.bos = -1,
+	.pad = -1,
+};
+
 /* One run over one sequence. */
 struct walk {
 	const struct double_model *m;

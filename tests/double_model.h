@@ -6,6 +6,15 @@
 
 #include "compress/dense_model.h"
 
+/* Two layers, small enough for differences of every number. */
+enum {
+	LITTLE_HIDDEN = 16,
+	LITTLE_KV = 8,
+	LITTLE_FFN = 24,
+	LITTLE_VOCAB = 40,
+};
+extern const struct model_config little_config;
+
 struct double_model {
 	struct model_config config;
 	double *(*layers)[N_ROLES];

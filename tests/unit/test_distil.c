@@ -12,25 +12,6 @@
 
 #include <cmocka.h>
 
-static const struct model_config config = {
-	.family = MODEL_FAMILY_LLAMA,
-	.flags = MODEL_TIED_HEAD,
-	.n_layers = 2,
-	.hidden = 16,
-	.ffn = 24,
-	.n_heads = 2,
-	.n_kv_heads = 1,
-	.head_dim = 8,
-	.vocab = 40,
-	.max_positions = 64,
-	.rope_theta = 10000,
-	.rope_factor = 1,
-	.rope_attention_factor = 1,
-	.norm_eps = 1e-5f,
-	.bos = -1,
-	.pad = -1,
-};
-
 static void assert_near(double got, double expected)
 {
 	if (!(fabs(got - expected) <= 1e-6 * fabs(expected)))
@@ -74,7 +55,7 @@ static void test_the_rate_rises_and_falls(void **state)
 }
 
 /* Every row of every gate and o is the teacher's times a number. */
-#define N_SCALES (2 * (24 + 16))
+#define N_SCALES (2 * (LITTLE_FFN + LITTLE_HIDDEN))
 
 struct fixture {
 	struct dense_model *teacher, *weights;
@@ -94,14 +75,15 @@ static void for_rows(const struct fixture *f, const struct dense_model *m, void 
 	static const enum tensor_role roles[] = {ROLE_GATE, ROLE_O};
 	size_t scale = 0;
 
-	for (uint32_t layer = 0; layer < config.n_layers; layer++)
+	for (uint32_t layer = 0; layer < little_config.n_layers; layer++)
 		for (size_t i = 0; i < array_len(roles); i++) {
-			size_t rows = i ? config.hidden : config.ffn;
+			size_t rows = i ? little_config.hidden : little_config.ffn;
 			float *w = m->layers[layer].at[roles[i]];
 			const float *teacher = f->teacher->layers[layer].at[roles[i]];
 
 			for (size_t row = 0; row < rows; row++)
-				of(arg, scale++, w + row * 16, teacher + row * 16, 16);
+				of(arg, scale++, w + row * LITTLE_HIDDEN,
+					teacher + row * LITTLE_HIDDEN, LITTLE_HIDDEN);
 		}
 }
 
@@ -150,8 +132,8 @@ static void on_progress(void *user, const char *stage, uint64_t done, uint64_t t
 static void open_fixture(struct fixture *f)
 {
 	*f = (struct fixture){
-		.teacher = random_dense_model(&config, 4),
-		.weights = random_dense_model(&config, 4),
+		.teacher = random_dense_model(&little_config, 4),
+		.weights = random_dense_model(&little_config, 4),
 		.group = {.values = f->scales, .n = N_SCALES, .rate = 2},
 		.target = {.n_groups = 1,
 			.materialise = materialise,
@@ -167,7 +149,7 @@ static void open_fixture(struct fixture *f)
 		uint32_t ids[24];
 
 		for (size_t t = 0; t < 24; t++)
-			ids[t] = (uint32_t)(random_at(i, t) % config.vocab);
+			ids[t] = (uint32_t)(random_at(i, t) % little_config.vocab);
 		assert_int_equal(sequences_add(&f->sequences, ids, 24, 1 + i % 12), 0);
 	}
 	f->target.groups = &f->group;
@@ -221,7 +203,7 @@ static void test_spoilt_scales_come_back(void **state)
 	assert_true(report.n_tokens > 60 * 200);
 	/* The weights are those of the groups. */
 	assert_true(f.weights->layers[1].at[ROLE_O][0] ==
-		    f.scales[2 * 24 + 16] * f.teacher->layers[1].at[ROLE_O][0]);
+		    f.scales[2 * LITTLE_FFN + LITTLE_HIDDEN] * f.teacher->layers[1].at[ROLE_O][0]);
 	close_fixture(&f);
 }
 

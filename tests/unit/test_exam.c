@@ -10,25 +10,6 @@
 
 #include <cmocka.h>
 
-static const struct model_config config = {
-	.family = MODEL_FAMILY_LLAMA,
-	.flags = MODEL_TIED_HEAD,
-	.n_layers = 2,
-	.hidden = 16,
-	.ffn = 24,
-	.n_heads = 2,
-	.n_kv_heads = 1,
-	.head_dim = 8,
-	.vocab = 40,
-	.max_positions = 64,
-	.rope_theta = 10000,
-	.rope_factor = 1,
-	.rope_attention_factor = 1,
-	.norm_eps = 1e-5f,
-	.bos = -1,
-	.pad = -1,
-};
-
 static const uint32_t ids[] = {3, 14, 15, 9, 2, 6, 5, 35, 8, 9, 7, 9, 32, 38};
 
 struct fixture {
@@ -44,10 +25,10 @@ static void setup(struct fixture *f)
 	struct exam_settings settings;
 
 	*f = (struct fixture){
-		.teacher = random_dense_model(&config, 1),
-		.candidate = random_dense_model(&config, 1),
+		.teacher = random_dense_model(&little_config, 1),
+		.candidate = random_dense_model(&little_config, 1),
 	};
-	for (size_t i = 0; i < 24 * 16; i++)
+	for (size_t i = 0; i < LITTLE_FFN * LITTLE_HIDDEN; i++)
 		f->candidate->layers[1].at[ROLE_GATE][i] *= 1.2f;
 	assert_int_equal(pool_new(2, &f->pool, &reason), 0);
 	assert_int_equal(sequences_add(&f->sequences, ids, 14, 3), 0);
@@ -70,7 +51,7 @@ static double log_sum(const double *z)
 {
 	double sum = 0;
 
-	for (size_t v = 0; v < config.vocab; v++)
+	for (size_t v = 0; v < little_config.vocab; v++)
 		sum += exp(z[v]);
 	return log(sum);
 }
@@ -79,7 +60,7 @@ static double kl_of(const double *teacher, const double *candidate)
 {
 	double t = log_sum(teacher), c = log_sum(candidate), sum = 0;
 
-	for (size_t v = 0; v < config.vocab; v++)
+	for (size_t v = 0; v < little_config.vocab; v++)
 		sum += exp(teacher[v] - t) * (teacher[v] - t - candidate[v] + c);
 	return sum;
 }
@@ -90,13 +71,13 @@ static double sum_in_double(const struct fixture *f, size_t i, struct dense_mode
 	const struct sequence *s = &f->sequences.items[i];
 	struct double_model *a = double_model_of(f->teacher, 32),
 			    *b = double_model_of(candidate, 32);
-	static double left[16 * 40], right[16 * 40];
+	static double left[16 * LITTLE_VOCAB], right[16 * LITTLE_VOCAB];
 	double sum = 0;
 
 	double_model_logits(a, sequence_ids(&f->sequences, i), s->n - 1, NULL, left);
 	double_model_logits(b, sequence_ids(&f->sequences, i), s->n - 1, NULL, right);
 	for (size_t t = s->answer - 1; t < s->n - 1; t++)
-		sum += kl_of(left + t * config.vocab, right + t * config.vocab);
+		sum += kl_of(left + t * little_config.vocab, right + t * little_config.vocab);
 	double_model_free(a);
 	double_model_free(b);
 	return sum;

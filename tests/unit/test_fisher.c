@@ -19,25 +19,6 @@
 #define SEED 7
 #define TEMPERATURE 2.0
 
-static const struct model_config config = {
-	.family = MODEL_FAMILY_LLAMA,
-	.flags = MODEL_QKV_BIAS,
-	.n_layers = 2,
-	.hidden = 16,
-	.ffn = 20,
-	.n_heads = 2,
-	.n_kv_heads = 1,
-	.head_dim = 8,
-	.vocab = 30,
-	.max_positions = 64,
-	.rope_theta = 10000,
-	.rope_factor = 1,
-	.rope_attention_factor = 1,
-	.norm_eps = 1e-5f,
-	.bos = -1,
-	.pad = -1,
-};
-
 struct fixture {
 	struct dense_model *model;
 	struct double_model *exact;
@@ -51,13 +32,13 @@ static void open_fixture(struct fixture *f, size_t n_sequences, double temperatu
 {
 	struct reason reason = {0};
 
-	*f = (struct fixture){.model = random_dense_model(&config, 5)};
+	*f = (struct fixture){.model = random_dense_model(&little_config, 5)};
 	assert_int_equal(pool_new(2, &f->pool, &reason), 0);
 	for (size_t i = 0; i < n_sequences; i++) {
 		uint32_t ids[12];
 
 		for (size_t t = 0; t < 12; t++)
-			ids[t] = (uint32_t)(random_at(i, t) % config.vocab);
+			ids[t] = (uint32_t)(random_at(i, t) % little_config.vocab);
 		assert_int_equal(sequences_add(&f->sequences, ids, 9 + i % 4, 1 + i % 5), 0);
 	}
 	f->exact = double_model_of(f->model, 12);
@@ -73,7 +54,7 @@ static void open_fixture(struct fixture *f, size_t n_sequences, double temperatu
 
 static void close_fixture(struct fixture *f)
 {
-	for (size_t i = 0; i < config.n_layers; i++)
+	for (size_t i = 0; i < little_config.n_layers; i++)
 		fisher_block_done(&f->blocks[i]);
 	pool_free(f->pool);
 	sequences_done(&f->sequences);
@@ -85,7 +66,7 @@ static double log_sum(const double *z)
 {
 	double sum = 0;
 
-	for (size_t i = 0; i < config.vocab; i++)
+	for (size_t i = 0; i < little_config.vocab; i++)
 		sum += exp(z[i] / TEMPERATURE);
 	return log(sum);
 }
@@ -96,12 +77,12 @@ static uint32_t label_of(const double *z, size_t sequence, uint32_t place)
 	double left = random_share(random_at(random_at(SEED, sequence), place));
 	double log_z = log_sum(z);
 
-	for (uint32_t i = 0; i < config.vocab; i++) {
+	for (uint32_t i = 0; i < little_config.vocab; i++) {
 		left -= exp(z[i] / TEMPERATURE - log_z);
 		if (left < 0)
 			return i;
 	}
-	return config.vocab - 1;
+	return little_config.vocab - 1;
 }
 
 /* The sum of -log p_T(label). */
@@ -109,11 +90,11 @@ static double loss_of(
 	const struct fixture *f, size_t i, const uint32_t *labels, const struct double_probe *probe)
 {
 	const struct sequence *s = &f->sequences.items[i];
-	double z[12 * 30], sum = 0;
+	double z[12 * LITTLE_VOCAB], sum = 0;
 
 	double_model_logits(f->exact, sequence_ids(&f->sequences, i), s->n - 1, probe, z);
 	for (uint32_t p = s->answer; p < s->n; p++) {
-		const double *row = z + (p - 1) * config.vocab;
+		const double *row = z + (p - 1) * little_config.vocab;
 
 		sum += log_sum(row) - row[labels[p]] / TEMPERATURE;
 	}
@@ -123,11 +104,11 @@ static double loss_of(
 static void draw_labels(const struct fixture *f, size_t i, uint32_t *labels)
 {
 	const struct sequence *s = &f->sequences.items[i];
-	double z[12 * 30];
+	double z[12 * LITTLE_VOCAB];
 
 	double_model_logits(f->exact, sequence_ids(&f->sequences, i), s->n - 1, NULL, z);
 	for (uint32_t p = s->answer; p < s->n; p++)
-		labels[p] = label_of(z + (p - 1) * config.vocab, i, p);
+		labels[p] = label_of(z + (p - 1) * little_config.vocab, i, p);
 }
 
 static double gradient_of(
@@ -155,7 +136,7 @@ static void brute_force(const struct fixture *f, uint32_t layer, size_t projecti
 {
 	for (size_t i = 0; i < f->sequences.n; i++) {
 		const struct sequence *s = &f->sequences.items[i];
-		double inputs[12 * 20], gradient[20];
+		double inputs[12 * LITTLE_FFN], gradient[LITTLE_FFN];
 		struct double_probe probe = {
 			.layer = layer, .projection = projection, .inputs = inputs};
 		uint32_t labels[12];
@@ -192,13 +173,15 @@ static void test_factors_are_those_of_single_tokens(void **state)
 
 	(void)state;
 	open_fixture(&f, 3, TEMPERATURE);
-	for (uint32_t layer = 0; layer < config.n_layers; layer++)
+	for (uint32_t layer = 0; layer < little_config.n_layers; layer++)
 		for (size_t i = 0; i < DENSE_N_PROJECTIONS; i++) {
 			const struct fisher_block *b = &f.blocks[layer];
 			enum fisher_input input = fisher_input_of(i);
-			double g[20 * 20] = {0}, h[20 * 20] = {0};
-			size_t rows = i == 1 || i == 2 ? 8 : i == 4 || i == 5 ? 20 : 16;
-			size_t cols = i == 6 ? 20 : 16;
+			double g[LITTLE_FFN * LITTLE_FFN] = {0}, h[LITTLE_FFN * LITTLE_FFN] = {0};
+			size_t rows = i == 1 || i == 2   ? LITTLE_KV
+				      : i == 4 || i == 5 ? LITTLE_FFN
+							 : LITTLE_HIDDEN;
+			size_t cols = i == 6 ? LITTLE_FFN : LITTLE_HIDDEN;
 
 			brute_force(&f, layer, i, rows, cols, g, h);
 			check_factor("G", layer, i, b->g[i], g, rows,
@@ -219,7 +202,7 @@ static double true_kl(struct fixture *f, uint32_t layer, size_t projection, cons
 	for (size_t i = 0; i < f->sequences.n; i++) {
 		const struct sequence *s = &f->sequences.items[i];
 		const uint32_t *ids = sequence_ids(&f->sequences, i);
-		double z[12 * 30], y[12 * 30];
+		double z[12 * LITTLE_VOCAB], y[12 * LITTLE_VOCAB];
 
 		double_model_logits(f->exact, ids, s->n - 1, NULL, z);
 		for (size_t k = 0; k < n; k++)
@@ -230,12 +213,13 @@ static double true_kl(struct fixture *f, uint32_t layer, size_t projection, cons
 		for (size_t p = s->answer - 1; p + 1 < s->n; p++) {
 			double p_sum = 0, q_sum = 0;
 
-			for (size_t v = 0; v < config.vocab; v++) {
-				p_sum += exp(z[p * config.vocab + v]);
-				q_sum += exp(y[p * config.vocab + v]);
+			for (size_t v = 0; v < little_config.vocab; v++) {
+				p_sum += exp(z[p * little_config.vocab + v]);
+				q_sum += exp(y[p * little_config.vocab + v]);
 			}
-			for (size_t v = 0; v < config.vocab; v++) {
-				double a = z[p * config.vocab + v], b = y[p * config.vocab + v];
+			for (size_t v = 0; v < little_config.vocab; v++) {
+				double a = z[p * little_config.vocab + v],
+				       b = y[p * little_config.vocab + v];
 
 				sum += exp(a) / p_sum * (a - log(p_sum) - b + log(q_sum));
 			}
@@ -253,12 +237,14 @@ static void test_kl_is_in_nats_of_a_judged_token(void **state)
 	(void)state;
 	open_fixture(&f, 200, 1);
 	for (size_t i = 0; i < DENSE_N_PROJECTIONS; i++) {
-		uint32_t rows = i == 1 || i == 2 ? 8 : i == 4 || i == 5 ? 20 : 16;
-		uint32_t cols = i == 6 ? 20 : 16;
+		uint32_t rows = i == 1 || i == 2   ? LITTLE_KV
+				: i == 4 || i == 5 ? LITTLE_FFN
+						   : LITTLE_HIDDEN;
+		uint32_t cols = i == 6 ? LITTLE_FFN : LITTLE_HIDDEN;
 		double expected = 0, got = 0;
 
 		for (uint64_t trial = 0; trial < 6; trial++) {
-			float error[20 * 20];
+			float error[LITTLE_FFN * LITTLE_FFN];
 			double estimate;
 
 			for (size_t k = 0; k < (size_t)rows * cols; k++)
@@ -287,7 +273,7 @@ static void test_threads_do_not_show(void **state)
 	assert_int_equal(pool_new(1, &f.pool, &reason), 0);
 	f.settings.pool = f.pool;
 	assert_int_equal(fisher_all(&f.settings, again, &reason), 0);
-	for (size_t i = 0; i < config.n_layers; i++) {
+	for (size_t i = 0; i < little_config.n_layers; i++) {
 		assert_memory_equal(again[i].g[6], f.blocks[i].g[6], 256 * sizeof(float));
 		assert_memory_equal(again[i].h[0], f.blocks[i].h[0], 256 * sizeof(float));
 		fisher_block_done(&again[i]);
