@@ -21,6 +21,24 @@ struct int_tile {
 	size_t n_last; /* outputs of the last block that exist */
 };
 
+/* Memory is asked for this much before it is used. */
+#define INT_AHEAD_BYTES 4096
+
+/* Where the codes are that block number `block` of the tile will need a while after those of
+ * `group`; at the end of a range, what is there already. */
+static inline const uint8_t *int_codes_ahead(
+	const struct int_tile *t, size_t group, size_t block, uint32_t bits)
+{
+	const size_t bytes = mat_int_group_bytes(bits);
+	size_t ahead = group + INT_AHEAD_BYTES / bytes, first = t->block;
+
+	if (ahead >= t->n_groups) {
+		ahead = ahead - t->n_groups < t->n_groups ? ahead - t->n_groups : 0;
+		first = t->next;
+	}
+	return t->w->codes + ((first + block) * t->n_groups + ahead) * bytes;
+}
+
 struct int_shape {
 	size_t blocks;
 	void (*wide)(const struct int_tile *t);

@@ -10,6 +10,10 @@ void kernels_avx2(struct kernels *k);
 
 void avx2_matmul(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
 	size_t x_stride, size_t n, size_t block0, size_t block1);
+void avx2_act_round(struct act_group *ret, size_t ret_stride, const float *x, size_t x_stride,
+	size_t n, uint32_t cols);
+void avx2_matmul_int(float *y, size_t y_stride, const struct mat_int *w, const struct act_group *x,
+	size_t x_stride, size_t n, size_t block0, size_t block1);
 void avx2_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float *x, size_t x_stride,
 	size_t n, size_t row0, size_t row1);
 void avx2_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,

@@ -3,6 +3,8 @@
 void kernels_avx2(struct kernels *k)
 {
 	k->matmul = avx2_matmul;
+	k->act_round = avx2_act_round;
+	k->matmul_int = avx2_matmul_int;
 	k->qmat_dot = avx2_qmat_dot;
 	k->qmat_accumulate = avx2_qmat_accumulate;
 	k->dropmat_dot = avx2_dropmat_dot;

@@ -18,23 +18,6 @@
 #define LINES_4 16
 #define HALF_LINES (LINES_4 / 2) /* of a sub-group */
 
-/* Memory is asked for this much before it is used. */
-#define AHEAD_BYTES 4096
-
-/* Where the codes are that a tile's block will need a while after group `group`. */
-static always_inline_ const uint8_t *codes_ahead(
-	const struct int_tile *t, size_t group, int block, int bits)
-{
-	const size_t bytes = mat_int_group_bytes((uint32_t)bits);
-	size_t ahead = group + AHEAD_BYTES / bytes, at = t->block;
-
-	if (ahead >= t->n_groups) {
-		ahead = ahead - t->n_groups < t->n_groups ? ahead - t->n_groups : 0;
-		at = t->next;
-	}
-	return t->w->codes + ((at + (size_t)block) * t->n_groups + ahead) * bytes;
-}
-
 static always_inline_ __m512i quad(const struct act_group *x, int line)
 {
 	int32_t codes;
@@ -59,7 +42,7 @@ static always_inline_ void group_sums_8(const struct int_tile *t, const struct a
 	for (int b = 0; b < blocks; b++) {
 		codes[b] = t->w->codes +
 			   ((t->block + (size_t)b) * t->n_groups + group) * mat_int_group_bytes(8);
-		ahead[b] = codes_ahead(t, group, b, 8);
+		ahead[b] = int_codes_ahead(t, group, (size_t)b, 8);
 	}
 #pragma GCC unroll 8
 	for (int r = 0; r < rows; r++) {
@@ -142,7 +125,7 @@ static always_inline_ void group_sums_4(const struct int_tile *t, const struct a
 		size_t index = (t->block + (size_t)b) * t->n_groups + group;
 
 		codes[b] = t->w->codes + index * mat_int_group_bytes(4);
-		ahead[b] = codes_ahead(t, group, b, 4);
+		ahead[b] = int_codes_ahead(t, group, (size_t)b, 4);
 		multipliers[b] = lane_words(t->w->multipliers + index * MAT_BLOCK);
 #pragma GCC unroll 8
 		for (int r = 0; r < rows; r++)
