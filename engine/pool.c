@@ -167,14 +167,17 @@ void pool_run(struct pool *pool, pool_fn *fn, void *arg, size_t n_pieces)
 	wait_finished(pool);
 }
 
-/* Signals stay with the threads that expect them. */
+/* Signals stay with the threads that expect them; a fault is its own thread's. */
 static int start_workers(struct pool *pool, size_t n)
 {
-	sigset_t all, before;
+	static const int faults[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGTRAP};
+	sigset_t others, before;
 	int r = 0;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	sigfillset(&others);
+	for (size_t i = 0; i < array_len(faults); i++)
+		sigdelset(&others, faults[i]);
+	pthread_sigmask(SIG_SETMASK, &others, &before);
 	for (size_t i = 0; i < n && r == 0; i++) {
 		struct worker *w = &pool->workers[i];
 
