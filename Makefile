@@ -32,7 +32,7 @@ INSTRUMENT = $(SANITIZE)
 LDFLAGS := -pthread -Wl,-z,relro,-z,now $(SANITIZE)
 
 ARCH := $(shell uname -m)
-KERNEL_SETS := ref $(if $(filter x86_64,$(ARCH)),avx2 avx512)
+KERNEL_SETS := ref $(if $(filter x86_64,$(ARCH)),avx2 avx512 amx)
 
 # Folders, lowest first. A library folder is its *.c; nothing is listed twice.
 sources = $(wildcard $(addsuffix /*.c,$(1)))
@@ -66,9 +66,10 @@ $(BUILD)/packages: scripts/packages.txt
 	@mkdir -p $(@D) && touch $@
 
 $(BUILD)/obj/kernels/avx2/%.o: CFLAGS += -mavx2 -mfma -mf16c
-$(BUILD)/obj/kernels/avx512/%.o: CFLAGS += -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni \
-	-mavx512bf16 -mavx2 -mfma -mf16c
-$(BUILD)/obj/kernels/avx512/%.o: INSTRUMENT = $(SANITIZE_VECTORS)
+AVX512_FLAGS := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16 -mavx2 -mfma -mf16c
+$(BUILD)/obj/kernels/avx512/%.o: CFLAGS += $(AVX512_FLAGS)
+$(BUILD)/obj/kernels/amx/%.o: CFLAGS += $(AVX512_FLAGS) -mamx-tile -mamx-int8 -mamx-bf16
+$(BUILD)/obj/kernels/avx512/%.o $(BUILD)/obj/kernels/amx/%.o: INSTRUMENT = $(SANITIZE_VECTORS)
 
 # Loops over short rows are most of their work, and -O2 leaves them to scalars.
 $(BUILD)/obj/compress/ldlq.o $(BUILD)/obj/compress/exponential.o: CFLAGS += -O3

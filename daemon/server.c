@@ -234,6 +234,8 @@ static void on_base_loaded(struct waiter *w, int condition, int error, const str
 	}
 	log_info("ready: kernels %s, room for %llu tokens of keys and values", server->kernels.name,
 		(unsigned long long)server->kv_positions);
+	if (server->kernels.declined)
+		log_warning("slower kernels than the CPU has: %s", server->kernels.declined);
 	notify_ready();
 	show_status(server);
 }

@@ -33,6 +33,7 @@ struct forward {
 	size_t z_stride;
 	struct act_group *rounded; /* likewise, n_rounded */
 	size_t n_rounded;
+	void *panel;            /* scratch of linear_apply */
 	float *cosines, *sines; /* head_dim / 2 */
 	float *wanted;          /* hidden: rows that want logits, without gaps */
 	float *logits;          /* logits_stride */
@@ -251,6 +252,7 @@ static struct linear_call linear_call_of(struct forward *f, const float *x, size
 		.z = f->z,
 		.z_stride = f->z_stride,
 		.rounded = f->rounded,
+		.panel = f->panel,
 	};
 }
 
@@ -438,6 +440,7 @@ static bool allocate_rows(struct forward *f)
 	const struct model_config *c = f->config;
 	size_t n = f->max_rows, n_q = (size_t)c->n_heads * c->head_dim;
 	size_t n_kv = (size_t)c->n_kv_heads * c->head_dim, real = sizeof(float);
+	uint32_t widest = (uint32_t)max_u64(max_u64(c->hidden, c->ffn), n_q);
 
 	f->residual = scratch(f, n, c->hidden, real);
 	f->normed = scratch(f, n, c->hidden, real);
@@ -450,6 +453,7 @@ static bool allocate_rows(struct forward *f)
 	f->up = scratch(f, n, c->ffn, real);
 	f->z = scratch(f, n, f->z_stride, real);
 	f->rounded = scratch(f, n, f->n_rounded, sizeof(*f->rounded));
+	f->panel = scratch(f, linear_panel_bytes(f->kernels, n, widest), 1, 1);
 	f->cosines = scratch(f, n, c->head_dim / 2, real);
 	f->sines = scratch(f, n, c->head_dim / 2, real);
 	f->wanted = scratch(f, n, c->hidden, real);
@@ -458,8 +462,8 @@ static bool allocate_rows(struct forward *f)
 	f->runs = scratch(f, n, 1, sizeof(*f->runs));
 	f->wanted_runs = scratch(f, n, 1, sizeof(*f->wanted_runs));
 	return f->residual && f->normed && f->branch && f->q && f->attended && f->k && f->v &&
-	       f->gate && f->up && f->z && f->rounded && f->cosines && f->sines && f->wanted &&
-	       f->logits && f->logits_at && f->runs && f->wanted_runs;
+	       f->gate && f->up && f->z && f->rounded && f->panel && f->cosines && f->sines &&
+	       f->wanted && f->logits && f->logits_at && f->runs && f->wanted_runs;
 }
 
 static bool allocate_workers(struct forward *f)
@@ -516,6 +520,7 @@ struct forward *forward_free(struct forward *f)
 	free(f->up);
 	free(f->z);
 	free(f->rounded);
+	free(f->panel);
 	free(f->cosines);
 	free(f->sines);
 	free(f->wanted);

@@ -1,6 +1,6 @@
 /*
- * Two parallel regions, and before them one that rounds x where the base has integers. In the
- * first, pieces are blocks of base outputs for all rows, and beside them `prepare` of each part
+ * Two parallel regions, and before them one that gives x the form that the base's products take. In
+ * the first, pieces are blocks of base outputs for all rows, and beside them `prepare` of each part
  * that has one for each run of rows, which may only write scratch. In the second, `apply` of each
  * part finishes the outputs. Every output is written by one piece, in an order of sums that the
  * kernels fix, so that neither threads nor company change a result.
@@ -18,6 +18,11 @@
  * of taking it, short enough that a preempted thread holds up little. */
 #define PIECE_BYTES (48u << 10)
 #define PIECES_PER_THREAD 4
+/* Fewer blocks than the kernels compute side by side lose a tenth of the memory's rate; many rows
+ * want more of them, so that the rows' inputs are read seldom. */
+#define PIECE_BLOCKS 4
+#define PIECE_BLOCKS_OF_MANY 16
+#define MANY_ROWS 32
 
 /* Rows and blocks that one call of a scattered product computes on the stack. */
 #define SCATTER_ROWS 16
@@ -308,11 +313,14 @@ static struct plan plan_of(const struct linear_call *c)
 	struct plan plan = {.call = c};
 	size_t wanted = PIECES_PER_THREAD * pool_threads(c->pool);
 	const struct base_matrix *first = c->parts[0].base;
-	size_t block_bytes = base_matrix_bytes(first) / mat_bf16_blocks(first->rows), n_blocks = 0;
+	size_t block_bytes = base_matrix_bytes(first) / mat_bf16_blocks(first->rows), n_blocks = 0,
+	       least;
 
 	for (size_t p = 0; p < c->n_parts; p++)
 		n_blocks += mat_bf16_blocks(c->parts[p].base->rows);
-	plan.blocks_per_piece = min_u64(PIECE_BYTES / max_u64(block_bytes, 1), n_blocks / wanted);
+	least = c->n_rows > MANY_ROWS ? PIECE_BLOCKS_OF_MANY : PIECE_BLOCKS;
+	plan.blocks_per_piece = max_u64(PIECE_BYTES / max_u64(block_bytes, 1), least);
+	plan.blocks_per_piece = min_u64(plan.blocks_per_piece, n_blocks / wanted);
 	plan.blocks_per_piece = max_u64(plan.blocks_per_piece, 1);
 	for (size_t p = 0; p < c->n_parts; p++) {
 		plan.part_pieces[p] =
@@ -330,7 +338,7 @@ void linear_apply(const struct linear_call *call)
 
 	if (call->n_rows == 0)
 		return;
-	linear_base_round(call);
+	linear_base_prepare(call);
 	plan = plan_of(call);
 	delta_pieces = any_delta(call) ? call->n_runs * call->n_parts * plan.slices : 0;
 	pool_run(call->pool, first_region, &plan, plan.base_pieces + delta_pieces);

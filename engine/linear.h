@@ -41,12 +41,15 @@ struct linear_call {
 	float *z;
 	size_t z_stride;
 	struct act_group *rounded; /* n_rows x linear_rounded() of the parts */
+	/* Scratch of at least linear_panel_bytes(), 64-byte aligned; NULL if that is 0. */
+	void *panel;
 };
 
 /* Numbers of scratch that a row needs for these shapes, whatever the delta. */
 size_t linear_scratch(const struct base_matrix *const *bases, size_t n_parts);
-
 /* Groups of rounded inputs likewise: 0 where no base has integers. */
 size_t linear_rounded(const struct base_matrix *const *bases, size_t n_parts);
+/* Bytes of the panel of n_rows inputs of `cols` numbers: 0 where the kernels take none. */
+size_t linear_panel_bytes(const struct kernels *k, size_t n_rows, uint32_t cols);
 
 void linear_apply(const struct linear_call *call);

@@ -13,15 +13,36 @@ static void round_rows(void *arg, size_t piece, size_t worker)
 		c->x_stride, min_u64(ROUND_ROWS, c->n_rows - first), c->parts[0].base->cols);
 }
 
-void linear_base_round(const struct linear_call *c)
+static void fill_panel(void *arg, size_t piece, size_t worker)
+{
+	const struct linear_call *c = arg;
+
+	(void)worker;
+	c->kernels->panel_fill(
+		c->panel, c->x, c->x_stride, c->n_rows, c->parts[0].base->cols, piece);
+}
+
+static bool has_codec(const struct linear_call *c, uint32_t codec)
+{
+	for (size_t p = 0; p < c->n_parts; p++)
+		if (c->parts[p].base->codec == codec)
+			return true;
+	return false;
+}
+
+void linear_base_prepare(const struct linear_call *c)
 {
 	struct linear_call call = *c;
 
-	for (size_t p = 0; p < c->n_parts; p++)
-		if (c->parts[p].base->codec == CODEC_MAT_INT) {
-			pool_run(c->pool, round_rows, &call, div_up(c->n_rows, ROUND_ROWS));
-			return;
-		}
+	if (has_codec(c, CODEC_MAT_INT))
+		pool_run(c->pool, round_rows, &call, div_up(c->n_rows, ROUND_ROWS));
+	if (has_codec(c, CODEC_MAT_BF16) && c->kernels->panel_fill)
+		pool_run(c->pool, fill_panel, &call, c->kernels->panel_parts(c->n_rows));
+}
+
+size_t linear_panel_bytes(const struct kernels *k, size_t n_rows, uint32_t cols)
+{
+	return k->panel_bytes ? k->panel_bytes(n_rows, cols) : 0;
 }
 
 static void product(const struct linear_call *c, const struct linear_part *p, size_t first,
@@ -34,6 +55,8 @@ static void product(const struct linear_call *c, const struct linear_part *p, si
 	if (p->base->codec == CODEC_MAT_INT)
 		c->kernels->matmul_int(y, p->y_stride, &p->base->ints, c->rounded + first,
 			c->n_rows, n, begin, end);
+	else if (c->kernels->matmul_panel && n == c->n_rows)
+		c->kernels->matmul_panel(y, p->y_stride, &p->base->bf16, c->panel, n, begin, end);
 	else
 		c->kernels->matmul(y, p->y_stride, &p->base->bf16, c->x + first * c->x_stride,
 			c->x_stride, n, begin, end);

@@ -6,8 +6,9 @@
 
 #include "engine/linear.h"
 
-/* Before the pieces: the rows of x as a matrix of integers takes them, once for all parts. */
-void linear_base_round(const struct linear_call *c);
+/* Before the pieces: the rows of x rounded for matrices of integers, and as a panel for those of
+ * bf16 where the kernels take one, once for all parts. */
+void linear_base_prepare(const struct linear_call *c);
 
 /* W x of blocks [begin, end) of one part's outputs, but for runs whose delta replaces blocks whole:
  * those blocks are not written. */

@@ -59,7 +59,7 @@ struct cpu_features cpu_features_detect(void)
 		   has(l7.ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL) &&
 		   has(l7.ecx, bit_AVX512VNNI);
 	f.avx512_bf16 = f.avx512 && has(l7_1.eax, LEAF7_1_EAX_AVX512_BF16);
-	f.amx = f.avx512 && has(states, STATE_AMX) &&
+	f.amx = f.avx512_bf16 && has(states, STATE_AMX) &&
 		has(l7.edx, LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE | LEAF7_EDX_AMX_INT8);
 	return f;
 }

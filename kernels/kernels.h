@@ -1,7 +1,7 @@
 /*
  * The arithmetic of inference as a table of functions. ref/ fills the whole table and is the
- * specification; avx2/ and avx512/ overwrite what they do better. kernels_select() makes the choice
- * once.
+ * specification; avx2/, avx512/ and amx/ overwrite what they do better. kernels_select() makes the
+ * choice once.
  *
  * Rules that hold for every entry and every set:
  *  - Activations are f32. A row of n numbers is contiguous; rows stand `stride` numbers apart.
@@ -31,12 +31,28 @@ struct kv_view {
 };
 
 struct kernels {
-	const char *name; /* "ref", "avx2", "avx512" */
+	const char *name; /* "ref", "avx2", "avx512", "amx" */
+	/* NULL, or why the set after this one was not chosen on a CPU that has what it needs. */
+	const char *declined;
 
 	/* y[t][o] = sum_c W[o][c] x[t][c]  for t < n and outputs o in blocks [block0, block1)
-	 * of 16. Outputs at or past W->rows are not written. */
+	 * of 16. Outputs at or past W->rows are not written. A set that has panels may first round
+	 * x by 2^-17 |x|, and take inputs, terms and sums below 2^-126 for 0. */
 	void (*matmul)(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
 		size_t x_stride, size_t n, size_t block0, size_t block1);
+
+	/*
+	 * For several products with the same x: matmul_panel() gives the bits of matmul(), from a
+	 * panel that panel_fill() wrote in panel_parts(n) parts, in any order or at once. A panel
+	 * is 64-byte aligned and takes panel_bytes(n, cols), which does not fall as n or cols rise.
+	 * NULL, all four, in a set that gains nothing by it.
+	 */
+	size_t (*panel_bytes)(size_t n, uint32_t cols);
+	size_t (*panel_parts)(size_t n);
+	void (*panel_fill)(
+		void *panel, const float *x, size_t x_stride, size_t n, uint32_t cols, size_t part);
+	void (*matmul_panel)(float *y, size_t y_stride, const struct mat_bf16 *w, const void *panel,
+		size_t n, size_t block0, size_t block1);
 
 	/*
 	 * Rows to int8, group by group of 128: ret[g * ret_stride + t] from x[t], for t < n. With
@@ -116,14 +132,15 @@ struct cpu_features {
 	bool avx2;   /* AVX2, FMA and F16C */
 	bool avx512; /* F, BW, DQ, VL, VNNI */
 	bool avx512_bf16;
-	bool amx; /* tiles with int8 and bf16; permission to use them is asked for separately */
+	bool amx; /* tiles with int8 and bf16, and avx512_bf16; leave to use them is asked for
+		   * separately */
 };
 
 struct cpu_features cpu_features_detect(void);
 
 /*
- * The fastest set of this CPU, or the one that `force` names ("ref", "avx2", "avx512"; NULL to
- * choose). Programs pass getenv("DELTAD_ISA"). -EOPNOTSUPP, with the reason, if the name is unknown
- * or the CPU lacks it.
+ * The fastest set of this CPU, or the one that `force` names ("ref", "avx2", "avx512", "amx"; NULL
+ * to choose). Programs pass getenv("DELTAD_ISA"). -EOPNOTSUPP, with the reason, if the name is
+ * unknown, the CPU lacks it or, for tiles, the system refuses them.
  */
 int kernels_select(struct kernels *ret, const char *force, struct reason *reason) _must_check_;

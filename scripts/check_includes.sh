@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 allowed() {
 	case $1 in
 	common) echo common ;;
-	kernels | kernels/*) echo common kernels kernels/ref kernels/avx2 kernels/avx512 ;;
+	kernels | kernels/*) echo common kernels kernels/ref kernels/avx2 kernels/avx512 kernels/amx ;;
 	store) echo common kernels store ;;
 	engine) echo common kernels store engine ;;
 	foreign) echo common kernels store engine foreign ;;

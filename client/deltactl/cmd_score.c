@@ -27,7 +27,7 @@ static const char options_help[] =
 	"\n"
 	"Log-probabilities are natural, one for each token from the second. Keys and values are "
 	"kept\n"
-	"in f32. DELTAD_ISA=ref|avx2|avx512 chooses the kernels.\n";
+	"in f32. DELTAD_ISA=ref|avx2|avx512|amx chooses the kernels.\n";
 
 struct options {
 	const char *base, *delta, *ids;

@@ -7,6 +7,7 @@
 #include "engine/score.h"
 #include "foreign/safetensors.h"
 #include "tests/imported_base.h"
+#include "tests/tile_unit.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -29,13 +30,16 @@
 #define MAX_TRAINED_CASES SIZE_MAX
 #endif
 
-static const char *const sets[] = {"ref", "avx2", "avx512"};
+#define EMULATED_CASES 1 /* of a tile unit in software */
+
+static const char *const sets[] = {"ref", "avx2", "avx512", "amx"};
 
 struct golden {
 	const char *name;
 	const char *folder;
 	const char *file;
 	size_t max_cases;
+	bool is_large;
 	bool ignore_eos; /* how the greedy tokens were made */
 };
 
@@ -168,19 +172,25 @@ static void check_set(const struct golden *g, const struct base *base,
 	struct pool *pool;
 	struct scorer *scorer;
 	struct golden_case c;
-	size_t n = 0;
-	int r = kernels_select(&kernels, set, &reason);
+	size_t n = 0, max_cases = g->max_cases;
+	int r = select_or_emulate(&kernels, set, &reason);
 
 	if (r == -EOPNOTSUPP && strcmp(set, "ref") != 0) {
 		printf("skipped: %s in %s: %s\n", g->name, set, reason.text);
 		return;
 	}
 	assert_int_equal(r, 0);
+	if (strcmp(kernels.name, set) != 0 && g->is_large) {
+		printf("skipped: %s in %s: it would take too long\n", g->name, kernels.name);
+		return;
+	}
+	if (strcmp(kernels.name, set) != 0)
+		max_cases = EMULATED_CASES;
 	assert_int_equal(model_new(base, &kernels, &model, &reason), 0);
 	assert_int_equal(variant_new(model, NULL, &variant, &reason), 0);
 	assert_int_equal(pool_new(2, &pool, &reason), 0);
 	assert_int_equal(scorer_new(model, pool, MAX_IDS, &scorer, &reason), 0);
-	for (; n < g->max_cases && read_case(golden, n, &c); n++) {
+	for (; n < max_cases && read_case(golden, n, &c); n++) {
 		check_case(scorer, variant, g, set, n, &c);
 		free(c.last_logits);
 		free(c.logprobs);
@@ -231,6 +241,7 @@ static void test_trained_base(void **state)
 		.folder = "models/Llama-deltad-16M",
 		.file = "tests/golden/data/trained/base.safetensors",
 		.max_cases = MAX_TRAINED_CASES,
+		.is_large = true,
 	});
 }
 
@@ -242,6 +253,7 @@ static void test_trained_math(void **state)
 		.folder = "models/Llama-deltad-16M-math",
 		.file = "tests/golden/data/trained/math.safetensors",
 		.max_cases = MAX_TRAINED_CASES,
+		.is_large = true,
 	});
 }
 
@@ -260,6 +272,7 @@ static void test_trained_tools(void **state)
 		.folder = folder,
 		.file = "tests/golden/data/trained/tools.safetensors",
 		.max_cases = MAX_TRAINED_CASES,
+		.is_large = true,
 	});
 }
 

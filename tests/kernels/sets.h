@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "tests/tile_unit.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -15,16 +16,16 @@
 
 #define ROUNDING 0x1p-24 /* E of kernels.h */
 
-/* Calls `check` with every set; says which ones this CPU lacks. */
+/* Calls `check` with every set; says which ones this CPU lacks and cannot emulate. */
 static inline void for_each_set(void (*check)(const struct kernels *k))
 {
-	static const char *const names[] = {"ref", "avx2", "avx512"};
+	static const char *const names[] = {"ref", "avx2", "avx512", "amx"};
 
 	for (size_t i = 0; i < array_len(names); i++) {
 		struct reason reason;
 		struct kernels k;
 
-		if (kernels_select(&k, names[i], &reason) < 0)
+		if (select_or_emulate(&k, names[i], &reason) < 0)
 			print_message("skipped: kernel set %s: %s\n", names[i], reason.text);
 		else
 			check(&k);

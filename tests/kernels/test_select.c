@@ -1,6 +1,13 @@
 #include "tests/kernels/sets.h"
 
 #ifdef __x86_64__
+#include "kernels/amx/amx.h"
+
+static bool has_tiles(void)
+{
+	return cpu_features_detect().amx && amx_permit() == 0;
+}
+
 /* What the compiler's own run time finds; it also asks which registers the system saves. */
 static void test_features(void **unused)
 {
@@ -12,9 +19,15 @@ static void test_features(void **unused)
 		__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 			__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
 			__builtin_cpu_supports("avx512vnni"));
-	assert_true(f.avx512 || (!f.avx512_bf16 && !f.amx));
+	assert_true(f.avx512 || !f.avx512_bf16);
+	assert_true(f.avx512_bf16 || !f.amx);
 }
 #else
+static bool has_tiles(void)
+{
+	return false;
+}
+
 static void test_features(void **unused)
 {
 	struct cpu_features f = cpu_features_detect();
@@ -37,6 +50,8 @@ static void expect_complete(const struct kernels *k)
 	assert_non_null(k->add);
 	assert_non_null(k->kv_store);
 	assert_non_null(k->attend);
+	assert_true(!k->panel_bytes == !k->matmul_panel && !k->panel_parts == !k->matmul_panel &&
+		    !k->panel_fill == !k->matmul_panel);
 }
 
 static void check_forced(const char *name, bool usable)
@@ -64,6 +79,7 @@ static void test_forced(void **unused)
 	check_forced("ref", true);
 	check_forced("avx2", f.avx2);
 	check_forced("avx512", f.avx512);
+	check_forced("amx", has_tiles());
 	check_forced("avx", false);
 	check_forced("", false);
 }
@@ -75,8 +91,12 @@ static void test_best(void **unused)
 
 	(void)unused;
 	assert_int_equal(kernels_select(&k, NULL, NULL), 0);
-	assert_string_equal(k.name, f.avx512 ? "avx512" : f.avx2 ? "avx2" : "ref");
+	assert_string_equal(k.name, has_tiles() ? "amx"
+				    : f.avx512  ? "avx512"
+				    : f.avx2    ? "avx2"
+						: "ref");
 	expect_complete(&k);
+	assert_true(!k.declined == (has_tiles() || !f.amx));
 }
 
 int main(void)

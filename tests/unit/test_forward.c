@@ -6,6 +6,7 @@
 #include "engine/variant.h"
 #include "tests/imported_base.h"
 #include "tests/random_delta.h"
+#include "tests/tile_unit.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -120,7 +121,7 @@ struct fixture {
 
 static void fixture_open(struct fixture *f, const char *set, size_t n_threads, enum kv_type type)
 {
-	assert_int_equal(kernels_select(&f->kernels, set, NULL), 0);
+	assert_int_equal(select_or_emulate(&f->kernels, set, NULL), 0);
 	assert_int_equal(pool_new(n_threads, &f->pool, NULL), 0);
 	assert_int_equal(model_new(base, &f->kernels, &f->model, NULL), 0);
 	assert_int_equal(variant_new(f->model, NULL, &f->plain, NULL), 0);
@@ -184,7 +185,7 @@ static void run_prompt(struct fixture *f, uint32_t chunk, bool company, float *r
 
 static void test_same_bits(void **state)
 {
-	static const char *const sets[] = {"ref", "avx2", "avx512"};
+	static const char *const sets[] = {"ref", "avx2", "avx512", "amx"};
 	static const uint32_t chunks[] = {1, 2, 7, 33, N_PROMPT};
 	uint32_t vocab = base->config.vocab + 1;
 	struct kernels probe;
@@ -194,7 +195,7 @@ static void test_same_bits(void **state)
 		float expected[1024], got[1024];
 
 		assert_true(vocab <= array_len(got));
-		if (s > 0 && kernels_select(&probe, sets[s], NULL) == -EOPNOTSUPP)
+		if (s > 0 && select_or_emulate(&probe, sets[s], NULL) == -EOPNOTSUPP)
 			continue;
 		for (size_t i = 0; i < 4 * array_len(chunks); i++) {
 			struct fixture f;

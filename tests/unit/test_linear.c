@@ -8,6 +8,7 @@
 #include "tests/dense_delta.h"
 #include "tests/imported_base.h"
 #include "tests/random_delta.h"
+#include "tests/tile_unit.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -69,7 +70,7 @@ static int close_models(void **state)
 
 static void fixture_open(struct fixture *f, const char *set, size_t n_threads)
 {
-	assert_int_equal(kernels_select(&f->kernels, set, NULL), 0);
+	assert_int_equal(select_or_emulate(&f->kernels, set, NULL), 0);
 	assert_int_equal(pool_new(n_threads, &f->pool, NULL), 0);
 	assert_int_equal(model_new(base, &f->kernels, &f->model, NULL), 0);
 	for (size_t i = 0; i < N_VARIANTS; i++)
@@ -185,6 +186,15 @@ static const struct linear_delta *delta_of(const struct variant *v, size_t proje
 	return l ? all[projection] : NULL;
 }
 
+static void *panel_new(const struct fixture *f, size_t n_rows, uint32_t cols)
+{
+	size_t bytes = linear_panel_bytes(&f->kernels, n_rows, cols);
+	void *panel = bytes ? aligned_alloc(64, align_up(bytes, 64)) : NULL;
+
+	assert_true(panel || !bytes);
+	return panel;
+}
+
 /* Projections [first, first + n), which have one input of `width` numbers. */
 static void check_group(const struct fixture *f, size_t n_rows, size_t first, size_t n)
 {
@@ -199,6 +209,7 @@ static void check_group(const struct fixture *f, size_t n_rows, size_t first, si
 	struct act_group *rounded =
 		aligned_alloc(64, (MAX_ROWS * linear_rounded(bases, n) + 1) * sizeof(*rounded));
 	struct linear_run runs[N_VARIANTS];
+	void *panel = panel_new(f, n_rows, width);
 	struct linear_call call = {
 		.kernels = &f->kernels,
 		.pool = f->pool,
@@ -212,6 +223,7 @@ static void check_group(const struct fixture *f, size_t n_rows, size_t first, si
 		.z = z,
 		.z_stride = z_stride,
 		.rounded = rounded,
+		.panel = panel,
 	};
 
 	assert_true(x && z && rounded);
@@ -233,6 +245,7 @@ static void check_group(const struct fixture *f, size_t n_rows, size_t first, si
 	free(x);
 	free(z);
 	free(rounded);
+	free(panel);
 }
 
 static void check_layer(const struct fixture *f, size_t n_rows)
@@ -249,6 +262,7 @@ static void check_head(const struct fixture *f, size_t n_rows)
 	float x[MAX_ROWS * 64], z[MAX_ROWS * 64];
 	float *y = malloc(MAX_ROWS * stride * sizeof(*y));
 	struct linear_run runs[N_VARIANTS];
+	void *panel = panel_new(f, n_rows, hidden);
 	struct linear_call call = {
 		.kernels = &f->kernels,
 		.pool = f->pool,
@@ -261,6 +275,7 @@ static void check_head(const struct fixture *f, size_t n_rows)
 		.parts[0] = {&base->head, y, stride, PROJECTION_HEAD},
 		.z = z,
 		.z_stride = hidden,
+		.panel = panel,
 	};
 
 	assert_non_null(y);
@@ -274,17 +289,18 @@ static void check_head(const struct fixture *f, size_t n_rows)
 				v->delta ? &v->delta->head : NULL, x + t * hidden, v->config.vocab);
 	}
 	free(y);
+	free(panel);
 }
 
 static void test_products(void **state)
 {
-	static const char *const sets[] = {"ref", "avx2", "avx512"};
+	static const char *const sets[] = {"ref", "avx2", "avx512", "amx"};
 	static const size_t counts[] = {1, 2, 3, MAX_ROWS};
 	struct kernels probe;
 
 	(void)state;
 	for (size_t s = 0; s < array_len(sets); s++) {
-		if (s > 0 && kernels_select(&probe, sets[s], NULL) == -EOPNOTSUPP)
+		if (s > 0 && select_or_emulate(&probe, sets[s], NULL) == -EOPNOTSUPP)
 			continue;
 		for (size_t threads = 1; threads <= 3; threads++) {
 			struct fixture f;
