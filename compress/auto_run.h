@@ -21,11 +21,13 @@ struct kept {
 };
 
 struct auto_keep;
+struct fisher_block;
 
 struct auto_run {
 	const struct method_model *model;
 	struct auto_text text;
-	struct exam *exam; /* on what was kept back */
+	struct exam *exam;            /* on what was kept back */
+	struct fisher_block *general; /* of each layer, on general text, while it is sensed; NULL */
 	struct dense_model *base, *tuned, *weights;
 	struct metric **metrics; /* all of them, owned */
 	size_t n_metrics;

@@ -12,7 +12,7 @@
 #define OWN_WORDS_TOKENS 8192u
 #define MAX_ANSWER 256u
 #define ENOUGH_TOKENS 49152u /* of references: no more answers are drawn */
-#define SENSED_TOKENS 32768u /* give steady Fisher factors */
+#define SENSED_TOKENS 65536u /* give steady Fisher factors */
 
 static const char *const names[] = {
 	[AUTO_TEXT_NONE] = "none",
@@ -30,6 +30,7 @@ void auto_text_done(struct auto_text *t)
 {
 	sequences_done(&t->learn);
 	sequences_done(&t->kept_back);
+	sequences_done(&t->general);
 }
 
 /* Prompts in the order in which they came, as hashes. */
@@ -139,7 +140,9 @@ static int add_tasks(const struct method_model *m, struct task_text *text, struc
 			"%zu tasks, expected at least %u that fit into the model",
 			m->options->tasks->n, KEPT_BACK_SHARE);
 	t->kind = AUTO_TEXT_TASKS;
-	return r;
+	return r < 0 ? r
+		     : add_windows(m->calibration->ids, m->calibration->n_windows,
+			       m->calibration->window, &t->general);
 }
 
 static int add_own_words(const struct method_model *m, struct task_text *text, struct auto_text *t,
@@ -284,6 +287,8 @@ int auto_text_make(const struct method_model *model, struct auto_text *ret, stru
 		r = sequences_check(&t.learn, vocab, reason);
 	if (r == 0)
 		r = sequences_check(&t.kept_back, vocab, reason);
+	if (r == 0)
+		r = sequences_check(&t.general, vocab, reason);
 	if (r < 0)
 		return r;
 	*ret = t;

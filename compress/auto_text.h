@@ -25,6 +25,7 @@ enum auto_text_kind {
 struct auto_text {
 	enum auto_text_kind kind;
 	struct sequences learn, kept_back; /* neither is empty, but for auto_text_read() */
+	struct sequences general; /* beside tasks: the calibration text; else empty */
 };
 
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)

@@ -1,6 +1,7 @@
 #include "compress/fisher.h"
 
 #include "kernels/blas.h"
+#include "store/base.h"
 
 #include <string.h>
 
@@ -246,6 +247,38 @@ int fisher_all(
 	for (uint32_t layer = 0; r < 0 && layer < n; layer++)
 		fisher_block_done(&ret[layer]);
 	return r;
+}
+
+static double trace(const float *f, uint32_t n)
+{
+	double sum = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		sum += (double)f[(size_t)i * n + i];
+	return sum;
+}
+
+static void blend(float *f, const float *other, uint32_t n, double share)
+{
+	double t = trace(other, n), scale = t > 0 ? share * trace(f, n) / t : 0;
+
+	if (scale == 0)
+		return;
+	for (size_t i = 0; i < (size_t)n * n; i++)
+		f[i] = (float)((1 - share) * (double)f[i] + scale * (double)other[i]);
+}
+
+void fisher_blend(struct fisher_block *block, const struct fisher_block *other,
+	const struct model_config *config, double share)
+{
+	uint32_t rows, cols;
+
+	for (size_t i = 0; i < N_FISHER_INPUTS; i++)
+		blend(block->h[i], other->h[i], fisher_input_width(config, (enum fisher_input)i),
+			share);
+	for (size_t p = 0; p < DENSE_N_PROJECTIONS; p++)
+		if (model_config_shape(config, dense_projections[p], block->layer, &rows, &cols))
+			blend(block->g[p], other->g[p], rows, share);
 }
 
 struct cost {

@@ -89,6 +89,14 @@ int fisher_visit(void *fisher, const struct backward_taps *taps, struct reason *
 int fisher_all(const struct fisher_settings *settings, struct fisher_block *ret,
 	struct reason *reason) _must_check_;
 
+/*
+ * Every factor F becomes (1 - share) F + share tr(F) / tr(F') F' of another text's F': directions
+ * that a text shows too seldom to be weighed borrow from one that shows them more, and the sum
+ * stays what it was. A factor stays whose F' is 0.
+ */
+void fisher_blend(struct fisher_block *block, const struct fisher_block *other,
+	const struct model_config *config, double share);
+
 /* 1/2 tr(G E H E^T) of an error E, rows x cols. -ENOMEM. */
 int fisher_kl(struct pool *pool, const struct fisher_block *block, size_t projection,
 	const float *error, uint32_t rows, uint32_t cols, double *ret) _must_check_;

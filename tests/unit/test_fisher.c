@@ -281,12 +281,48 @@ static void test_threads_do_not_show(void **state)
 	close_fixture(&f);
 }
 
+static double energy(const float *factor, size_t n)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += (double)factor[i * n + i];
+	return sum;
+}
+
+/* Block 1 borrows from block 0, which stands for another text's. */
+static void test_a_blend_borrows_directions_not_energy(void **state)
+{
+	const size_t n = LITTLE_HIDDEN, at = 3 * LITTLE_HIDDEN + 5;
+	struct fisher_block *block, *other;
+	double h, g, other_h, own, borrowed;
+	struct fixture f;
+
+	(void)state;
+	open_fixture(&f, 60, TEMPERATURE);
+	block = &f.blocks[1];
+	other = &f.blocks[0];
+	memset(other->g[0], 0, n * n * sizeof(float));
+	h = energy(block->h[0], n);
+	g = (double)block->g[0][at];
+	other_h = energy(other->h[0], n);
+	own = (double)block->h[0][at];
+	borrowed = (double)other->h[0][at];
+	fisher_blend(block, other, &little_config, .25);
+	assert_true(fabs(energy(block->h[0], n) - h) < 1e-5 * h);
+	assert_true(fabs((double)block->h[0][at] - (.75 * own + .25 * h / other_h * borrowed)) <
+		    1e-6 * h);
+	assert_true((double)block->g[0][at] == g);
+	close_fixture(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_factors_are_those_of_single_tokens),
 		cmocka_unit_test(test_kl_is_in_nats_of_a_judged_token),
 		cmocka_unit_test(test_threads_do_not_show),
+		cmocka_unit_test(test_a_blend_borrows_directions_not_energy),
 	};
 
 	return cmocka_run_group_tests(tests, compute_load, NULL);
