@@ -25,3 +25,5 @@ void amx_matmul_panel(float *y, size_t y_stride, const struct mat_bf16 *w, const
 	size_t n, size_t block0, size_t block1);
 void amx_matmul(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
 	size_t x_stride, size_t n, size_t block0, size_t block1);
+void amx_matmul_int(float *y, size_t y_stride, const struct mat_int *w, const struct act_group *x,
+	size_t x_stride, size_t n, size_t block0, size_t block1);

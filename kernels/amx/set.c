@@ -19,4 +19,5 @@ void kernels_amx(struct kernels *k)
 	k->panel_fill = amx_panel_fill;
 	k->matmul_panel = amx_matmul_panel;
 	k->matmul = amx_matmul;
+	k->matmul_int = amx_matmul_int;
 }
