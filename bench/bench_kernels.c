@@ -5,6 +5,7 @@
  *
  *   bench_kernels [SET ...]
  */
+#include "bench/tiles.h"
 #include "common/base.h"
 #include "kernels/kernels.h"
 #include "kernels/pack.h"
@@ -19,9 +20,10 @@
 
 #define MEMORY_BYTES ((size_t)640 << 20) /* beyond the caches */
 #define ROWS 4096u
+#define MAX_ROWS 11008u
 #define COLS 4096u
 #define RANKS 256u
-#define MAX_N 256u
+#define MAX_N 512u
 #define POSITIONS 4096u
 #define HEAD_DIM 128u
 #define PAGE_TOKENS 32u
@@ -32,14 +34,17 @@ struct bench {
 	const struct kernels *k;
 	uint8_t *memory;
 	size_t turn;               /* counts calls */
-	float *x, *y, *aux;        /* MAX_N x COLS numbers each */
+	float *x, *y, *aux;        /* MAX_N x MAX_ROWS numbers each */
+	void *panel;               /* of x, if the set has panels */
+	uint32_t rows;             /* of the matrix */
 	struct act_group *rounded; /* MAX_N x groups of COLS */
 	uint32_t bits, n;
 	bool row_grid;          /* of the codes; else a grid for each group */
 	struct dropmat dropmat; /* less its entries */
 	enum kv_type type;
-	double read_rate; /* bytes a second */
-	double fma_rate;  /* floating-point operations a second, of the set's registers */
+	double read_rate;  /* bytes a second */
+	double fma_rate;   /* floating-point operations a second, of the set's registers */
+	double cache_rate; /* likewise of tiles that come from the second cache */
 };
 
 /* The thread's own time, so that other programs cost only what they take of the memory's rate. */
@@ -137,6 +142,26 @@ __attribute__((target("avx512f"))) static void fma_avx512(struct bench *b)
 		_mm512_storeu_ps(b->y + 16 * i, sums[i]);
 }
 
+static void run_tile_registers(struct bench *b)
+{
+	(void)b;
+	tiles_from_registers();
+}
+
+static void run_tile_cache(struct bench *b)
+{
+	tiles_from_cache(b->memory);
+}
+
+/* Of the tile unit: what it does from registers is what shares are of. */
+static void tiles_measure(struct bench *b)
+{
+	const double operations = 4 * TILE_OPERATIONS * TILE_ROUNDS;
+
+	b->fma_rate = operations / seconds_of(run_tile_registers, b);
+	b->cache_rate = operations / seconds_of(run_tile_cache, b);
+}
+
 static void ceilings_measure(struct bench *b)
 {
 	bool wide = strcmp(b->k->name, "avx512") == 0;
@@ -145,7 +170,10 @@ static void ceilings_measure(struct bench *b)
 	if (!cpu_features_detect().avx2)
 		return;
 	b->read_rate = (double)READ_BYTES / seconds_of(read_memory, b);
-	b->fma_rate = operations / seconds_of(wide ? fma_avx512 : fma_avx2, b);
+	if (strcmp(b->k->name, "amx") == 0)
+		tiles_measure(b);
+	else
+		b->fma_rate = operations / seconds_of(wide ? fma_avx512 : fma_avx2, b);
 }
 
 #else
@@ -193,10 +221,16 @@ static void measure(struct bench *b, struct work w, void (*run)(struct bench *b)
 
 static void run_matmul(struct bench *b)
 {
-	size_t bytes = mat_bf16_size(ROWS, COLS) * sizeof(uint16_t);
-	struct mat_bf16 w = {.data = (const void *)fresh(b, bytes), .rows = ROWS, .cols = COLS};
+	size_t bytes = mat_bf16_size(b->rows, COLS) * sizeof(uint16_t);
+	struct mat_bf16 w = {.data = (const void *)fresh(b, bytes), .rows = b->rows, .cols = COLS};
 
-	b->k->matmul(b->y, ROWS, &w, b->x, COLS, b->n, 0, mat_bf16_blocks(ROWS));
+	if (!b->panel) {
+		b->k->matmul(b->y, b->rows, &w, b->x, COLS, b->n, 0, mat_bf16_blocks(b->rows));
+		return;
+	}
+	for (size_t i = 0; i < b->k->panel_parts(b->n); i++)
+		b->k->panel_fill(b->panel, b->x, COLS, b->n, COLS, i);
+	b->k->matmul_panel(b->y, b->rows, &w, b->panel, b->n, 0, mat_bf16_blocks(b->rows));
 }
 
 /* Scales and multipliers are elsewhere, and part of the rate: they are read along. */
@@ -312,24 +346,27 @@ static void run_kv_store(struct bench *b)
 
 static void bench_matmul(struct bench *b)
 {
-	static const uint32_t batches[] = {1, 2, 4, 8, 16, 64, 256};
-	double numbers = (double)ROWS * COLS;
+	static const uint32_t batches[] = {1, 2, 4, 8, 16, 32, 64, 256, 512};
+	static const uint32_t rows[] = {ROWS, MAX_ROWS};
 
-	for (size_t i = 0; i < array_len(batches); i++) {
+	for (size_t i = 0; i < array_len(rows) * array_len(batches); i++) {
+		double numbers;
 		char name[64];
 
+		b->rows = rows[i / array_len(batches)];
+		b->n = batches[i % array_len(batches)];
+		numbers = (double)b->rows * COLS;
 		/* The reference is a specification; its large batches would only take long. */
-		if (strcmp(b->k->name, "ref") == 0 && batches[i] > 2)
-			break;
-		b->n = batches[i];
-		snprintf(name, sizeof(name), "matmul 4096^2 n=%u", b->n);
+		if (strcmp(b->k->name, "ref") == 0 && b->n > 2)
+			continue;
+		snprintf(name, sizeof(name), "matmul %u x %u n=%u", b->rows, COLS, b->n);
 		measure(b, (struct work){name, 2 * numbers, 2 * numbers * b->n, 0}, run_matmul);
 	}
 }
 
 static void bench_matmul_int(struct bench *b)
 {
-	static const uint32_t widths[] = {8, 4}, batches[] = {1, 2, 4, 8, 16, 32};
+	static const uint32_t widths[] = {8, 4}, batches[] = {1, 2, 4, 8, 16, 32, 64, 256, 512};
 	const double numbers = (double)ROWS * COLS;
 	const double lanes = (double)mat_int_n_scales(ROWS, COLS) * sizeof(uint16_t);
 
@@ -445,6 +482,9 @@ static void bench_set(struct bench *b)
 	ceilings_measure(b);
 	printf("\n%s: reads %.1f GB/s, multiplies and adds %.1f GFLOP/s; shares are of these\n",
 		b->k->name, 1e-9 * b->read_rate, 1e-9 * b->fma_rate);
+	if (b->cache_rate > 0)
+		printf("of bf16 in tiles; %.1f GFLOP/s with tiles from the second cache\n",
+			1e-9 * b->cache_rate);
 	bench_matmul(b);
 	bench_matmul_int(b);
 	bench_qmat(b);
@@ -456,7 +496,7 @@ static void bench_set(struct bench *b)
 /* Small finite numbers whether read as bytes, halves, bf16 or f32. */
 static int bench_new(struct bench *b)
 {
-	size_t numbers = (size_t)MAX_N * COLS;
+	size_t numbers = (size_t)MAX_N * MAX_ROWS;
 
 	b->memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -489,7 +529,14 @@ static int sets_run(struct bench *b, const char *const *names, int n)
 			return r;
 		}
 		b->k = &k;
+		b->panel = NULL;
+		if (k.panel_bytes) {
+			b->panel = aligned_alloc(64, align_up(k.panel_bytes(MAX_N, COLS), 64));
+			if (!b->panel)
+				return -ENOMEM;
+		}
 		bench_set(b);
+		free(b->panel);
 	}
 	return 0;
 }
@@ -497,7 +544,7 @@ static int sets_run(struct bench *b, const char *const *names, int n)
 int main(int argc, char **argv)
 {
 	struct cpu_features cpu = cpu_features_detect();
-	const char *all[] = {"ref", "avx2", "avx512"};
+	const char *all[] = {"ref", "avx2", "avx512", "amx"};
 	struct bench b = {0};
 	int r = bench_new(&b);
 
@@ -508,7 +555,7 @@ int main(int argc, char **argv)
 	if (argc > 1)
 		r = sets_run(&b, (const char *const *)argv + 1, argc - 1);
 	else
-		r = sets_run(&b, all, cpu.avx512 ? 3 : cpu.avx2 ? 2 : 1);
+		r = sets_run(&b, all, cpu.amx ? 4 : cpu.avx512 ? 3 : cpu.avx2 ? 2 : 1);
 	free(b.x);
 	free(b.y);
 	free(b.aux);
