@@ -9,7 +9,7 @@
 #define LANES 8 /* sums that go on side by side, so that they fit a vector */
 
 /* Steps that are tried: the largest number becomes 8 and this much more or less. */
-static const float over[] = {-0.5f, 0, 0.5f, 1, 1.5f};
+static const float over[] = {-0.75f, 0, 0.75f, 1.5f};
 /* Scales that are tried: the largest step of the sub-groups is this multiple. */
 static const float largest_multiples[] = {10.5f, 10, 9.5f, 9, 8.5f, 8, 7.5f, 7};
 
@@ -43,10 +43,17 @@ static float inverse_of(float step)
 	return isfinite(inverse) ? inverse : 0;
 }
 
+static double lanes_sum(float lanes[static LANES])
+{
+	for (size_t width = LANES / 2; width > 0; width /= 2)
+		for (size_t l = 0; l < width; l++)
+			lanes[l] += lanes[l + width];
+	return lanes[0];
+}
+
 static struct moments moments_of(const struct stretch *s, float step)
 {
 	float by_values[LANES] = {0}, squares[LANES] = {0}, inverse = inverse_of(step);
-	struct moments m = {0, 0};
 
 	for (size_t i = 0; i < s->n; i += LANES)
 		for (size_t l = 0; l < LANES; l++) {
@@ -55,11 +62,7 @@ static struct moments moments_of(const struct stretch *s, float step)
 			by_values[l] += code * value;
 			squares[l] += code * code;
 		}
-	for (size_t l = 0; l < LANES; l++) {
-		m.by_values += by_values[l];
-		m.squares += squares[l];
-	}
-	return m;
+	return (struct moments){lanes_sum(by_values), lanes_sum(squares)};
 }
 
 static double error_of(const struct stretch *s, const struct moments *m, double step)
