@@ -63,6 +63,9 @@ static void check(const char *name, const struct trial *of)
 {
 	struct trial t = *of;
 	struct compress_report engine, blocks, other;
+	/* The engine rounds what enters a base of integers, the blocks do not; models of random
+	 * weights make much of that. */
+	double slack = of->base_weights == WEIGHTS_BF16 ? 1 : 4;
 
 	t.n_threads = 1;
 	t.measure = COMPRESS_MEASURE_ENGINE;
@@ -74,11 +77,11 @@ static void check(const char *name, const struct trial *of)
 	assert_true(engine.self_tested);
 	assert_false(blocks.self_tested);
 	assert_int_equal(engine.n_eval_tokens, blocks.n_eval_tokens);
-	expect_near("KL", engine.kl, blocks.kl, 0.05, 1e-4);
-	expect_near("agreement", engine.agreement, blocks.agreement, 0, 0.02);
-	expect_near("base", engine.perplexity_base, blocks.perplexity_base, 0.01, 0);
+	expect_near("KL", engine.kl, blocks.kl, slack * 0.05, 1e-4);
+	expect_near("agreement", engine.agreement, blocks.agreement, 0, slack * 0.02);
+	expect_near("base", engine.perplexity_base, blocks.perplexity_base, slack * 0.01, 0);
 	expect_near("fine-tune", engine.perplexity_tuned, blocks.perplexity_tuned, 0.01, 0);
-	expect_near("delta", engine.perplexity_delta, blocks.perplexity_delta, 0.01, 0);
+	expect_near("delta", engine.perplexity_delta, blocks.perplexity_delta, slack * 0.01, 0);
 	assert_true(blocks.kl == other.kl && blocks.agreement == other.agreement);
 	assert_true(blocks.perplexity_base == other.perplexity_base);
 }
