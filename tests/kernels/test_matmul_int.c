@@ -57,8 +57,10 @@ static void group_fill(struct problem *p, uint32_t row, size_t group)
 	p->scales[lane] = bf16_from_f32(p->kind == KIND_RANDOM ? random_f32() : 0.01f);
 	for (int s = 0; s < 4; s++) {
 		multipliers[s] = multiplier_of(p);
-		p->packed_multipliers[lane] |= (uint16_t)((abs(multipliers[s]) - 3) << 4 * s |
-							  (multipliers[s] < 0 ? 8 : 0) << 4 * s);
+		if (p->bits == 4)
+			p->packed_multipliers[lane] |=
+				(uint16_t)((abs(multipliers[s]) - 3 + (multipliers[s] < 0 ? 8 : 0))
+					   << 4 * s);
 	}
 	mat_int_group_pack(p->packed, &p->w, row, group, codes);
 }
