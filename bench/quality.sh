@@ -34,8 +34,8 @@ plan() {
 	cat <<-END
 		delta-come generic exact $ratios
 		delta-come task exact r8 r16
-		delta-come-solved generic exact $ratios
-		delta-come-whitened generic exact $ratios
+		delta-come-solved generic exact r16
+		delta-come-whitened generic exact r16
 		deltadq generic exact $ratios
 		k-bit generic exact r8 r14
 		k-bit generic exact b1 b2 b3
@@ -43,14 +43,14 @@ plan() {
 		sign generic exact -
 		sign-row generic exact -
 		low-rank generic exact $ratios
-		low-rank-whitened generic exact $ratios
+		low-rank-whitened generic exact r16
 		low-rank+k-bit generic exact $ratios
 		sparse generic exact $ratios
 		auto task exact $ratios
-		auto task auto $ratios f12 k0.99
-		auto own-words exact r16 r32
-		auto generic exact r16 r32
-		auto none exact r16 r32
+		auto task auto f12 k0.99
+		auto own-words exact r16
+		auto generic exact r16
+		auto none exact r16
 		lossless generic exact -
 		zero generic exact -
 	END

@@ -5,7 +5,7 @@
 #     --build DIR     where bin/deltactl and bench/write_pair are (build)
 #     --blocks N      of the pair (2)
 #     --tokens N      of calibration (32768)
-#     --methods LIST  of --method (delta-come,k-bit,deltadq)
+#     --methods LIST  of --method (auto,delta-come,k-bit)
 #     --work DIR      pair and deltas (a folder in /var/tmp): 1.5 GB, and 1 GB for each block
 #     --kill          end each run by SIGKILL in its second block, and go on
 #
@@ -16,7 +16,7 @@
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 
-build=build blocks=2 tokens=32768 methods=delta-come,k-bit,deltadq kill=no work=
+build=build blocks=2 tokens=32768 methods=auto,delta-come,k-bit kill=no work=
 limit=$((8 << 30))
 
 usage() {
