@@ -26,6 +26,7 @@ struct totals {
 
 struct deltadq {
 	struct deltadq_options options;
+	double coherence; /* of compress/dropout_codes.h */
 	struct totals totals;
 };
 
@@ -123,10 +124,10 @@ static int check(const struct method_options *options, struct reason *reason)
 	return r < 0 ? r : resolve(options, &resolved, reason);
 }
 
-static struct dropout_request request_of(const struct deltadq_options *o, uint64_t budget)
+static struct dropout_request request_of(
+	const struct deltadq_options *o, double coherence, uint64_t budget)
 {
-	/* The record, and a payload's end that is rounded up. */
-	const uint64_t fixed = sizeof(struct tensor_record) + PART_ALIGNMENT;
+	const uint64_t fixed = METHOD_RECORD_BYTES;
 
 	return (struct dropout_request){
 		.alpha = o->alpha,
@@ -135,6 +136,7 @@ static struct dropout_request request_of(const struct deltadq_options *o, uint64
 		.group = o->group,
 		.min_max = o->min_max,
 		.unbiased = o->unbiased,
+		.coherence = coherence,
 	};
 }
 
@@ -143,7 +145,7 @@ static int check_shapes(
 	const struct deltadq_options *o, const struct model_config *c, struct reason *reason)
 {
 	static const enum tensor_role widths[] = {ROLE_Q, ROLE_O, ROLE_DOWN};
-	const struct dropout_request q = request_of(o, 0);
+	const struct dropout_request q = request_of(o, 0, 0);
 
 	for (size_t i = 0; i < array_len(widths); i++) {
 		uint32_t rows, cols, group;
@@ -170,6 +172,8 @@ static int prepare(const struct method_model *model, void **ret_state, struct re
 
 	if (!d)
 		return -ENOMEM;
+	/* What is missing counts once for every layer. */
+	d->coherence = (double)model->pair->base_config.n_layers - 1;
 	r = resolve(model->options, &d->options, reason);
 	if (r == 0 && d->options.alpha)
 		r = check_shapes(&d->options, &model->pair->base_config, reason);
@@ -352,7 +356,7 @@ static int quantise_matrix(struct task *t, const struct method_group *g, struct 
 	bool fits = false;
 	int r;
 
-	request = request_of(&t->method->options, t->matrix->budget);
+	request = request_of(&t->method->options, t->method->coherence, t->matrix->budget);
 	r = task_init(t, g, reason);
 	/* What coded codes will take is foretold; where that was too little, plain ones are sure.
 	 */

@@ -6,6 +6,12 @@
  * each tensor, and the one that leaves the least error on the calibration inputs is kept: it costs
  * no byte.
  *
+ * With the factor of the least error of its own output every tensor comes out too short. What
+ * dropping adds is different in each; what is missing is the same in all, a weaker fine-tune, and
+ * adds up: n layers that lack b each lack n b, where n errors without relation are sqrt(n) of one.
+ * So what is missing counts once for every layer, in factors, seeds and groups alike. The paper's
+ * factor, alpha, lets nothing be missing whatever it costs.
+ *
  * The paper then splits the codes by value into m parts of k - log2 m bits each and counts only
  * those bits. That changes no weight, and it moves bits to the positions instead of saving them, so
  * files hold one part; `parts` enters what is claimed, which is reported beside what is true.
@@ -29,7 +35,7 @@ struct deltadq_options {
 	uint32_t group;       /* columns; 0: searched */
 	enum deltadq_search search;
 	bool min_max;   /* the paper's grid, from least to greatest, instead of the best one */
-	bool unbiased;  /* the paper's factor, alpha, instead of the best one */
+	bool unbiased;  /* the paper's factor, alpha, instead of the one that leaves least */
 	uint32_t seeds; /* tried for a tensor; 0: DELTADQ_DEFAULT_SEEDS */
 	uint64_t seed;  /* from which all are made */
 };

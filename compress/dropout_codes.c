@@ -10,10 +10,8 @@
 
 /* A row before its factor: output levels are code - zero. */
 struct row_sums {
-	double full;   /* d^T H d */
-	double cross;  /* levels^T H d */
-	double energy; /* levels^T H levels */
-	double step;   /* that the codes were rounded with */
+	struct dropout_outlook o; /* of the levels */
+	double step;              /* that the codes were rounded with */
 };
 
 /* What a worker needs for one row. */
@@ -179,10 +177,10 @@ static void code_row(const struct job *j, uint32_t row, const struct scratch *s)
 	for (uint32_t i = 0; i < n; i++) {
 		codes[i] = (uint8_t)uniform_code(&grid, (double)s->values[i]);
 		s->levels[i] = (double)codes[i] - grid.zero;
-		sums->cross += s->levels[i] * product[s->columns[i]];
+		sums->o.cross += s->levels[i] * product[s->columns[i]];
 	}
-	sums->energy = levels_energy(j, s->columns, s->levels);
-	sums->full = full_energy(j, row);
+	sums->o.energy = levels_energy(j, s->columns, s->levels);
+	sums->o.full = full_energy(j, row);
 }
 
 static void code_tile(void *arg, size_t piece, size_t worker)
@@ -202,17 +200,25 @@ static double factor_of(const struct job *j, const struct row_sums *s)
 
 	if (j->how->unbiased)
 		return s->step * shape->group / shape->n_keep;
-	return s->energy > 0 ? fmax(0, s->cross / s->energy) : 0;
+	return dropout_factor(&s->o, j->how->coherence);
 }
 
-static void set_matrix_step(struct job *j)
+static struct row_sums sums_of_all(const struct job *j)
 {
 	struct row_sums sum = {.step = j->grid.step};
 
 	for (uint32_t row = 0; row < j->codes->shape.rows; row++) {
-		sum.cross += j->rows[row].cross;
-		sum.energy += j->rows[row].energy;
+		sum.o.full += j->rows[row].o.full;
+		sum.o.cross += j->rows[row].o.cross;
+		sum.o.energy += j->rows[row].o.energy;
 	}
+	return sum;
+}
+
+static void set_matrix_step(struct job *j)
+{
+	const struct row_sums sum = sums_of_all(j);
+
 	j->codes->step = (float)factor_of(j, &sum);
 }
 
@@ -236,19 +242,18 @@ static int set_row_scales(struct job *j)
 
 static double scale_of(const struct dropout_codes *d, uint32_t row)
 {
-	return (double)d->step * (d->scales ? (double)f16_to_f32(d->scales[row]) : 1);
+	return (double)d->step * (double)f16_to_f32(d->scales[row]);
 }
 
 static double left_of(const struct job *j)
 {
+	const struct row_sums all = sums_of_all(j);
 	double sum = 0;
 
-	for (uint32_t row = 0; row < j->codes->shape.rows; row++) {
-		const struct row_sums *s = &j->rows[row];
-		double scale = scale_of(j->codes, row);
-
-		sum += s->full - 2 * scale * s->cross + scale * scale * s->energy;
-	}
+	if (!j->codes->scales)
+		return dropout_left(&all.o, (double)j->codes->step, j->how->coherence);
+	for (uint32_t row = 0; row < j->codes->shape.rows; row++)
+		sum += dropout_left(&j->rows[row].o, scale_of(j->codes, row), j->how->coherence);
 	return sum;
 }
 

@@ -18,16 +18,18 @@ struct dropout_codes {
 };
 
 struct dropout_how {
-	bool row_steps; /* a clipped grid for each row, not one for the matrix */
-	bool min_max;   /* the paper's: one grid over all survivors; excludes row_steps */
-	bool unbiased;  /* the paper's: survivors times group / n_keep. Else by the factor of the
-			   least squared error on the calibration inputs, of a row or the matrix */
+	bool row_steps;   /* a clipped grid for each row, not one for the matrix */
+	bool min_max;     /* the paper's: one grid over all survivors; excludes row_steps */
+	bool unbiased;    /* the paper's: survivors times group / n_keep. Else by the factor that
+			     leaves least, dropout_factor(), of a row or the matrix */
+	double coherence; /* in what is left; 0: the squared error on the calibration inputs */
 };
 
 /*
- * Drops and quantises. `product` is delta times moments, rows x cols. *ret_left is the squared
- * error of the output, sum over rows of e^T H e with e the row's error, for what a reader will
- * compute. The shape is that of the target and has passed dropout_layout(). -ENOMEM.
+ * Drops and quantises. `product` is delta times moments, rows x cols. *ret_left is dropout_left()
+ * of what a reader will compute: without coherence the squared error of the output, sum over rows
+ * of e^T H e with e the row's error. The shape is that of the target and has passed
+ * dropout_layout(). -ENOMEM.
  */
 int dropout_codes_fit(const struct dropout_target *t, const double *product,
 	const struct dropout_how *how, struct dropout_codes *codes, double *ret_left) _must_check_;

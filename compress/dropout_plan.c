@@ -6,7 +6,7 @@
 #define MAX_GROUPS 64u
 #define PAYLOAD_ALIGNMENT 64u
 #define CODER_OVERHEAD 1.02 /* over the entropy: measured on adaptive coding of such codes */
-#define NEARLY_BEST 1.03
+#define NEARLY_BEST 0.03
 
 /* Sums of the rows that are looked at. */
 struct sample {
@@ -180,7 +180,14 @@ static int sample_quantise(struct sample *s, uint32_t bits, const struct dropout
 	return r;
 }
 
-/* The share of the output that will be lost. */
+static double way_left(const struct dropout_outlook *o, const struct dropout_how *how)
+{
+	double factor = how->unbiased ? 1 : dropout_factor(o, how->coherence);
+
+	return dropout_left(o, factor, how->coherence);
+}
+
+/* What will be left, as a share of the output. */
 static double sample_left(
 	const struct sample *s, size_t group, uint32_t n_keep, const struct dropout_how *how)
 {
@@ -197,13 +204,13 @@ static double sample_left(
 		};
 		struct dropout_outlook o = dropout_outlook_of(&numbers, s->groups[group], n_keep);
 
-		left += how->unbiased ? o.full - 2 * o.cross + o.energy : dropout_left(&o);
+		left += way_left(&o, how);
 		sum.full += o.full;
 		sum.cross += o.cross;
 		sum.energy += o.energy;
 	}
-	if (!how->row_steps && !how->unbiased)
-		left = dropout_left(&sum);
+	if (!how->row_steps)
+		left = way_left(&sum, how);
 	return sum.full > 0 ? left / sum.full : 0;
 }
 
@@ -246,15 +253,26 @@ static size_t add_candidates(const struct sample *s, const struct dropout_reques
 	return n;
 }
 
+/* Both of what is left and of what is gained: where all candidates gain little, one that gains half
+ * as much is not nearly as good. */
+static double nearly_best(const struct candidate *candidates, size_t n)
+{
+	double lowest = INFINITY, nothing = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		lowest = fmin(lowest, candidates[i].plan.left);
+		nothing = 1 + candidates[i].plan.how.coherence;
+	}
+	return lowest + NEARLY_BEST * fmax(0, fmin(lowest, nothing - lowest));
+}
+
 static void choose(const struct candidate *candidates, size_t n, struct dropout_plan *ret)
 {
 	const struct candidate *best = NULL;
-	double lowest = INFINITY;
+	double most = nearly_best(candidates, n);
 
 	for (size_t i = 0; i < n; i++)
-		lowest = fmin(lowest, candidates[i].plan.left);
-	for (size_t i = 0; i < n; i++)
-		if (candidates[i].plan.left <= lowest * NEARLY_BEST &&
+		if (candidates[i].plan.left <= most &&
 			(!best || candidates[i].memory < best->memory ||
 				(candidates[i].memory == best->memory &&
 					candidates[i].plan.left < best->plan.left)))
@@ -282,7 +300,8 @@ int dropout_plan_make(const struct dropout_target *t, const struct dropout_reque
 				.shape = {.rows = t->rows, .cols = t->cols, .bits = bits},
 				.how = {.row_steps = rows,
 					.min_max = q->min_max,
-					.unbiased = q->unbiased},
+					.unbiased = q->unbiased,
+					.coherence = q->coherence},
 			};
 
 			r = sample_quantise(&s, bits, &way.how);

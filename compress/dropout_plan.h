@@ -9,8 +9,8 @@
  *   by bytes    all divisors of a row compete as groups, with as many survivors as the bytes allow,
  *               not more than half (alpha, a fraction here, is at least 2: with less dropped this
  *               would be plain rounding), codes of 1 to 6 bits, with and without a step a row.
- *               Of candidates within three hundredths of the best the one with the fewest bytes in
- *               memory is taken.
+ *               Of candidates within three hundredths of the best, both of what is left and of
+ *               what is gained, the one with the fewest bytes in memory is taken.
  *
  * A code costs its bits, or their entropy where the writer may code them and that is less. Sums run
  * over at most DROPOUT_PLAN_ROWS rows, spread evenly.
@@ -28,13 +28,14 @@ struct dropout_request {
 	uint32_t group;       /* columns; 0: the best by score. Else the largest that is allowed and
 				 not larger */
 	bool min_max, unbiased;
-	bool coded; /* the writer may entropy-code */
+	double coherence; /* of compress/dropout_codes.h, as those two are */
+	bool coded;       /* the writer may entropy-code */
 };
 
 struct dropout_plan {
 	struct dropout_shape shape; /* n_keep 0: the bytes do not hold one survivor a group */
 	struct dropout_how how;
-	double left; /* expected share of the output's energy that is lost */
+	double left; /* expected, as a share of the output's energy */
 };
 
 int dropout_plan_make(const struct dropout_target *t, const struct dropout_request *q,

@@ -41,8 +41,7 @@ double dropout_variance(double diagonal, double blocks, uint32_t h, uint32_t n_k
 
 /*
  * The same for a row that is quantised too, q = a d + noise, the noise of different columns taken
- * as unrelated: what is left of d^T H d when the survivors are scaled by the best factor u,
- * full - cross^2 / energy.
+ * as unrelated.
  */
 struct dropout_outlook {
 	double full;   /* d^T H d */
@@ -58,10 +57,24 @@ struct dropout_row {
 struct dropout_outlook dropout_outlook_of(
 	const struct dropout_row *row, uint32_t h, uint32_t n_keep);
 
-/* The factor that makes it least (note that it is not h / n but u times it), and what is left. */
-static inline double dropout_left(const struct dropout_outlook *o)
+/*
+ * What is left when that which cross and energy are of is scaled by `factor` (for an outlook in
+ * units of h / n), where the part of the error that is the output itself, too short or too long,
+ * counts 1 + coherence times. That part is alike in all tensors and adds up through a model; the
+ * rest is different everywhere, and mostly does not.
+ */
+static inline double dropout_left(const struct dropout_outlook *o, double factor, double coherence)
 {
-	if (o->cross <= 0 || o->energy <= 0)
-		return o->full;
-	return o->full - o->cross * o->cross / o->energy;
+	double rest = o->full - factor * (2 * o->cross - factor * o->energy);
+	double missing = o->full > 0 ? 1 - factor * o->cross / o->full : 0;
+
+	return rest + coherence * missing * missing * o->full;
+}
+
+/* The factor that leaves least. */
+static inline double dropout_factor(const struct dropout_outlook *o, double coherence)
+{
+	if (o->full <= 0 || o->cross <= 0 || o->energy <= 0)
+		return 0;
+	return (1 + coherence) * o->cross / (o->energy + coherence * o->cross * o->cross / o->full);
 }

@@ -166,6 +166,53 @@ static void test_variance(void **state)
 	assert_true(forms[1] < 0.9 * forms[3]);
 }
 
+/* dropout_left() against drawn masks: the mean squared error of the output with all of H, and, the
+ * coherent part, the error of the mean output, which no other mask takes back. */
+static void test_left_of_masks(void **state)
+{
+	enum { SEEDS = 6000, COLS = 48, GROUP = 8 };
+	_cleanup_(matrix_done) struct matrix m = matrix_new(1, COLS);
+	double mean[COLS] = {0}, energy = 0, blocks, diagonal = 0, full, bias, last = 2;
+	struct dropout_outlook o;
+
+	(void)state;
+	for (uint64_t seed = 0; seed < SEEDS; seed++) {
+		double kept[COLS];
+
+		drop(m.delta, COLS, seed, GROUP, 1, kept);
+		energy += quadratic(m.moments, kept, COLS) / SEEDS;
+		for (size_t c = 0; c < COLS; c++)
+			mean[c] += kept[c] / SEEDS;
+	}
+	for (size_t c = 0; c < COLS; c++)
+		diagonal += (double)m.delta[c] * (double)m.delta[c] * m.moments[c * COLS + c];
+	assert_int_equal(dropout_blocks(&m.target, GROUP, &blocks), 0);
+	assert_int_equal(dropout_blocks(&m.target, COLS, &full), 0);
+	o = dropout_outlook_of(
+		&(struct dropout_row){full, diagonal, blocks, diagonal, diagonal}, GROUP, 1);
+	for (double coherence = 0; coherence <= 64; coherence = 4 * coherence + 1) {
+		double best = dropout_factor(&o, coherence), around[3];
+
+		for (int i = 0; i < 3; i++) {
+			double factor = best * (0.8 + 0.2 * i), error[COLS], cross = 0;
+
+			for (size_t c = 0; c < COLS; c++) {
+				error[c] = factor * mean[c] - (double)m.delta[c];
+				cross += mean[c] * m.product[c];
+			}
+			bias = quadratic(m.moments, error, COLS);
+			around[i] = full - 2 * factor * cross + factor * factor * energy +
+				    coherence * bias;
+			assert_true(fabs(dropout_left(&o, factor, coherence) - around[i]) <
+				    0.05 * around[i]);
+		}
+		assert_true(around[1] < around[0] && around[1] < around[2]);
+		/* The more it counts, the less is missing. */
+		assert_true(best < 1 && 1 - best < last);
+		last = 1 - best;
+	}
+}
+
 static struct dropout_codes fit(const struct matrix *m, struct dropout_shape shape,
 	const struct dropout_how *how, double *ret_left)
 {
@@ -192,6 +239,27 @@ static double left_in_double(const struct matrix *m, const struct dropout_codes 
 	return sum;
 }
 
+/* What of the output is missing, squared, in rows [first, end) taken together. */
+static double missing_in_double(
+	const struct matrix *m, const struct dropout_codes *d, uint32_t first, uint32_t end)
+{
+	uint32_t cols = m->target.cols;
+	double made = 0, full = 0;
+
+	for (uint32_t row = first; row < end; row++) {
+		float values[512];
+
+		dropout_codes_values(d, row, values);
+		for (uint32_t c = 0; c < cols; c++) {
+			double product = m->product[(size_t)row * cols + c];
+
+			made += (double)values[c] * product;
+			full += (double)m->delta[(size_t)row * cols + c] * product;
+		}
+	}
+	return (full - made) * (full - made) / full;
+}
+
 static const struct dropout_how hows[] = {
 	{.row_steps = false},
 	{.row_steps = true},
@@ -199,6 +267,8 @@ static const struct dropout_how hows[] = {
 	{.unbiased = true},
 	{.min_max = true, .unbiased = true},
 	{.row_steps = true, .unbiased = true},
+	{.coherence = 8},
+	{.row_steps = true, .coherence = 8},
 };
 
 /* What is reported to be left is what a reader's numbers leave. */
@@ -213,6 +283,10 @@ static void test_left(void **state)
 			fit(&m, (struct dropout_shape){40, 96, 8, 2, 3}, &hows[i], &left);
 
 		expected = left_in_double(&m, &d);
+		if (!hows[i].row_steps)
+			expected += hows[i].coherence * missing_in_double(&m, &d, 0, 40);
+		for (uint32_t row = 0; hows[i].row_steps && row < 40; row++)
+			expected += hows[i].coherence * missing_in_double(&m, &d, row, row + 1);
 		assert_true(fabs(left - expected) < 1e-4 * expected);
 	}
 }
@@ -493,6 +567,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_mean),
 		cmocka_unit_test(test_variance),
+		cmocka_unit_test(test_left_of_masks),
 		cmocka_unit_test(test_left),
 		cmocka_unit_test(test_same_as_fake_quantisation),
 		cmocka_unit_test(test_nearest_levels),
