@@ -1,6 +1,7 @@
 /*
  * A view that is drawn again each second: on a terminal until q or ctrl-c, elsewhere once.
  */
+#include "client/deltactl/clock.h"
 #include "client/deltactl/commands.h"
 #include "client/deltactl/stats.h"
 #include "client/deltactl/variants.h"
@@ -10,7 +11,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <termios.h>
-#include <time.h>
 
 #define INTERVAL_MS 1000
 #define MAX_RATES 512
@@ -37,14 +37,6 @@ static void on_signal(int signal_number)
 	interrupted = 1;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
 static double rate_of(const struct history *h, const struct proto_variant *v, double seconds)
 {
 	for (uint32_t i = 0; i < h->n; i++)
@@ -56,7 +48,7 @@ static double rate_of(const struct history *h, const struct proto_variant *v, do
 
 static void history_update(struct history *h, const struct proto_variants *variants)
 {
-	uint64_t now = now_ns();
+	uint64_t now = clock_ns();
 	double seconds = (double)(now - h->at_ns) * 1e-9;
 	uint32_t n = (uint32_t)min_u64(variants->n, MAX_RATES);
 

@@ -1,10 +1,11 @@
 #include "client/deltactl/command.h"
 
+#include "client/deltactl/clock.h"
+
 #include <getopt.h>
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
-#include <time.h>
 
 #define BAR_WIDTH 28
 #define TERMINAL_INTERVAL_NS 100000000ull
@@ -89,14 +90,6 @@ const char *human_duration(uint64_t ns, char ret[static 16])
 	return ret;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
 /* "53.1 MB/s", "2.04 windows/s", "block 3 of 32, 41.2 s each", whatever can be said of it. */
 static void format_rate(const struct progress_bar *bar, uint64_t done, uint64_t total,
 	double per_second, char ret[static 64])
@@ -141,7 +134,7 @@ static void draw(struct progress_bar *bar, uint64_t done, uint64_t total, uint64
 static void update(void *user, const char *stage, uint64_t done, uint64_t total)
 {
 	struct progress_bar *bar = user;
-	uint64_t now = now_ns();
+	uint64_t now = clock_ns();
 	uint64_t interval = bar->terminal ? TERMINAL_INTERVAL_NS : PLAIN_INTERVAL_NS;
 
 	if (bar->quiet)

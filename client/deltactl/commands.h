@@ -12,6 +12,7 @@ extern const struct command command_verify;
 extern const struct command command_inspect;
 extern const struct command command_cut;
 extern const struct command command_score;
+extern const struct command command_bench;
 extern const struct command command_tokenize;
 extern const struct command command_detokenize;
 extern const struct command command_merge;

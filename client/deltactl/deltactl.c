@@ -14,6 +14,7 @@ const struct command *const commands[] = {
 	&command_inspect,
 	&command_cut,
 	&command_score,
+	&command_bench,
 	&command_tokenize,
 	&command_detokenize,
 	&command_merge,

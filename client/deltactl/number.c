@@ -77,3 +77,25 @@ bool number_bytes(const char *text, uint64_t *ret)
 	*ret = value << shift;
 	return true;
 }
+
+bool number_list(const char *text, uint32_t last, struct number_list *ret)
+{
+	struct number_list list = {0};
+	size_t length;
+
+	do {
+		char number[32];
+		uint64_t value;
+
+		length = strcspn(text, ",");
+		if (length >= sizeof(number) || list.n == NUMBER_LIST_MAX)
+			return false;
+		snprintf(number, sizeof(number), "%.*s", (int)length, text);
+		if (!number_u64(number, last, &value))
+			return false;
+		list.numbers[list.n++] = (uint32_t)value;
+		text += length;
+	} while (*text++ == ',');
+	*ret = list;
+	return true;
+}
