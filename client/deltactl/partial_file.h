@@ -13,7 +13,8 @@ struct partial_file {
 
 #define PARTIAL_FILE_INIT ((struct partial_file){.fd = -1})
 
-/* Opens what is there, or makes it. -EBUSY if another process is at work on it. */
+/* Opens what is there, or makes it. -EBUSY if another process is at work on it and does not
+ * end within ten seconds. */
 int partial_file_open(struct partial_file *p, const char *output, struct reason *reason)
 	_must_check_;
 /* The work is done, or cannot be done: the file is removed. */

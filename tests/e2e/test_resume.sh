@@ -101,7 +101,14 @@ check 'the end of the log is missing' go_on
 check 'same bytes' same part.delta
 
 take_copy
-flock "$work/made/part.delta.partial" sleep 5 &
+flock "$work/made/part.delta.partial" sleep 2 &
+sleep 0.3
+check 'one that is about to end is waited for' go_on
+check 'same bytes' same part.delta
+wait
+
+take_copy
+flock "$work/made/part.delta.partial" sleep 20 &
 sleep 0.3
 check_fails 1 'at work' 'nobody works on it at the same time' go_on
 wait
