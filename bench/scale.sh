@@ -2,7 +2,7 @@
 # What compressing a 7B pair takes: a pair of its shape but of few blocks is made and compressed.
 #
 #   bench/scale.sh [options]
-#     --build DIR     where bin/deltactl and bench/write_pair are (build)
+#     --build DIR     where bin/deltactl and bench/write_model are (build)
 #     --blocks N      of the pair (2)
 #     --tokens N      of calibration (32768)
 #     --methods LIST  of --method (auto,delta-come,k-bit)
@@ -81,7 +81,7 @@ tell() { # method, processor seconds
 	}'
 }
 
-"$build/bench/write_pair" "$made" "$blocks"
+"$build/bench/write_model" --blocks "$blocks" --tuned "$made"
 TIMEFORMAT='%U %S'
 for method in ${methods//,/ }; do
 	[ $kill = no ] || interrupt "$method"
