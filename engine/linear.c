@@ -14,15 +14,14 @@
 #include <assert.h>
 #include <string.h>
 
-/* A piece of the base's product reads about this much of the weights: long enough to hide the cost
- * of taking it, short enough that a preempted thread holds up little. */
-#define PIECE_BYTES (48u << 10)
-#define PIECES_PER_THREAD 4
-/* Fewer blocks than the kernels compute side by side lose a tenth of the memory's rate; many rows
- * want more of them, so that the rows' inputs are read seldom. */
-#define PIECE_BLOCKS 4
-#define PIECE_BLOCKS_OF_MANY 16
+/* The base's product is cut into stretches of blocks, long ones first: a long one reads memory at
+ * its full rate and its rows' inputs seldom, the short ones in the end let all threads finish
+ * together. Fewer blocks than the kernels compute side by side lose a tenth of the memory's rate.
+ */
+#define LEAST_BLOCKS 4
+#define LEAST_BLOCKS_OF_MANY 8
 #define MANY_ROWS 32
+#define PIECES_PER_THREAD 4 /* of a delta's work */
 
 /* Rows and blocks that one call of a scattered product computes on the stack. */
 #define SCATTER_ROWS 16
@@ -46,8 +45,9 @@ struct delta_work {
 
 struct plan {
 	const struct linear_call *call;
-	size_t blocks_per_piece;
-	size_t part_pieces[LINEAR_MAX_PARTS]; /* of the base */
+	size_t n_threads;
+	size_t n_blocks;     /* of the base, all parts in a row */
+	size_t least_blocks; /* of a stretch of them */
 	size_t base_pieces;
 	size_t slices; /* of the work of one delta */
 };
@@ -263,6 +263,52 @@ static bool delta_work_of(
 	return true;
 }
 
+/* Stretch number `piece`. Each thread's share of half of what is left makes the next stretches, as
+ * many as there are threads, until they are short; past the last block they are empty. */
+static struct slice stretch_of(const struct plan *plan, size_t piece)
+{
+	size_t begin = 0, size;
+
+	for (;;) {
+		size = (plan->n_blocks - begin) / (2 * plan->n_threads);
+		size -= size % plan->least_blocks;
+		if (size <= plan->least_blocks)
+			break;
+		if (piece < plan->n_threads)
+			return (struct slice){begin + piece * size, begin + (piece + 1) * size};
+		piece -= plan->n_threads;
+		begin += plan->n_threads * size;
+	}
+	begin = min_u64(begin + piece * plan->least_blocks, plan->n_blocks);
+	return (struct slice){begin, min_u64(begin + plan->least_blocks, plan->n_blocks)};
+}
+
+static size_t count_stretches(const struct plan *plan)
+{
+	size_t n = 0;
+
+	while (stretch_of(plan, n).end < plan->n_blocks)
+		n++;
+	return n + 1;
+}
+
+/* What of a stretch is each part's. */
+static void compute_stretch(const struct plan *plan, struct slice stretch)
+{
+	size_t first = 0;
+
+	for (size_t p = 0; p < plan->call->n_parts; p++) {
+		const struct linear_part *part = &plan->call->parts[p];
+		size_t n = mat_bf16_blocks(part->base->rows);
+		size_t begin = max_u64(stretch.begin, first);
+		size_t end = min_u64(stretch.end, first + n);
+
+		if (begin < end)
+			linear_base_piece(plan->call, part, begin - first, end - first);
+		first += n;
+	}
+}
+
 static void first_region(void *arg, size_t piece, size_t worker)
 {
 	const struct plan *plan = arg;
@@ -270,20 +316,9 @@ static void first_region(void *arg, size_t piece, size_t worker)
 	size_t slice;
 
 	(void)worker;
-	for (size_t p = 0; p < plan->call->n_parts; p++) {
-		const struct linear_part *part = &plan->call->parts[p];
-
-		if (piece < plan->part_pieces[p]) {
-			size_t begin = piece * plan->blocks_per_piece;
-			size_t end = min_u64(
-				begin + plan->blocks_per_piece, mat_bf16_blocks(part->base->rows));
-
-			linear_base_piece(plan->call, part, begin, end);
-			return;
-		}
-		piece -= plan->part_pieces[p];
-	}
-	if (delta_work_of(plan, piece, &work, &slice))
+	if (piece < plan->base_pieces)
+		compute_stretch(plan, stretch_of(plan, piece));
+	else if (delta_work_of(plan, piece - plan->base_pieces, &work, &slice))
 		delta_prepare(&work, slice, plan->slices);
 }
 
@@ -310,24 +345,15 @@ static bool any_delta(const struct linear_call *c)
 
 static struct plan plan_of(const struct linear_call *c)
 {
-	struct plan plan = {.call = c};
-	size_t wanted = PIECES_PER_THREAD * pool_threads(c->pool);
-	const struct base_matrix *first = c->parts[0].base;
-	size_t block_bytes = base_matrix_bytes(first) / mat_bf16_blocks(first->rows), n_blocks = 0,
-	       least;
+	struct plan plan = {.call = c, .n_threads = pool_threads(c->pool)};
+	size_t least = c->n_rows > MANY_ROWS ? LEAST_BLOCKS_OF_MANY : LEAST_BLOCKS;
 
 	for (size_t p = 0; p < c->n_parts; p++)
-		n_blocks += mat_bf16_blocks(c->parts[p].base->rows);
-	least = c->n_rows > MANY_ROWS ? PIECE_BLOCKS_OF_MANY : PIECE_BLOCKS;
-	plan.blocks_per_piece = max_u64(PIECE_BYTES / max_u64(block_bytes, 1), least);
-	plan.blocks_per_piece = min_u64(plan.blocks_per_piece, n_blocks / wanted);
-	plan.blocks_per_piece = max_u64(plan.blocks_per_piece, 1);
-	for (size_t p = 0; p < c->n_parts; p++) {
-		plan.part_pieces[p] =
-			div_up(mat_bf16_blocks(c->parts[p].base->rows), plan.blocks_per_piece);
-		plan.base_pieces += plan.part_pieces[p];
-	}
-	plan.slices = max_u64(div_up(wanted, c->n_runs * c->n_parts), 1);
+		plan.n_blocks += mat_bf16_blocks(c->parts[p].base->rows);
+	plan.least_blocks = max_u64(min_u64(plan.n_blocks / (2 * plan.n_threads), least), 1);
+	plan.base_pieces = count_stretches(&plan);
+	plan.slices =
+		div_up(PIECES_PER_THREAD * plan.n_threads, max_u64(c->n_runs * c->n_parts, 1));
 	return plan;
 }
 

@@ -17,10 +17,13 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
+#include <time.h>
 
-/* About 20 to 50 microseconds: longer than the gap between two jobs of a step, shorter than a time
- * slice that somebody else could use. */
-#define SPIN_ROUNDS 400
+/* Longer than the gap between two jobs of a step and than a piece, shorter than a time slice that
+ * somebody else could use. */
+#define SPIN_NS 50000
+/* Between two looks at the clock, which costs about as much. */
+#define SPIN_ROUNDS 4
 #define MAX_THREADS 1024
 
 struct worker {
@@ -66,6 +69,27 @@ static void relax(void)
 #endif
 }
 
+struct spin {
+	uint64_t until;
+	unsigned int rounds;
+};
+
+/* Passes a moment; false once there were enough of them. */
+static bool spin_on(struct spin *s)
+{
+	struct timespec t;
+	uint64_t now;
+
+	relax();
+	if (++s->rounds % SPIN_ROUNDS)
+		return true;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	now = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+	if (!s->until)
+		s->until = now + SPIN_NS;
+	return now < s->until;
+}
+
 /* Takes a piece of whatever job there is; false if none is left. */
 static bool take_piece(struct pool *pool, size_t *ret_piece)
 {
@@ -97,11 +121,14 @@ static void work(struct pool *pool, size_t worker)
 
 static bool spin_for_work(struct pool *pool)
 {
-	for (int i = 0; i < SPIN_ROUNDS && !pool->futile_spin; i++) {
+	struct spin spin = {0};
+
+	if (pool->futile_spin)
+		return false;
+	do {
 		if (atomic_load_explicit(&pool->left, memory_order_relaxed))
 			return true;
-		relax();
-	}
+	} while (spin_on(&spin));
 	return false;
 }
 
@@ -134,15 +161,23 @@ static void wake_workers(struct pool *pool, size_t n)
 	futex_wake(&pool->wakeups, (int)n);
 }
 
+static bool spin_for_end(struct pool *pool)
+{
+	struct spin spin = {0};
+
+	do {
+		if (atomic_load_explicit(&pool->finished, memory_order_acquire) == pool->n_pieces)
+			return true;
+	} while (!pool->futile_spin && spin_on(&spin));
+	return false;
+}
+
 static void wait_finished(struct pool *pool)
 {
 	unsigned int n = (unsigned int)pool->n_pieces, finished;
 
-	for (int i = 0; i < SPIN_ROUNDS && !pool->futile_spin; i++) {
-		if (atomic_load_explicit(&pool->finished, memory_order_acquire) == n)
-			return;
-		relax();
-	}
+	if (spin_for_end(pool))
+		return;
 	atomic_store(&pool->caller_sleeps, true);
 	while ((finished = atomic_load(&pool->finished)) != n)
 		futex_wait(&pool->finished, finished);
