@@ -169,6 +169,7 @@ help:
 	@echo 'make boot        boot systemd in a container and let a client start the service (root)'
 	@echo 'make bench       measure kernels, loading and serving'
 	@echo 'make bench-quality   every compression method at every size: bench/results/quality.md'
+	@echo 'make bench-rates     prompts and decoding in the shapes of 1.1B and 7B: bench/results/rates.md'
 	@echo 'make install     under prefix=$(prefix), DESTDIR honoured (uninstall takes it back)'
 	@echo 'make format      clang-format over the tree'
 
@@ -247,6 +248,12 @@ bench: deps
 bench-quality: deps
 	@$(MAKE) --no-print-directory -s $(JOBS) all
 	@bench/quality.sh --build $(BUILD)
+
+# Random models of the shapes of 1.1B and 7B; tens of gigabytes in $(BUILD)/rates, hours on two cores.
+.PHONY: bench-rates
+bench-rates: deps
+	@$(MAKE) --no-print-directory -s $(JOBS) all $(BENCHES)
+	@bench/rates.sh --build $(BUILD) --work $(BUILD)/rates
 
 .PHONY: format
 format:

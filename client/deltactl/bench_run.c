@@ -19,10 +19,9 @@ struct bench {
 	uint32_t max_rows;
 	struct batch_row *rows; /* max_rows */
 	struct kv_seq **seqs;   /* max_rows; those of the test at hand */
-	double *samples;        /* of the repeats: seconds, then tokens a second */
-	double *read_rates;     /* before each */
-	float *numbers;         /* N_NUMBERS and head_dim */
-	size_t n_done;          /* repeats of all tests */
+	/* n_repeats of each test: seconds, then tokens a second; and memory's rate before each. */
+	double *samples, *read_rates;
+	float *numbers; /* N_NUMBERS and head_dim */
 };
 
 static void bench_done(struct bench *b)
@@ -44,14 +43,15 @@ static uint32_t rows_of_step(const struct bench *b, const struct bench_test *t)
 	return t->prompt ? (uint32_t)min_u64(t->n_tokens, b->setup->chunk) : t->n_rows;
 }
 
-static int allocate(struct bench *b)
+static int allocate(struct bench *b, size_t n_tests)
 {
+	size_t n_samples = n_tests * b->setup->n_repeats;
 	uint32_t head_dim = b->config->head_dim;
 
 	b->rows = calloc(b->max_rows, sizeof(struct batch_row));
 	b->seqs = calloc(b->max_rows, sizeof(struct kv_seq *));
-	b->samples = calloc(b->setup->n_repeats, sizeof(double));
-	b->read_rates = calloc(b->setup->n_repeats, sizeof(double));
+	b->samples = calloc(n_samples, sizeof(double));
+	b->read_rates = calloc(n_samples, sizeof(double));
 	b->numbers = calloc((size_t)N_NUMBERS + head_dim, sizeof(float));
 	if (!b->rows || !b->seqs || !b->samples || !b->read_rates || !b->numbers)
 		return -ENOMEM;
@@ -76,7 +76,7 @@ static int bench_init(
 		b->max_rows = (uint32_t)max_u64(b->max_rows, rows_of_step(b, t));
 		most_pages = max_u64(most_pages, t->n_rows * pages);
 	}
-	r = allocate(b);
+	r = allocate(b, n);
 	if (r < 0)
 		return reason_set(reason, r, "no memory for %u rows", b->max_rows);
 	r = memory_reader_new(m->pool, &b->memory, reason);
@@ -188,17 +188,17 @@ static void warm_up(struct bench *b, const struct bench_test *t)
 		generate(b, t, 1);
 }
 
-static void repeat(struct bench *b, const struct bench_test *t, uint32_t index)
+static void take_sample(struct bench *b, const struct bench_test *t, size_t at)
 {
 	uint64_t start;
 
-	b->read_rates[index] = memory_reader_rate(b->memory);
+	b->read_rates[at] = memory_reader_rate(b->memory);
 	start = clock_ns();
 	if (t->prompt)
 		read_prompt(b, t, t->n_tokens);
 	else
 		generate(b, t, t->n_tokens);
-	b->samples[index] = 1e-9 * (double)(clock_ns() - start);
+	b->samples[at] = 1e-9 * (double)(clock_ns() - start);
 }
 
 /* Keys and values that a row at a position reads in all layers. */
@@ -263,39 +263,47 @@ static double median(const double *numbers, size_t n)
 	return (numbers[(n - 1) / 2] + numbers[n / 2]) / 2;
 }
 
-static int sum_up(struct bench *b, const struct bench_test *t, struct bench_figures *ret)
+static int sum_up(
+	struct bench *b, const struct bench_test *t, size_t first, struct bench_figures *ret)
 {
 	size_t n = b->setup->n_repeats;
-	double n_tokens = (double)t->n_tokens * t->n_rows;
+	double *rates = b->samples + first, *read_rates = b->read_rates + first;
 
 	for (size_t i = 0; i < n; i++)
-		b->samples[i] = n_tokens / b->samples[i];
-	qsort(b->samples, n, sizeof(double), compare_doubles);
-	qsort(b->read_rates, n, sizeof(double), compare_doubles);
+		rates[i] = (double)t->n_tokens * t->n_rows / rates[i];
+	qsort(rates, n, sizeof(double), compare_doubles);
+	qsort(read_rates, n, sizeof(double), compare_doubles);
 	*ret = (struct bench_figures){
-		.median = median(b->samples, n),
-		.least = b->samples[0],
-		.most = b->samples[n - 1],
+		.median = median(rates, n),
+		.least = rates[0],
+		.most = rates[n - 1],
 		.kv_bytes = kv_bytes(b, t),
-		.read_rate = median(b->read_rates, n),
+		.read_rate = median(read_rates, n),
 	};
 	return weight_bytes(b, t, &ret->weight_bytes);
 }
 
-static int run_test(struct bench *b, const struct bench_test *t, size_t n_repeats_of_all,
-	struct bench_figures *ret, struct reason *reason)
+/* Tests take turns, so that what else the machine does is shared out among them. */
+static int take_samples(
+	struct bench *b, const struct bench_test *tests, size_t n, struct reason *reason)
 {
-	int r = begin_sequences(b, t, reason);
+	uint32_t n_repeats = b->setup->n_repeats;
+	int r;
 
-	if (r < 0)
-		return r;
-	warm_up(b, t);
-	for (uint32_t i = 0; i < b->setup->n_repeats; i++) {
-		repeat(b, t, i);
-		progress_update(b->setup->progress, "measuring", ++b->n_done, n_repeats_of_all);
-	}
-	end_sequences(b);
-	return sum_up(b, t, ret);
+	for (size_t turn = 0; turn < n_repeats; turn++)
+		for (size_t i = 0; i < n; i++) {
+			progress_update(
+				b->setup->progress, "measuring", turn * n + i, n * n_repeats);
+			r = begin_sequences(b, &tests[i], reason);
+			if (r < 0)
+				return r;
+			if (turn == 0)
+				warm_up(b, &tests[i]);
+			take_sample(b, &tests[i], i * n_repeats + turn);
+			end_sequences(b);
+		}
+	progress_update(b->setup->progress, "measuring", n * n_repeats, n * n_repeats);
+	return 0;
 }
 
 int bench_run(const struct bench_setup *setup, const struct bench_test *tests, size_t n,
@@ -304,8 +312,9 @@ int bench_run(const struct bench_setup *setup, const struct bench_test *tests, s
 	_cleanup_(bench_done) struct bench b = {.setup = setup};
 	int r = bench_init(&b, tests, n, reason);
 
-	progress_update(setup->progress, "measuring", 0, n * setup->n_repeats);
+	if (r == 0)
+		r = take_samples(&b, tests, n, reason);
 	for (size_t i = 0; i < n && r == 0; i++)
-		r = run_test(&b, &tests[i], n * setup->n_repeats, &ret[i], reason);
+		r = sum_up(&b, &tests[i], i * setup->n_repeats, &ret[i]);
 	return r;
 }

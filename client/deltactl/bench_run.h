@@ -40,7 +40,7 @@ struct bench_figures {
 	double read_rate; /* bytes a second that memory gave between the repeats, the median */
 };
 
-/* Runs n tests, each once to warm up and n_repeats times to be timed, after the memory's rate was
- * taken each time. depth + n_tokens is at most max_positions. */
+/* Runs n tests by turns, n_repeats times, after each was warmed up in the first turn and before
+ * each memory's rate was taken. depth + n_tokens is at most max_positions. */
 int bench_run(const struct bench_setup *setup, const struct bench_test *tests, size_t n,
 	struct bench_figures *ret, struct reason *reason) _must_check_;

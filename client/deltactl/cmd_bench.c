@@ -18,8 +18,8 @@ static const char options_help[] =
 	"      --delta FILE     a delta of it; repeatable, also with the same file\n"
 	"      --prompt N,...   tokens of a prompt (512); 0: none\n"
 	"      --generate N     tokens that each row generates (32); 0: none\n"
-	"      --batch N,...    rows that generate side by side, beside 1; with deltas also each\n"
-	"                       on one of them, by turns\n"
+	"      --batch N,...    rows that generate side by side (1); with deltas also each row on\n"
+	"                       one of them, by turns, and a row alone on each\n"
 	"      --depth N,...    positions that one row has behind it, beside 0\n"
 	"      --repeats N      of each test (5)\n"
 	"      --chunk N        most rows of a prompt in one step (32, as the daemon's default)\n"
@@ -256,10 +256,11 @@ static void add_tests(
 	}
 	if (!a->n_generate)
 		return;
-	add_for_each(t, m, decode);
 	for (size_t i = 0; i < a->batches.n; i++) {
 		decode.n_rows = a->batches.numbers[i];
-		if (decode.n_rows > 1)
+		if (decode.n_rows == 1)
+			add_for_each(t, m, decode);
+		else
 			add_batch(t, m, decode);
 	}
 	decode.n_rows = 1;
@@ -272,7 +273,7 @@ static void add_tests(
 
 static int plan(const struct bench_arguments *a, const struct bench_models *m, struct tests *ret)
 {
-	size_t most = (a->prompts.n + 1 + a->depths.n) * m->n + 2 * a->batches.n;
+	size_t most = (a->prompts.n + a->batches.n + a->depths.n) * max_u64(m->n, 2);
 
 	ret->list = calloc(most, sizeof(*ret->list));
 	if (!ret->list)
@@ -353,6 +354,7 @@ static int run(int argc, char **argv)
 	struct bench_arguments arguments = {
 		.deltas = deltas,
 		.prompts = {.n = 1, .numbers = {512}},
+		.batches = {.n = 1, .numbers = {1}},
 		.n_generate = 32,
 		.n_repeats = 5,
 		.chunk = 32,

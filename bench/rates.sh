@@ -1,0 +1,240 @@
+#!/bin/bash
+# Prompt and decode rates of random models of known shapes, for each way to store weights, with deltas
+# of each codec, many variants at once, and long contexts.
+#
+#   bench/rates.sh --work DIR [options]
+#     --work DIR      models and deltas: for 1.1b 5 GB, for 7b 31 GB, and as much again while they are made
+#     --build DIR     where bin/deltactl and bench/write_model are (build)
+#     --results DIR   rates.tsv and rates.md (bench/results)
+#     --shapes LIST   1.1b, 7b (both)
+#     --blocks N      of a model, instead of all
+#     --weights LIST  bf16, int8, int4 (all)
+#     --threads LIST  0 is as many as the process may use (0)
+#     --parts LIST    base, codecs, batches, depth (all)
+#     --variants N    of 1 bit, of which each row of a batch has one (8)
+#     --repeats N     of each test (5)
+#     --peer PATH     llama-bench of llama.cpp: runs after each of our runs of part base
+#     --gguf DIR      for it: SHAPE-bf16.gguf, SHAPE-q8_0.gguf and SHAPE-q4_0.gguf
+#     --keep          the model folders too, to convert them for the peer
+#     --list          the runs that would be made, and nothing else
+#
+# A run that is in rates.tsv is not made again: what was interrupted goes on, and a run is made
+# afresh by deleting its lines. Weights and codes are random: rates do not depend on what they say.
+set -eu -o pipefail
+cd "$(dirname "$0")/.."
+
+build=build results=bench/results shapes=1.1b,7b blocks=all weights=bf16,int8,int4 threads=0
+parts=base,codecs,batches,depth variants=8 repeats=5 work='' peer='' gguf='' keep=no list=no
+codecs='sign-1 k-bit-1 dropout-1 dropout-0.5 low-rank-1 low-rank-0.5 delta-come-1 delta-come-0.5'
+positions=16512
+
+usage() {
+	sed -n '/^#   bench/,/^$/s/^# \{0,3\}//p' "$0" | sed '/^set/,$d'
+	exit 2
+}
+
+while [ $# -gt 0 ]; do
+	case $1 in
+	--work | --build | --results | --shapes | --blocks | --weights | --threads | --parts | --variants | \
+		--repeats | --peer | --gguf)
+		[ $# -ge 2 ] || usage
+		declare "${1#--}=$2"
+		shift
+		;;
+	--keep) keep=yes ;;
+	--list) list=yes ;;
+	*) usage ;;
+	esac
+	shift
+done
+[ -n "$work" ] || usage
+[ -z "$peer" ] || [ -n "$gguf" ] || usage
+tsv=$results/rates.tsv
+deltactl=$build/bin/deltactl
+
+columns='shape blocks weights asked_threads part engine threads test rows depth on tokens_per_second least
+	most weight_bytes_per_token kv_bytes_per_token read_bytes_per_second'
+
+# One line a run: shape, blocks, weights, threads, part.
+runs() {
+	local s w t p
+	for s in ${shapes//,/ }; do
+		for w in ${weights//,/ }; do
+			for t in ${threads//,/ }; do
+				for p in ${parts//,/ }; do
+					echo "$s $blocks $w $t $p"
+				done
+			done
+		done
+	done
+}
+
+missing() {
+	[ -f "$tsv" ] || { cat; return; }
+	awk -F '\t' 'NR == FNR { done[$1 " " $2 " " $3 " " $4 " " $5] = 1; next } !($0 in done)' "$tsv" -
+}
+
+# Base images of a shape, all of them, from one model; "$work/SHAPE-BLOCKS" begins their names.
+make_bases() { # shape
+	local at=$work/$1-$blocks count=() w
+	for w in ${weights//,/ }; do
+		[ -f "$at-$w.base" ] && continue
+		if [ ! -f "$at.model/done" ]; then
+			[ "$blocks" = all ] || count=(--blocks "$blocks")
+			rm -rf "$at.model"
+			mkdir "$at.model"
+			"$build/bench/write_model" --shape "$1" "${count[@]}" --positions $positions "$at.model"
+			touch "$at.model/done"
+		fi
+		"$deltactl" import "$at.model/base" --weights "$w" -o "$at-$w.base" --quiet
+	done
+	[ $keep = yes ] || rm -rf "$at.model"
+}
+
+# They fit every image of the model.
+make_deltas() { # shape
+	local at=$work/$1-$blocks codec
+	for codec in $codecs; do
+		[ -f "$at-$codec.delta" ] || "$build/bench/write_delta" "$at-${weights##*,}.base" \
+			"${codec%-*}" "${codec##*-}" "$at-$codec.delta"
+	done
+}
+
+# The lines of a run from our JSON, whose keys are in a known order.
+our_lines() { # key of the run
+	tr '{' '\n' | awk -v run="$1" '
+		function value(key) {
+			if (!match($0, "\"" key "\":(\"[^\"]*\"|[^,}]*)")) return ""
+			text = substr($0, RSTART + length(key) + 3, RLENGTH - length(key) - 3)
+			gsub(/"/, "", text)
+			return text
+		}
+		/"kernels":/ { kernels = value("kernels"); threads = value("threads") }
+		/"test":/ {
+			match($0, /"deltas":\[[^]]*\]/)
+			n = split(substr($0, RSTART + 10, RLENGTH - 11), paths, ",")
+			on = n == 0 ? "base" : n " deltas"
+			if (n == 1) {
+				on = paths[1]
+				gsub(/.*\/|"|\.delta/, "", on)
+				sub(/^[^-]*-[^-]*-/, "", on)
+			}
+			test = value("test")
+			if (test == "prompt") test = test " " value("tokens")
+			printf "%s\t%s\t%s\t%s\t%s\t%s\t%s", run, kernels, threads, test, value("rows"), value("depth"), on
+			n = split("tokens_per_second least most weight_bytes_per_token kv_bytes_per_token read_bytes_per_second", keys, " ")
+			for (i = 1; i <= n; i++) printf "\t%s", value(keys[i])
+			print ""
+		}'
+}
+
+# Likewise of llama-bench -o json: an object a test, with the rate of each repeat.
+peer_lines() { # key of the run
+	tr -d ' \n' | sed 's/},{/}\n{/g' | awk -v run="$1" '
+		function value(key) {
+			if (!match($0, "\"" key "\":[^,}]*")) return ""
+			return substr($0, RSTART + length(key) + 3, RLENGTH - length(key) - 3)
+		}
+		match($0, /"samples_ts":\[[^]]*\]/) {
+			n = split(substr($0, RSTART + 14, RLENGTH - 15), rates, ",")
+			for (i = 2; i <= n; i++)
+				for (k = i; k > 1 && rates[k] + 0 < rates[k - 1] + 0; k--) {
+					swap = rates[k]; rates[k] = rates[k - 1]; rates[k - 1] = swap
+				}
+			median = (rates[int((n + 1) / 2)] + rates[int(n / 2) + 1]) / 2
+			test = value("n_prompt") > 0 ? "prompt " value("n_prompt") : "decode"
+			printf "%s\tllama.cpp\t%s\t%s\t1\t0\tbase\t%s\t%s\t%s\t\t\t\n", run, value("n_threads"), test, median, rates[1], rates[n]
+		}'
+}
+
+run_peer() { # shape weights threads
+	local -A types=([bf16]=bf16 [int8]=q8_0 [int4]=q4_0)
+	local n=$3
+	[ "$n" != 0 ] || n=$(nproc)
+	"$peer" -m "$gguf/$1-${types[$2]}.gguf" -t "$n" -p 512 -n 32 -r "$repeats" -o json
+}
+
+measure() { # shape weights threads part
+	local at=$work/$1-$blocks options=() codec i
+	case $4 in
+	base) options=(--prompt 512) ;;
+	codecs)
+		options=(--prompt 0)
+		for codec in $codecs; do options+=(--delta "$at-$codec.delta"); done
+		;;
+	batches)
+		options=(--prompt 0 --batch "1,2,4,8,16,32")
+		for ((i = 0; i < variants; i++)); do options+=(--delta "$at-sign-1.delta"); done
+		;;
+	depth) options=(--prompt 0 --depth "512,4096,16384") ;;
+	*) usage ;;
+	esac
+	"$deltactl" bench --base "$at-$2.base" --threads "$3" --repeats "$repeats" "${options[@]}" --json --quiet
+}
+
+# The lines of a run are added together.
+make_run() { # shape blocks weights threads part
+	local key lines
+	key=$(printf '%s\t%s\t%s\t%s\t%s' "$@")
+	echo "$*" >&2
+	lines=$(measure "$1" "$3" "$4" "$5" | our_lines "$key")
+	if [ "$5" = base ] && [ -n "$peer" ]; then
+		lines+=$'\n'$(run_peer "$1" "$3" "$4" | peer_lines "$key")
+	fi
+	printf '%s\n' "$lines" >>"$tsv"
+}
+
+render() {
+	echo '# Rates'
+	echo
+	# shellcheck disable=SC2016
+	echo 'Made by `bench/rates.sh`, whose head tells how, on random weights of these shapes. Tokens a second'
+	echo 'of all rows together, medians; what a token reads of weights, keys and values, its rate, and its share'
+	echo 'of what memory gave the same threads between the repeats. The last column is the rate over that of'
+	echo 'the base alone in the same run.'
+	awk -F '\t' '
+		NR == 1 { next }
+		{
+			table = $1 " " ($2 == "all" ? "" : "of " $2 " blocks ") $3 ", " $7 " threads"
+			if (!(table in seen)) { seen[table] = 1; order[++n_tables] = table }
+			run = $1 FS $2 FS $3 FS $4 FS $5 FS $8 FS $9 FS $10
+			if ($11 == "base" && $6 != "llama.cpp") base[run] = $12
+			name = $8 ($9 > 1 ? " x" $9 : "") ($10 > 0 ? " at " $10 : "")
+			bytes = $15 + $16
+			line = sprintf("| %s | %s | %s | %.2f | %.2f..%.2f |", name, $11, $6, $12, $13, $14)
+			if ($15 != "")
+				line = line sprintf(" %.1f | %.2f | %.0f %% |", bytes / 1e6, bytes * $12 / 1e9, 100 * bytes * $12 / $17)
+			else
+				line = line " | | |"
+			line = line (run in base && ($11 != "base" || $6 == "llama.cpp") ? sprintf(" %.2f |", $12 / base[run]) : " |")
+			lines[table] = lines[table] line "\n"
+		}
+		END {
+			for (i = 1; i <= n_tables; i++) {
+				print "\n## " order[i] "\n"
+				print "| test | on | kernels | tokens/s | least..most | MB/token | GB/s | share | over base |"
+				print "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+				printf "%s", lines[order[i]]
+			}
+		}' "$tsv"
+}
+
+if [ $list = yes ]; then
+	runs | missing
+	exit
+fi
+mkdir -p "$results" "$work"
+[ -f "$tsv" ] || printf '%s' "$columns" | tr -s '\n\t ' '\t' | sed '$s/$/\n/' >"$tsv"
+for shape in ${shapes//,/ }; do
+	todo=$(runs | missing | awk -v shape="$shape" '$1 == shape')
+	[ -n "$todo" ] || continue
+	make_bases "$shape"
+	make_deltas "$shape"
+	while read -r run; do
+		# shellcheck disable=SC2086
+		make_run $run </dev/null
+	done <<<"$todo"
+done
+render >"$results/rates.md.new"
+mv "$results/rates.md.new" "$results/rates.md"
+echo "$results/rates.md"
