@@ -26,64 +26,20 @@
 static struct base *base;
 static struct delta *deltas[N_VARIANTS];
 
+/* What a variant should make of a map, element by element. */
+struct dense_map {
+	double *both; /* base and delta */
+	double *own;  /* the delta alone */
+};
+
+static struct dense_map dense_maps[N_VARIANTS][N_LAYER_PROJECTIONS + 1];
+
 struct fixture {
 	struct kernels kernels;
 	struct model *model;
 	struct variant *variants[N_VARIANTS];
 	struct pool *pool;
 };
-
-static int open_models_as(enum weights weights)
-{
-	base = imported_base_as("tests/golden/data/tiny/llama-gqa", weights);
-	deltas[1] = random_delta(base, 1, 3);
-	deltas[2] = random_delta(base, 2, 0);
-	return 0;
-}
-
-static int open_bf16(void **state)
-{
-	(void)state;
-	return open_models_as(WEIGHTS_BF16);
-}
-
-static int open_int8(void **state)
-{
-	(void)state;
-	return open_models_as(WEIGHTS_INT8);
-}
-
-static int open_int4(void **state)
-{
-	(void)state;
-	return open_models_as(WEIGHTS_INT4);
-}
-
-static int close_models(void **state)
-{
-	(void)state;
-	delta_free(deltas[1]);
-	delta_free(deltas[2]);
-	base_free(base);
-	return 0;
-}
-
-static void fixture_open(struct fixture *f, const char *set, size_t n_threads)
-{
-	assert_int_equal(select_or_emulate(&f->kernels, set, NULL), 0);
-	assert_int_equal(pool_new(n_threads, &f->pool, NULL), 0);
-	assert_int_equal(model_new(base, &f->kernels, &f->model, NULL), 0);
-	for (size_t i = 0; i < N_VARIANTS; i++)
-		assert_int_equal(variant_new(f->model, deltas[i], &f->variants[i], NULL), 0);
-}
-
-static void fixture_close(struct fixture *f)
-{
-	for (size_t i = 0; i < N_VARIANTS; i++)
-		variant_free(f->variants[i]);
-	model_free(f->model);
-	pool_free(f->pool);
-}
 
 /* ret[r][c] of the base's matrix. */
 static void add_base(double *ret, const struct base_matrix *m)
@@ -113,6 +69,117 @@ static double *dense(
 	return ret;
 }
 
+static const struct base_matrix *matrix_of(size_t projection)
+{
+	const struct base_layer *l = &base->layers[LAYER];
+	const struct base_matrix *const all[] = {
+		&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down, &base->head};
+
+	return all[projection];
+}
+
+static const struct linear_delta *delta_of(const struct delta *delta, size_t projection)
+{
+	const struct delta_layer *l = delta ? &delta->layers[LAYER] : NULL;
+	const struct linear_delta *const all[] = {
+		&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down, &delta->head};
+
+	return delta ? all[projection] : NULL;
+}
+
+static uint32_t rows_of(const struct delta *delta, size_t projection)
+{
+	if (delta && projection == PROJECTION_HEAD)
+		return delta->config.vocab;
+	return matrix_of(projection)->rows;
+}
+
+static void make_dense_maps(void)
+{
+	for (size_t v = 0; v < N_VARIANTS; v++) {
+		for (size_t p = 0; p < array_len(dense_maps[v]); p++) {
+			const struct linear_delta *d = delta_of(deltas[v], p);
+			uint32_t rows = rows_of(deltas[v], p);
+
+			dense_maps[v][p].both = dense(matrix_of(p), false, d, rows);
+			dense_maps[v][p].own = dense(matrix_of(p), true, d, rows);
+		}
+	}
+}
+
+static void free_dense_maps(void)
+{
+	for (size_t v = 0; v < N_VARIANTS; v++) {
+		for (size_t p = 0; p < array_len(dense_maps[v]); p++) {
+			free(dense_maps[v][p].both);
+			free(dense_maps[v][p].own);
+		}
+	}
+}
+
+static int open_models_as(enum weights weights)
+{
+	base = imported_base_as("tests/golden/data/tiny/llama-gqa", weights);
+	deltas[1] = random_delta(base, 1, 3);
+	deltas[2] = random_delta(base, 2, 0);
+	make_dense_maps();
+	return 0;
+}
+
+static int open_bf16(void **state)
+{
+	(void)state;
+	return open_models_as(WEIGHTS_BF16);
+}
+
+static int open_int8(void **state)
+{
+	(void)state;
+	return open_models_as(WEIGHTS_INT8);
+}
+
+static int open_int4(void **state)
+{
+	(void)state;
+	return open_models_as(WEIGHTS_INT4);
+}
+
+static int close_models(void **state)
+{
+	(void)state;
+	free_dense_maps();
+	delta_free(deltas[1]);
+	delta_free(deltas[2]);
+	base_free(base);
+	return 0;
+}
+
+static void fixture_open(struct fixture *f, const char *set, size_t n_threads)
+{
+	assert_int_equal(select_or_emulate(&f->kernels, set, NULL), 0);
+	assert_int_equal(pool_new(n_threads, &f->pool, NULL), 0);
+	assert_int_equal(model_new(base, &f->kernels, &f->model, NULL), 0);
+	for (size_t i = 0; i < N_VARIANTS; i++)
+		assert_int_equal(variant_new(f->model, deltas[i], &f->variants[i], NULL), 0);
+}
+
+static void fixture_close(struct fixture *f)
+{
+	for (size_t i = 0; i < N_VARIANTS; i++)
+		variant_free(f->variants[i]);
+	model_free(f->model);
+	pool_free(f->pool);
+}
+
+static size_t index_of(const struct fixture *f, const struct variant *variant)
+{
+	size_t i = 0;
+
+	while (f->variants[i] != variant)
+		i++;
+	return i;
+}
+
 /* What a base of integers takes for x: each 128 as 127ths of their largest. */
 static void round_inputs(double *ret, const struct base_matrix *m, const float *x)
 {
@@ -128,29 +195,29 @@ static void round_inputs(double *ret, const struct base_matrix *m, const float *
 }
 
 /* The base's share is of the rounded inputs, the delta's of the inputs themselves. */
-static void expect_product(const float *y, const struct base_matrix *m,
-	const struct linear_delta *delta, const float *x, uint32_t rows)
+static void expect_product(const struct fixture *f, const struct variant *v, size_t projection,
+	const float *y, const float *x)
 {
-	double *both = dense(m, false, delta, rows), *own = dense(m, true, delta, rows);
+	const struct base_matrix *m = matrix_of(projection);
+	size_t variant = index_of(f, v);
+	const struct dense_map *map = &dense_maps[variant][projection];
 	double *rounded = malloc(m->cols * sizeof(*rounded));
 
 	assert_non_null(rounded);
 	round_inputs(rounded, m, x);
-	for (uint32_t r = 0; r < rows; r++) {
+	for (uint32_t r = 0; r < rows_of(deltas[variant], projection); r++) {
+		const double *both = map->both + (size_t)r * m->cols;
+		const double *own = map->own + (size_t)r * m->cols;
 		double sum = 0, size = 0;
 
 		for (uint32_t c = 0; c < m->cols; c++) {
-			size_t at = (size_t)r * m->cols + c;
-
-			sum += own[at] * x[c] + (both[at] - own[at]) * rounded[c];
-			size += fabs(both[at] * x[c]);
+			sum += own[c] * x[c] + (both[c] - own[c]) * rounded[c];
+			size += fabs(both[c] * x[c]);
 		}
 		/* Sums over inputs and ranks in f32, and cancellation between base and delta. */
 		if (!(fabs(y[r] - sum) <= 2e-5 * (size + 1)))
 			fail_msg("output %u is %.9g, expected %.9g", r, y[r], sum);
 	}
-	free(both);
-	free(own);
 	free(rounded);
 }
 
@@ -177,15 +244,6 @@ static void fill_random(float *x, size_t n)
 		x[i] = random_float(&state);
 }
 
-static const struct linear_delta *delta_of(const struct variant *v, size_t projection)
-{
-	const struct delta_layer *l = v->delta ? &v->delta->layers[LAYER] : NULL;
-	const struct linear_delta *const all[] = {
-		&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
-
-	return l ? all[projection] : NULL;
-}
-
 static void *panel_new(const struct fixture *f, size_t n_rows, uint32_t cols)
 {
 	size_t bytes = linear_panel_bytes(&f->kernels, n_rows, cols);
@@ -198,10 +256,8 @@ static void *panel_new(const struct fixture *f, size_t n_rows, uint32_t cols)
 /* Projections [first, first + n), which have one input of `width` numbers. */
 static void check_group(const struct fixture *f, size_t n_rows, size_t first, size_t n)
 {
-	const struct base_layer *l = &base->layers[LAYER];
-	const struct base_matrix *const all[] = {
-		&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
-	const struct base_matrix *const *bases = all + first;
+	const struct base_matrix *const bases[] = {
+		matrix_of(first), matrix_of(first + (n > 1)), matrix_of(first + n - 1)};
 	uint32_t width = bases[0]->cols;
 	size_t z_stride = linear_scratch(bases, n);
 	float *x = malloc(MAX_ROWS * width * sizeof(*x));
@@ -236,9 +292,8 @@ static void check_group(const struct fixture *f, size_t n_rows, size_t first, si
 	for (size_t p = 0; p < n; p++) {
 		for (size_t i = 0; i < call.n_runs; i++) {
 			for (size_t t = runs[i].first; t < runs[i].first + runs[i].n; t++)
-				expect_product(call.parts[p].y + t * bases[p]->rows, bases[p],
-					delta_of(runs[i].variant, first + p), x + t * width,
-					bases[p]->rows);
+				expect_product(f, runs[i].variant, first + p,
+					call.parts[p].y + t * bases[p]->rows, x + t * width);
 		}
 		free(call.parts[p].y);
 	}
@@ -281,13 +336,10 @@ static void check_head(const struct fixture *f, size_t n_rows)
 	assert_non_null(y);
 	fill_random(x, n_rows * hidden);
 	linear_apply(&call);
-	for (size_t i = 0; i < call.n_runs; i++) {
-		const struct variant *v = runs[i].variant;
-
+	for (size_t i = 0; i < call.n_runs; i++)
 		for (size_t t = runs[i].first; t < runs[i].first + runs[i].n; t++)
-			expect_product(y + t * stride, &base->head,
-				v->delta ? &v->delta->head : NULL, x + t * hidden, v->config.vocab);
-	}
+			expect_product(f, runs[i].variant, PROJECTION_HEAD, y + t * stride,
+				x + t * hidden);
 	free(y);
 	free(panel);
 }
