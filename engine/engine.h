@@ -15,7 +15,7 @@ struct engine;
 struct engine_settings {
 	uint32_t n_threads;      /* 0: what the process may use */
 	uint32_t max_batch_rows; /* of one step, prompt rows included */
-	uint32_t prompt_chunk;   /* most prompt rows of one job in one step */
+	uint32_t prompt_chunk;   /* most prompt rows of one job in a step that others wait for */
 	uint32_t max_jobs;       /* running and waiting; more are refused */
 	enum kv_type kv_type;
 	uint64_t kv_bytes;

@@ -106,10 +106,20 @@ void sched_remove(struct sched *s, struct job *job)
 	s->n_running--;
 }
 
+/* Most prompt rows of one job: all of a step, if that holds up nobody. */
+static uint32_t chunk_of(const struct sched *s)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < s->n_running; i++)
+		n += !s->running[i]->paused;
+	return n > 1 ? s->prompt_chunk : s->max_rows;
+}
+
 /* How many rows each job gets. */
 static void share_rows(struct sched *s)
 {
-	uint32_t left = s->max_rows;
+	uint32_t left = s->max_rows, chunk = chunk_of(s);
 
 	for (uint32_t i = 0; i < s->n_running; i++) {
 		struct job *job = s->running[i];
@@ -122,7 +132,7 @@ static void share_rows(struct sched *s)
 
 		if (job->paused || job_pending(job) == 1)
 			continue;
-		job->n_rows = (uint32_t)min_u64(left, min_u64(job_pending(job), s->prompt_chunk));
+		job->n_rows = (uint32_t)min_u64(left, min_u64(job_pending(job), chunk));
 		left -= job->n_rows;
 	}
 }

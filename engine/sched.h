@@ -45,5 +45,6 @@ int sched_admit(struct sched *s, struct job **ret_job) _must_check_;
 void sched_remove(struct sched *s, struct job *job);
 
 /* Fills the batch: one row of every job that is not paused and lacks only its next token, then
- * chunks of prompts, the oldest job first, while there is room. Changes no queue. */
+ * chunks of prompts, the oldest job first, while there is room; the prompt of a job that has no
+ * company takes all of it. Changes no queue. */
 void sched_next_batch(struct sched *s, struct batch *ret);

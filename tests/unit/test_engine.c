@@ -3,6 +3,7 @@
  * cancelled, paused, refused, kept waiting or caught by the end.
  */
 #include "engine/engine.h"
+#include "engine/sched.h"
 #include "engine/score.h"
 #include "tests/imported_base.h"
 #include "tests/random_delta.h"
@@ -470,6 +471,60 @@ static void test_settings(void **state)
 	assert_non_null(strstr(reason.text, "KV budget"));
 }
 
+static struct job *admit(struct sched *s, uint64_t id)
+{
+	uint32_t prompt[MAX_PROMPT];
+	struct job_spec spec = spec_of(id, prompt);
+	struct job *job, *admitted;
+
+	spec.n_prompt = 40;
+	assert_int_equal(job_new(&spec, &job), 0);
+	sched_enqueue(s, job);
+	assert_int_equal(sched_admit(s, &admitted), 0);
+	assert_ptr_equal(admitted, job);
+	return job;
+}
+
+static void expect_rows(struct sched *s, uint32_t first, uint32_t second)
+{
+	struct batch_row rows[48];
+	struct job *jobs[2];
+	struct batch batch = {.rows = rows, .jobs = jobs};
+
+	sched_next_batch(s, &batch);
+	assert_int_equal(s->by_age[0]->n_rows, first);
+	if (s->n_running > 1)
+		assert_int_equal(s->by_age[1]->n_rows, second);
+	assert_int_equal(batch.n_rows, first + second);
+}
+
+/* A prompt takes a chunk of the step if somebody else waits for it, else what there is. */
+static void test_chunks(void **state)
+{
+	uint64_t bytes = 16 * kv_page_bytes(model_config(model), KV_TYPE_F32);
+	struct kv_pool *kv;
+	struct sched sched;
+	struct job *jobs[2];
+
+	(void)state;
+	assert_int_equal(kv_pool_new(model_config(model), KV_TYPE_F32, bytes, &kv, NULL), 0);
+	assert_int_equal(sched_init(&sched, kv, 38, 16, 2), 0);
+	jobs[0] = admit(&sched, 0);
+	expect_rows(&sched, 38, 0);
+	jobs[1] = admit(&sched, 1);
+	expect_rows(&sched, 16, 16);
+	jobs[0]->n_done = 39;
+	expect_rows(&sched, 1, 16);
+	jobs[0]->paused = true;
+	expect_rows(&sched, 0, 38);
+	for (size_t i = 0; i < array_len(jobs); i++) {
+		sched_remove(&sched, jobs[i]);
+		job_free(jobs[i]);
+	}
+	sched_done(&sched);
+	kv_pool_free(kv);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -482,6 +537,7 @@ int main(void)
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_shutdown),
 		cmocka_unit_test(test_settings),
+		cmocka_unit_test(test_chunks),
 	};
 
 	return cmocka_run_group_tests(tests, open_models, close_models);
