@@ -21,7 +21,7 @@
 
 /* Longer than the gap between two jobs of a step and than a piece, shorter than a time slice that
  * somebody else could use. */
-#define SPIN_NS 50000
+#define SPIN_NS 20000
 /* Between two looks at the clock, which costs about as much. */
 #define SPIN_ROUNDS 4
 #define MAX_THREADS 1024
