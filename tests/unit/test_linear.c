@@ -367,6 +367,84 @@ static void test_products(void **state)
 	}
 }
 
+#define TALL_COLS 2
+
+/* Whole numbers, so that products are exact. */
+static float tall_value(uint32_t row, uint32_t col)
+{
+	return (float)((row * 7 + col) % 251) - 125;
+}
+
+static struct base_matrix tall_matrix_new(uint32_t rows)
+{
+	uint16_t *source = malloc((size_t)rows * TALL_COLS * sizeof(*source));
+	size_t n = mat_bf16_size(rows, TALL_COLS);
+	uint16_t *data = aligned_alloc(64, align_up(n * sizeof(*data), 64));
+	struct mat_bf16 m = {.data = data, .rows = rows, .cols = TALL_COLS};
+
+	assert_true(source && data);
+	for (uint32_t r = 0; r < rows; r++)
+		for (uint32_t c = 0; c < TALL_COLS; c++)
+			source[r * TALL_COLS + c] = bf16_from_f32(tall_value(r, c));
+	mat_bf16_pack(data, source, rows, TALL_COLS);
+	free(source);
+	return base_matrix_of_bf16(&m);
+}
+
+static void check_tall(const struct fixture *f, size_t n_rows)
+{
+	static const uint32_t heights[LINEAR_MAX_PARTS] = {16 * 700 + 5, 3, 16 * 37};
+	const float x[TALL_COLS] = {3, -2};
+	struct linear_run run = {f->variants[0], 0, n_rows};
+	struct base_matrix m[LINEAR_MAX_PARTS];
+	void *panel = panel_new(f, n_rows, TALL_COLS);
+	struct linear_call call = {
+		.kernels = &f->kernels,
+		.pool = f->pool,
+		.x = x,
+		.n_rows = n_rows,
+		.runs = &run,
+		.n_runs = 1,
+		.n_parts = LINEAR_MAX_PARTS,
+		.panel = panel,
+	};
+
+	for (size_t p = 0; p < LINEAR_MAX_PARTS; p++) {
+		size_t n = n_rows * heights[p];
+		float *y = malloc(n * sizeof(*y));
+
+		assert_non_null(y);
+		for (size_t i = 0; i < n; i++)
+			y[i] = NAN;
+		m[p] = tall_matrix_new(heights[p]);
+		call.parts[p] = (struct linear_part){&m[p], y, heights[p], PROJECTION_Q + p};
+	}
+	linear_apply(&call);
+	for (size_t p = 0; p < LINEAR_MAX_PARTS; p++) {
+		for (size_t t = 0; t < n_rows; t++)
+			for (uint32_t r = 0; r < heights[p]; r++)
+				assert_true(call.parts[p].y[t * heights[p] + r] ==
+					    3 * tall_value(r, 0) - 2 * tall_value(r, 1));
+		free(call.parts[p].y);
+		free((void *)(uintptr_t)m[p].bf16.data);
+	}
+	free(panel);
+}
+
+/* Parts of many outputs and of few are cut among any number of threads, and no block is left. */
+static void test_many_outputs(void **state)
+{
+	(void)state;
+	for (size_t threads = 1; threads <= 7; threads++) {
+		struct fixture f;
+
+		fixture_open(&f, NULL, threads);
+		check_tall(&f, 1);
+		check_tall(&f, 33);
+		fixture_close(&f);
+	}
+}
+
 /* The block whose rows are all replaced is not computed from the base. */
 static void test_replaced_blocks(void **state)
 {
@@ -405,6 +483,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_products),
+		cmocka_unit_test(test_many_outputs),
 		cmocka_unit_test(test_replaced_blocks),
 		cmocka_unit_test(test_embedding),
 	};
