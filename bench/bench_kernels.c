@@ -7,7 +7,7 @@
  */
 #include "bench/tiles.h"
 #include "common/base.h"
-#include "kernels/kernels.h"
+#include "kernels/attend.h"
 #include "kernels/pack.h"
 
 #include <stdio.h>
@@ -24,7 +24,7 @@
 #define COLS 4096u
 #define RANKS 256u
 #define MAX_N 512u
-#define POSITIONS 4096u
+#define MAX_POSITIONS 16384u
 #define HEAD_DIM 128u
 #define PAGE_TOKENS 32u
 #define MAX_REPEATS 101
@@ -33,10 +33,11 @@
 struct bench {
 	const struct kernels *k;
 	uint8_t *memory;
-	size_t turn;               /* counts calls */
-	float *x, *y, *aux;        /* MAX_N x MAX_ROWS numbers each */
-	void *panel;               /* of x, if the set has panels */
-	uint32_t rows;             /* of the matrix */
+	size_t turn;        /* counts calls */
+	float *x, *y, *aux; /* MAX_N x MAX_ROWS numbers each */
+	void *panel;        /* of x, if the set has panels */
+	uint32_t rows;      /* of the matrix, or queries */
+	uint32_t positions;
 	struct act_group *rounded; /* MAX_N x groups of COLS */
 	uint32_t bits, n;
 	bool row_grid;          /* of the codes; else a grid for each group */
@@ -311,22 +312,32 @@ static void run_dropmat(struct bench *b)
 	b->k->dropmat_dot(b->y, ROWS, &m, b->x, COLS, b->n, 0, ROWS);
 }
 
+/* b->n query heads of the last b->rows positions. */
 static void run_attend(struct bench *b)
 {
-	const void *keys[POSITIONS / PAGE_TOKENS], *values[POSITIONS / PAGE_TOKENS];
-	size_t page = (size_t)PAGE_TOKENS * HEAD_DIM * kv_type_size(b->type);
-	const uint8_t *at = fresh(b, 2 * array_len(keys) * page);
-	struct kv_view kv = {.key_pages = keys,
-		.value_pages = values,
-		.page_tokens = PAGE_TOKENS,
-		.head_dim = HEAD_DIM,
-		.type = b->type};
+	static const void *keys[MAX_POSITIONS / PAGE_TOKENS], *values[array_len(keys)];
+	const size_t page = PAGE_TOKENS * kv_row_bytes(b->type, HEAD_DIM);
+	const size_t n_pages = b->positions / PAGE_TOKENS;
+	const uint8_t *at = fresh(b, 2 * n_pages * page);
+	const struct attend_call call = {
+		.kv = {.key_pages = keys,
+			.value_pages = values,
+			.page_tokens = PAGE_TOKENS,
+			.head_dim = HEAD_DIM,
+			.type = b->type},
+		.q = b->x,
+		.stride = (size_t)b->n * HEAD_DIM,
+		.n_rows = b->rows,
+		.n_heads = b->n,
+		.position = b->positions - b->rows,
+		.scale = 0.1f,
+	};
 
-	for (size_t i = 0; i < array_len(keys); i++) {
+	for (size_t i = 0; i < n_pages; i++) {
 		keys[i] = at + 2 * i * page;
 		values[i] = at + (2 * i + 1) * page;
 	}
-	b->k->attend(b->y, b->x, b->n, &kv, 0, POSITIONS - 1, 0.1f, b->aux);
+	attend_all(b->k, b->y, &call, b->aux);
 }
 
 static void run_rms_norm(struct bench *b)
@@ -448,22 +459,35 @@ static void bench_dropmat(struct bench *b)
 	}
 }
 
+/* Shares are of the rates of memory and of multiplication: the limit is the larger time. */
+static void measure_attend(struct bench *b)
+{
+	static const char *const names[] = {"f32", "bf16", "int8"};
+	const double rows = 2.0 * b->positions;
+	char name[64];
+
+	snprintf(name, sizeof(name), "attend %u %s heads=%u rows=%u", b->positions, names[b->type],
+		b->n, b->rows);
+	measure(b,
+		(struct work){name, rows * (double)kv_row_bytes(b->type, HEAD_DIM),
+			2 * rows * HEAD_DIM * b->n * b->rows, 0},
+		run_attend);
+}
+
 static void bench_attend(struct bench *b)
 {
-	static const uint32_t queries[] = {1, 4, 8};
-	double numbers = 2.0 * POSITIONS * HEAD_DIM;
+	static const uint32_t depths[] = {512, 4096, MAX_POSITIONS};
+	static const struct {
+		uint32_t heads, rows;
+	} shapes[] = {{1, 1}, {4, 1}, {8, 1}, {1, 32}, {8, 8}};
 
-	for (size_t i = 0; i < 2 * array_len(queries); i++) {
-		char name[64];
-
-		b->type = i % 2 ? KV_TYPE_BF16 : KV_TYPE_F32;
-		b->n = queries[i / 2];
-		snprintf(name, sizeof(name), "attend %u %s queries=%u", POSITIONS,
-			i % 2 ? "bf16" : "f32", b->n);
-		measure(b,
-			(struct work){name, numbers * (double)kv_type_size(b->type),
-				2 * numbers * b->n, 0},
-			run_attend);
+	for (size_t i = 0; i < array_len(depths) * array_len(shapes) * 3; i++) {
+		b->positions = depths[i / 3 / array_len(shapes)];
+		b->n = shapes[i / 3 % array_len(shapes)].heads;
+		b->rows = shapes[i / 3 % array_len(shapes)].rows;
+		b->type = (enum kv_type)(i % 3);
+		if (strcmp(b->k->name, "ref") != 0 || b->positions == depths[0])
+			measure_attend(b);
 	}
 }
 

@@ -13,7 +13,8 @@
 #define MIB (UINT64_C(1) << 20)
 #define TIB (UINT64_C(1) << 40)
 
-static const char *const kv_words[] = {[KV_TYPE_F32] = "f32", [KV_TYPE_BF16] = "bf16", NULL};
+static const char *const kv_words[] = {
+	[KV_TYPE_F32] = "f32", [KV_TYPE_BF16] = "bf16", [KV_TYPE_INT8] = "int8", NULL};
 static const char *const log_words[] = {"error", "warning", "info", "debug", NULL};
 
 #define AT(field) offsetof(struct config, field)

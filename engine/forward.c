@@ -3,10 +3,10 @@
  * few rows at a time, so that a batch of one row passes it without waking anybody.
  */
 #include "engine/forward.h"
+#include "engine/attention.h"
 #include "engine/linear.h"
 
 #include <assert.h>
-#include <math.h>
 #include <string.h>
 
 /* Rows of one piece of the cheap steps. */
@@ -42,11 +42,7 @@ struct forward {
 	struct linear_run *runs; /* of the batch */
 	struct linear_run *wanted_runs;
 
-	/* Per worker. */
-	float *scores; /* queries of one KV head x max_positions */
-	size_t n_scores;
-	const void **pages; /* keys, then values, of one sequence */
-	size_t n_pages;
+	struct attention *attention;
 
 	/* The step at hand; the caller's rows are borrowed for its length only. */
 	const struct batch_row *rows;
@@ -159,44 +155,6 @@ static void rotate_and_store_rows(void *arg, size_t piece, size_t worker)
 			f->kernels->add(v, l->vectors.v_bias, n_kv);
 		store_kv(f, row, k, v);
 	}
-}
-
-static uint32_t first_seen(const struct forward *f, uint32_t position)
-{
-	uint32_t window = f->config->sliding_window;
-
-	if (!window || f->layer < f->config->first_window_layer || position < window)
-		return 0;
-	return position - window + 1;
-}
-
-/* A piece is one row and one KV head with all its query heads. */
-static void attend_piece(void *arg, size_t piece, size_t worker)
-{
-	struct forward *f = arg;
-	const struct model_config *c = f->config;
-	size_t row = piece / c->n_kv_heads, n_queries = c->n_heads / c->n_kv_heads;
-	uint32_t kv_head = (uint32_t)(piece % c->n_kv_heads);
-	const struct batch_row *r = &f->rows[row];
-	uint32_t first = first_seen(f, r->position);
-	const void **keys = f->pages + worker * 2 * f->n_pages, **values = keys + f->n_pages;
-	size_t at = (row * c->n_heads + kv_head * n_queries) * c->head_dim;
-	struct kv_view view = {
-		.key_pages = keys,
-		.value_pages = values,
-		.page_tokens = KV_PAGE_TOKENS,
-		.head_dim = c->head_dim,
-		.type = kv_seq_type(r->seq),
-	};
-
-	kv_seq_pages(r->seq, f->layer, kv_head, first, r->position, keys, values);
-	f->kernels->attend(f->attended + at, f->q + at, n_queries, &view, first, r->position,
-		1 / sqrtf((float)c->head_dim), f->scores + worker * f->n_scores);
-}
-
-static void attend(struct forward *f)
-{
-	pool_run(f->pool, attend_piece, f, f->n * f->config->n_kv_heads);
 }
 
 static void add_attention_rows(void *arg, size_t piece, size_t worker)
@@ -343,6 +301,7 @@ static void begin_step(struct forward *f, const struct batch_row *rows, size_t n
 	assert(n <= f->max_rows);
 	f->rows = rows;
 	f->n = n;
+	attention_begin(f->attention, rows, n);
 	f->n_runs = 0;
 	f->n_wanted = 0;
 	f->n_wanted_runs = 0;
@@ -368,7 +327,7 @@ void forward_step(struct forward *f, const struct batch_row *rows, size_t n)
 		run_rows(f, attention_norm_rows);
 		project_qkv(f, l);
 		run_rows(f, rotate_and_store_rows);
-		attend(f);
+		attention_run(f->attention, f->layer, f->q, f->attended);
 		project_o(f, l);
 		run_rows(f, add_attention_rows);
 		project_gate_up(f, l);
@@ -466,15 +425,6 @@ static bool allocate_rows(struct forward *f)
 	       f->wanted && f->logits && f->logits_at && f->runs && f->wanted_runs;
 }
 
-static bool allocate_workers(struct forward *f)
-{
-	size_t n = pool_threads(f->pool);
-
-	f->scores = scratch(f, n, f->n_scores, sizeof(*f->scores));
-	f->pages = scratch(f, n, 2 * f->n_pages, sizeof(*f->pages));
-	return f->scores && f->pages;
-}
-
 static inline void forwardp(struct forward **f)
 {
 	forward_free(*f);
@@ -484,23 +434,24 @@ int forward_new(const struct model *model, struct pool *pool, uint32_t max_rows,
 	struct forward **ret, struct reason *reason)
 {
 	_cleanup_(forwardp) struct forward *f = calloc(1, sizeof(*f));
-	const struct model_config *c = model_config(model);
+	int r;
 
 	if (!f)
 		return reason_set(reason, -ENOMEM, "no memory for a step");
 	f->model = model;
 	f->kernels = model->kernels;
-	f->config = c;
+	f->config = model_config(model);
 	f->pool = pool;
 	f->max_rows = max_rows;
 	f->z_stride = largest_scratch(&model->base->layers[0]);
 	f->n_rounded = largest_rounded(model->base);
 	f->logits_stride = model_logits_stride(model);
-	/* Whole lines, so that workers do not write to the same one. */
-	f->n_scores = align_up((size_t)(c->n_heads / c->n_kv_heads) * c->max_positions, 16);
-	f->n_pages = align_up(div_up(c->max_positions, KV_PAGE_TOKENS), 8);
-	if (!allocate_rows(f) || !allocate_workers(f))
+	if (!allocate_rows(f))
 		return reason_set(reason, -ENOMEM, "no memory for a step of %u rows", max_rows);
+	r = attention_new(model, pool, max_rows, &f->attention);
+	if (r < 0)
+		return reason_set(reason, r, "no memory for the attention of %u rows", max_rows);
+	f->bytes += attention_bytes(f->attention);
 	*ret = take_ptr(f);
 	return 0;
 }
@@ -528,8 +479,7 @@ struct forward *forward_free(struct forward *f)
 	free(f->logits_at);
 	free(f->runs);
 	free(f->wanted_runs);
-	free(f->scores);
-	free(f->pages);
+	attention_free(f->attention);
 	free(f);
 	return NULL;
 }

@@ -1,6 +1,6 @@
 /*
- * A page is [layer][key, value][kv_head][token][head_dim]. Pages lie one after the other in one
- * anonymous mapping, so memory that no sequence ever used is never resident.
+ * A page is [layer][key, value][kv_head][token], each a row of head_dim numbers. Pages lie one
+ * after the other in one anonymous mapping, so memory that no sequence ever used is never resident.
  */
 #include "engine/kv.h"
 
@@ -9,8 +9,8 @@
 
 struct kv_pool {
 	enum kv_type type;
-	uint64_t head_bytes;  /* of all tokens of one KV head: [token][head_dim] */
-	uint64_t token_bytes; /* [head_dim] */
+	uint64_t head_bytes;  /* of all tokens of one KV head */
+	uint64_t token_bytes; /* of one row */
 	uint32_t n_kv_heads;
 	uint64_t page_bytes;
 	uint64_t n_pages;
@@ -27,8 +27,8 @@ struct kv_seq {
 
 uint64_t kv_page_bytes(const struct model_config *config, enum kv_type type)
 {
-	return 2ull * config->n_layers * config->n_kv_heads * KV_PAGE_TOKENS * config->head_dim *
-	       kv_type_size(type);
+	return 2ull * config->n_layers * config->n_kv_heads * KV_PAGE_TOKENS *
+	       kv_row_bytes(type, config->head_dim);
 }
 
 static inline void kv_poolp(struct kv_pool **pool)
@@ -59,7 +59,7 @@ int kv_pool_new(const struct model_config *config, enum kv_type type, uint64_t b
 	if (!pool)
 		return reason_set(reason, -ENOMEM, "no memory for the KV pool");
 	pool->type = type;
-	pool->token_bytes = config->head_dim * kv_type_size(type);
+	pool->token_bytes = kv_row_bytes(type, config->head_dim);
 	pool->head_bytes = KV_PAGE_TOKENS * pool->token_bytes;
 	pool->n_kv_heads = config->n_kv_heads;
 	pool->page_bytes = kv_page_bytes(config, type);

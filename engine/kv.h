@@ -36,8 +36,8 @@ struct kv_seq *kv_seq_free(struct kv_seq *seq);
 uint32_t kv_seq_capacity(const struct kv_seq *seq);
 enum kv_type kv_seq_type(const struct kv_seq *seq);
 
-/* Where position `position` of a layer and KV head is stored: head_dim numbers of the pool's type.
- */
+/* Where position `position` of a layer and KV head is stored: a row of head_dim numbers of the
+ * pool's type. */
 void *kv_seq_key(struct kv_seq *seq, uint32_t layer, uint32_t kv_head, uint32_t position);
 void *kv_seq_value(struct kv_seq *seq, uint32_t layer, uint32_t kv_head, uint32_t position);
 

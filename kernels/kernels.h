@@ -21,7 +21,8 @@
 #include "kernels/types.h"
 
 /* Keys and values of one sequence in one layer for one KV head, as the attention kernel sees them:
- * `page[i]` holds positions [i * page_tokens, (i + 1) * page_tokens), each head_dim numbers. */
+ * `page[i]` holds positions [i * page_tokens, (i + 1) * page_tokens), a row of head_dim numbers
+ * each. */
 struct kv_view {
 	const void *const *key_pages;
 	const void *const *value_pages;
@@ -29,6 +30,35 @@ struct kv_view {
 	uint32_t head_dim;
 	enum kv_type type;
 };
+
+/* Query rows of one sequence at positions that follow one another, and of each row the query heads
+ * that share one KV head. */
+struct attend_call {
+	struct kv_view kv;
+	const float
+		*q; /* head h of row r: head_dim numbers from q + r * stride + h * head_dim on */
+	size_t stride;
+	size_t n_rows, n_heads;
+	size_t position; /* of row 0. Row r sees positions up to its own, position + r, */
+	size_t window;   /* and of these the last `window`; 0: all */
+	float scale;
+};
+
+/*
+ * What the heads of a call made of some positions, [row][head], with the score of position p
+ *   s_p = scale * q . k_p
+ * The attention over these positions is vector / total.
+ */
+struct attend_sums {
+	float *vectors; /* sum_p exp(s_p - highest) v_p: head_dim numbers each */
+	float *highest; /* max_p s_p */
+	float *totals;  /* sum_p exp(s_p - highest), or 0: no position was seen, and the vector and
+			 * the highest score say nothing */
+};
+
+/* Attention goes by parts of so many positions, from position 0 on. Sums of parts are added in
+ * ascending order, so that a part may be computed anywhere. */
+#define ATTEND_PART 512u
 
 struct kernels {
 	const char *name; /* "ref", "avx2", "avx512", "amx" */
@@ -112,19 +142,19 @@ struct kernels {
 	/* y[i] += x[i] */
 	void (*add)(float *y, const float *x, size_t n);
 
-	/* Stores n numbers as `type`, rounding to nearest even. */
+	/* Stores a row of n numbers as `type`: to bf16 rounded to nearest even; to int8 as
+	 * act_round() does it, with one scale for all n. */
 	void (*kv_store)(void *ret, const float *x, size_t n, enum kv_type type);
 
 	/*
-	 * Attention of `n_queries` query heads that share one KV head, at positions [first, last]:
-	 *   out[h] = sum_p softmax_p(scale * q[h] . k_p) v_p
-	 * q and out are n_queries x head_dim, contiguous. `scores` is scratch for
-	 * n_queries * (last - first + 1) numbers. A score is a sum like any other; given the
-	 * scores, a weight is off by at most 2e-6 of itself, or 1e-18 where that is more. The page
-	 * size does not change the result.
+	 * Sums of part `part`: of positions [part * ATTEND_PART, (part + 1) * ATTEND_PART). Pages
+	 * are read where some row of the call sees a position of the part. `scratch` is 64-byte
+	 * aligned and has attend_scratch_bytes() of kernels/attend.h. A score is a sum like any
+	 * other; given the scores, a term's factor is off by at most 2e-6 of itself, or by 1e-18
+	 * where that is more. Neither the page size nor a call's other rows change a result.
 	 */
-	void (*attend)(float *out, const float *q, size_t n_queries, const struct kv_view *kv,
-		size_t first, size_t last, float scale, float *scores);
+	void (*attend)(const struct attend_sums *ret, const struct attend_call *call, size_t part,
+		void *scratch);
 };
 
 /* CPU features, as found at run time. */

@@ -216,9 +216,25 @@ static inline size_t dropmat_row_entries(uint32_t cols, uint32_t group, uint32_t
 enum kv_type {
 	KV_TYPE_F32,
 	KV_TYPE_BF16,
+	KV_TYPE_INT8, /* codes of -127 to 127; a number is code * scale, rounded to f32 */
 };
 
-static inline size_t kv_type_size(enum kv_type type)
+/* Bytes of one number. */
+static inline size_t kv_number_bytes(enum kv_type type)
 {
-	return type == KV_TYPE_F32 ? sizeof(float) : sizeof(uint16_t);
+	switch (type) {
+	case KV_TYPE_F32:
+		return sizeof(float);
+	case KV_TYPE_BF16:
+		return sizeof(uint16_t);
+	case KV_TYPE_INT8:
+		return 1;
+	}
+	__builtin_unreachable();
+}
+
+/* Bytes of one row of a page: n numbers, and before those of int8 their scale, an unaligned f32. */
+static inline size_t kv_row_bytes(enum kv_type type, size_t n)
+{
+	return n * kv_number_bytes(type) + (type == KV_TYPE_INT8 ? sizeof(float) : 0);
 }

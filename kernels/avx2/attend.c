@@ -1,49 +1,94 @@
 /*
- * Attention in three passes: scores of 8 positions at a time, softmax in place, weighted sum of the
- * values. Keys and values are read from memory once for all query heads: a few rows at a time pass
- * every head while they are in the cache.
+ * Attention over a part in three passes: scores of 8 positions at a time, their exponentials in
+ * place, weighted sum of the values. Keys and values are read from memory once for all queries: a
+ * few rows at a time pass every query while they are in the cache.
  */
 #include "kernels/avx2/avx2.h"
 
 #include "kernels/avx2/lanes.h"
 #include "kernels/attention.h"
-#include "kernels/convert.h"
 
 #include <math.h>
 #include <string.h>
 
-#define KEY_ROWS 8    /* positions whose scores are computed together */
-#define VALUE_ROWS 32 /* positions of values that stay in the cache */
-#define VALUE_HEADS 2 /* heads and vectors of one tile of sums */
+#define KEY_ROWS 8      /* positions whose scores are computed together */
+#define VALUE_QUERIES 2 /* queries and vectors of one tile of sums */
 #define VALUE_VECTORS 4
+
+static always_inline_ __m256 halves_widen(__m128i halves)
+{
+	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+static always_inline_ __m256 codes_widen(__m128i codes, const char *row)
+{
+	float scale;
+
+	memcpy(&scale, row, sizeof(scale));
+	return _mm256_mul_ps(
+		_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)), _mm256_set1_ps(scale));
+}
 
 /* The last numbers of a row, fewer than 8; zeros after them. */
 static __m256 row_end_load(const char *row, size_t d, size_t left, enum kv_type type)
 {
-	uint16_t halves[8] = {0};
-	float numbers[8] = {0};
+	char bytes[8 * sizeof(float)] = {0};
 
-	if (type == KV_TYPE_F32) {
-		memcpy(numbers, row + d * sizeof(float), left * sizeof(float));
-		return _mm256_loadu_ps(numbers);
+	switch (type) {
+	case KV_TYPE_F32:
+		memcpy(bytes, row + d * sizeof(float), left * sizeof(float));
+		return _mm256_loadu_ps((const float *)(const void *)bytes);
+	case KV_TYPE_BF16:
+		memcpy(bytes, row + d * sizeof(uint16_t), left * sizeof(uint16_t));
+		return halves_widen(_mm_loadu_si128((const __m128i *)(const void *)bytes));
+	case KV_TYPE_INT8:
+		memcpy(bytes, row + sizeof(float) + d, left);
+		return codes_widen(_mm_loadl_epi64((const __m128i *)(const void *)bytes), row);
 	}
-	memcpy(halves, row + d * sizeof(uint16_t), left * sizeof(uint16_t));
-	return _mm256_castsi256_ps(_mm256_slli_epi32(
-		_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)halves)), 16));
+	__builtin_unreachable();
 }
 
 /* 8 numbers from number `d` of a row on, of which `left` exist. `type` is a constant in each
  * caller's instance. */
 static always_inline_ __m256 row_load(const char *row, size_t d, size_t left, enum kv_type type)
 {
+	const void *at;
+
 	if (__builtin_expect(left < 8, 0))
 		return row_end_load(row, d, left, type);
-	if (type == KV_TYPE_F32)
-		return _mm256_loadu_ps((const float *)(const void *)(row + d * sizeof(float)));
-	return _mm256_castsi256_ps(_mm256_slli_epi32(
-		_mm256_cvtepu16_epi32(_mm_loadu_si128(
-			(const __m128i *)(const void *)(row + d * sizeof(uint16_t)))),
-		16));
+	switch (type) {
+	case KV_TYPE_F32:
+		at = row + d * sizeof(float);
+		return _mm256_loadu_ps((const float *)at);
+	case KV_TYPE_BF16:
+		at = row + d * sizeof(uint16_t);
+		return halves_widen(_mm_loadu_si128((const __m128i *)at));
+	case KV_TYPE_INT8:
+		at = row + sizeof(float) + d;
+		return codes_widen(_mm_loadl_epi64((const __m128i *)at), row);
+	}
+	__builtin_unreachable();
+}
+
+static always_inline_ void row_widen(float *ret, const char *row, size_t n, enum kv_type type)
+{
+	for (size_t d = 0; d < n; d += 8)
+		_mm256_maskstore_ps(ret + d, lanes_before(n - d), row_load(row, d, n - d, type));
+}
+
+static void widen(float *ret, const char *row, size_t n, enum kv_type type)
+{
+	switch (type) {
+	case KV_TYPE_F32:
+		row_widen(ret, row, n, KV_TYPE_F32);
+		break;
+	case KV_TYPE_BF16:
+		row_widen(ret, row, n, KV_TYPE_BF16);
+		break;
+	case KV_TYPE_INT8:
+		row_widen(ret, row, n, KV_TYPE_INT8);
+		break;
+	}
 }
 
 /* Lane i of the result is the sum of the lanes of v[i], each added in the same order. */
@@ -61,8 +106,8 @@ static always_inline_ __m256 sums_of_lanes(__m256 v[8])
 	return _mm256_add_ps(low, high);
 }
 
-static always_inline_ __m256 scores_of_rows(
-	const float *q, const char *const rows[KEY_ROWS], size_t head_dim, enum kv_type type)
+static always_inline_ __m256 scores_of_rows(const float *q, const char *const rows[KEY_ROWS],
+	const char *const *ahead, size_t head_dim, enum kv_type type)
 {
 	__m256 sums[KEY_ROWS];
 
@@ -72,6 +117,9 @@ static always_inline_ __m256 scores_of_rows(
 	for (size_t d = 0; d < head_dim; d += 8) {
 		__m256 query = _mm256_maskload_ps(q + d, lanes_before(head_dim - d));
 
+		if (ahead && attention_asks_at(d, 8, type))
+			for (int i = 0; i < KEY_ROWS; i++)
+				attention_ask(ahead[i], d, 8, type);
 #pragma GCC unroll 8
 		for (int i = 0; i < KEY_ROWS; i++)
 			sums[i] = _mm256_fmadd_ps(
@@ -80,67 +128,92 @@ static always_inline_ __m256 scores_of_rows(
 	return sums_of_lanes(sums);
 }
 
-static always_inline_ void scores_fill(const struct attention *a, enum kv_type type)
+/* Query k; rows that it does not see are left out. */
+static always_inline_ void scores_tiles(
+	const struct attention *a, struct attention_group *g, size_t k, enum kv_type type)
 {
-	const size_t head_dim = a->kv->head_dim;
-	const __m256 scale = _mm256_set1_ps(a->scale);
+	const struct attention_query *query = &a->queries[k];
+	const struct attention_range seen = attention_seen_by(query, g);
+	const __m256 scale = _mm256_set1_ps(a->call->scale);
 
-	for (size_t i = 0; i < a->n; i += KEY_ROWS) {
-		const size_t n = a->n - i < KEY_ROWS ? a->n - i : KEY_ROWS;
-		const size_t end = i + n, n_ahead = a->n - end < KEY_ROWS ? a->n - end : KEY_ROWS;
-		const char *rows[KEY_ROWS], *rows_ahead[KEY_ROWS];
-		struct attention_ahead ahead =
-			attention_ahead_new(rows_ahead, n_ahead, a->kv, a->n_queries);
+	for (size_t i = seen.begin; i < seen.end; i += KEY_ROWS) {
+		__m256 scores = scores_of_rows(query->q, g->rows + (i - g->i),
+			k == 0 && g->asks ? g->ahead + (i - g->i) : NULL, a->call->kv.head_dim,
+			type);
 
-		attention_rows(rows_ahead, a->kv->key_pages, a->kv, a->first + end, n_ahead);
-		attention_rows(rows, a->kv->key_pages, a->kv, a->first + i, n);
-		for (size_t k = n; k < KEY_ROWS; k++)
-			rows[k] = rows[0];
-		for (size_t h = 0; h < a->n_queries; h++) {
-			__m256 scores = scores_of_rows(a->q + h * head_dim, rows, head_dim, type);
-
-			attention_ahead_ask(&ahead);
-			_mm256_maskstore_ps(a->weights + h * a->n + i, lanes_before(n),
-				_mm256_mul_ps(scores, scale));
-		}
+		_mm256_maskstore_ps(a->weights + k * ATTEND_PART + i, lanes_before(seen.end - i),
+			_mm256_mul_ps(scores, scale));
 	}
 }
 
-static float highest_of(const float *x, size_t n)
+static always_inline_ void scores_rows(
+	const struct attention *a, struct attention_group *g, enum kv_type type)
 {
-	__m256 highest = _mm256_set1_ps(x[0]);
-	float lanes[8], result = x[0];
+	for (size_t k = 0; k < a->n; k++)
+		scores_tiles(a, g, k, type);
+}
 
-	for (size_t i = 0; i + 8 <= n; i += 8)
-		highest = _mm256_max_ps(highest, _mm256_loadu_ps(x + i));
+static void scores_group(const struct attention *a, struct attention_group *g)
+{
+	switch (g->type) {
+	case KV_TYPE_F32:
+		scores_rows(a, g, KV_TYPE_F32);
+		break;
+	case KV_TYPE_BF16:
+		scores_rows(a, g, KV_TYPE_BF16);
+		break;
+	case KV_TYPE_INT8:
+		scores_rows(a, g, KV_TYPE_INT8);
+		break;
+	}
+}
+
+/* Lanes of positions i to i + 7 that the query sees. */
+static always_inline_ __m256i lanes_seen(const struct attention_query *query, size_t i)
+{
+	__m256i before = lanes_before(query->begin > i ? query->begin - i : 0);
+
+	return _mm256_andnot_si256(before, lanes_before(query->end - i));
+}
+
+static float highest_of(const struct attention_query *query, const float *x)
+{
+	__m256 highest = _mm256_set1_ps(-INFINITY);
+	float lanes[8], result = -INFINITY;
+
+	for (size_t i = query->begin / 8 * 8; i < query->end; i += 8) {
+		__m256i seen = lanes_seen(query, i);
+
+		highest = _mm256_blendv_ps(highest,
+			_mm256_max_ps(highest, _mm256_maskload_ps(x + i, seen)),
+			_mm256_castsi256_ps(seen));
+	}
 	_mm256_storeu_ps(lanes, highest);
 	for (size_t i = 0; i < 8; i++)
 		result = fmaxf(result, lanes[i]);
-	for (size_t i = n / 8 * 8; i < n; i++)
-		result = fmaxf(result, x[i]);
 	return result;
 }
 
-/* Scores become weights whose sum is 1. */
-static void softmax(float *x, size_t n)
+/* Scores become weights. A position has its lane of the sum whatever else is seen. */
+static void exponentials(const struct attention *a, size_t k)
 {
-	const __m256 highest = _mm256_set1_ps(highest_of(x, n));
-	__m256 total = _mm256_setzero_ps(), factor;
+	const struct attention_query *query = &a->queries[k];
+	__m256 highest, total = _mm256_setzero_ps();
+	float *x = a->weights + k * ATTEND_PART;
 
-	for (size_t i = 0; i < n; i += 8) {
-		__m256i lanes = lanes_before(n - i);
-		__m256 e = lanes_exp(_mm256_sub_ps(_mm256_maskload_ps(x + i, lanes), highest));
+	a->sums->totals[k] = 0;
+	if (query->begin >= query->end)
+		return;
+	a->sums->highest[k] = highest_of(query, x);
+	highest = _mm256_set1_ps(a->sums->highest[k]);
+	for (size_t i = query->begin / 8 * 8; i < query->end; i += 8) {
+		__m256i seen = lanes_seen(query, i);
+		__m256 e = lanes_exp(_mm256_sub_ps(_mm256_maskload_ps(x + i, seen), highest));
 
-		total = _mm256_add_ps(total, _mm256_and_ps(e, _mm256_castsi256_ps(lanes)));
-		_mm256_maskstore_ps(x + i, lanes, e);
+		total = _mm256_add_ps(total, _mm256_and_ps(e, _mm256_castsi256_ps(seen)));
+		_mm256_maskstore_ps(x + i, seen, e);
 	}
-	factor = _mm256_set1_ps(1 / lanes_sum(total, _mm256_setzero_ps()));
-	for (size_t i = 0; i < n; i += 8) {
-		__m256i lanes = lanes_before(n - i);
-
-		_mm256_maskstore_ps(
-			x + i, lanes, _mm256_mul_ps(_mm256_maskload_ps(x + i, lanes), factor));
-	}
+	a->sums->totals[k] = lanes_sum(total, _mm256_setzero_ps());
 }
 
 /* How many of the numbers of vector v of a tile exist. */
@@ -149,155 +222,104 @@ static always_inline_ size_t vector_left(size_t v, size_t left)
 	return left > v * 8 ? left - v * 8 : 0;
 }
 
-/* A tile of `heads` heads from h on by 32 numbers from d on: adds positions i to i + n - 1. */
-static always_inline_ void values_tile(const struct attention *a, const char *const *rows, size_t i,
-	size_t n, size_t h, size_t d, int heads, enum kv_type type)
+/* A tile of `n_queries` queries from k on by 32 numbers from d on: adds the positions of r, all of
+ * which these queries see. */
+static always_inline_ void values_tile(const struct attention *a, const struct attention_group *g,
+	struct attention_range r, size_t k, size_t d, int n_queries, enum kv_type type)
 {
-	const size_t head_dim = a->kv->head_dim, left = head_dim - d;
-	float *out = a->out + h * head_dim + d;
-	const float *weights = a->weights + h * a->n + i;
-	__m256 sums[VALUE_HEADS][VALUE_VECTORS];
+	const size_t head_dim = a->call->kv.head_dim, left = head_dim - d;
+	const float *weights = a->weights + k * ATTEND_PART;
+	float *out = a->sums->vectors + k * head_dim + d;
+	const bool asks = k == 0 && g->asks;
+	__m256 sums[VALUE_QUERIES][VALUE_VECTORS];
 
 #pragma GCC unroll 2
-	for (int k = 0; k < heads; k++)
+	for (int t = 0; t < n_queries; t++)
 #pragma GCC unroll 4
 		for (size_t v = 0; v < VALUE_VECTORS; v++)
-			sums[k][v] = _mm256_maskload_ps(out + (size_t)k * head_dim + v * 8,
-				lanes_before(i == 0 ? 0 : vector_left(v, left)));
-	for (size_t p = 0; p < n; p++) {
+			sums[t][v] = _mm256_maskload_ps(out + (size_t)t * head_dim + v * 8,
+				lanes_before(vector_left(v, left)));
+	for (size_t p = r.begin; p < r.end; p++) {
+		if (asks)
+			attention_ask(g->ahead[p - g->i], d, VALUE_VECTORS * 8, type);
 #pragma GCC unroll 4
 		for (size_t v = 0; v < VALUE_VECTORS; v++) {
-			__m256 values = row_load(rows[p], d + v * 8, vector_left(v, left), type);
+			__m256 values =
+				row_load(g->rows[p - g->i], d + v * 8, vector_left(v, left), type);
 
 #pragma GCC unroll 2
-			for (int k = 0; k < heads; k++)
-				sums[k][v] = _mm256_fmadd_ps(values,
-					_mm256_broadcast_ss(weights + (size_t)k * a->n + p),
-					sums[k][v]);
+			for (int t = 0; t < n_queries; t++)
+				sums[t][v] = _mm256_fmadd_ps(values,
+					_mm256_broadcast_ss(weights + (size_t)t * ATTEND_PART + p),
+					sums[t][v]);
 		}
 	}
 #pragma GCC unroll 2
-	for (int k = 0; k < heads; k++)
+	for (int t = 0; t < n_queries; t++)
 #pragma GCC unroll 4
 		for (size_t v = 0; v < VALUE_VECTORS; v++)
-			_mm256_maskstore_ps(out + (size_t)k * head_dim + v * 8,
-				lanes_before(vector_left(v, left)), sums[k][v]);
+			_mm256_maskstore_ps(out + (size_t)t * head_dim + v * 8,
+				lanes_before(vector_left(v, left)), sums[t][v]);
 }
 
-/* Positions i to i + n - 1 for all heads. */
-static always_inline_ void values_rows(const struct attention *a, const char *const *rows, size_t i,
-	size_t n, struct attention_ahead *ahead, enum kv_type type)
+/* Queries k to k + VALUE_QUERIES - 1: together where all see the same. What a query does not see
+ * may not even be multiplied by 0, because it may be infinite. */
+static always_inline_ void values_of_tile(
+	const struct attention *a, struct attention_group *g, size_t k, size_t d, enum kv_type type)
 {
-	for (size_t d = 0; d < a->kv->head_dim; d += VALUE_VECTORS * 8) {
-		size_t h = 0;
+	const struct attention_query *first = &a->queries[k], *last = first + VALUE_QUERIES - 1;
+	const struct attention_range r = attention_seen_by(first, g);
 
-		for (; h + VALUE_HEADS <= a->n_queries; h += VALUE_HEADS) {
-			values_tile(a, rows, i, n, h, d, VALUE_HEADS, type);
-			attention_ahead_ask(ahead);
-		}
-		for (; h < a->n_queries; h++) {
-			values_tile(a, rows, i, n, h, d, 1, type);
-			attention_ahead_ask(ahead);
-		}
-	}
-}
-
-static always_inline_ void values_add(const struct attention *a, enum kv_type type)
-{
-	const size_t tile_numbers = VALUE_VECTORS * 8;
-	const size_t n_tiles = (a->kv->head_dim + tile_numbers - 1) / tile_numbers *
-			       (a->n_queries / VALUE_HEADS + a->n_queries % VALUE_HEADS);
-
-	for (size_t i = 0; i < a->n; i += VALUE_ROWS) {
-		const size_t n = a->n - i < VALUE_ROWS ? a->n - i : VALUE_ROWS;
-		const size_t end = i + n,
-			     n_ahead = a->n - end < VALUE_ROWS ? a->n - end : VALUE_ROWS;
-		const char *rows[VALUE_ROWS], *rows_ahead[VALUE_ROWS];
-		struct attention_ahead ahead =
-			attention_ahead_new(rows_ahead, n_ahead, a->kv, n_tiles);
-
-		attention_rows(rows, a->kv->value_pages, a->kv, a->first + i, n);
-		attention_rows(rows_ahead, a->kv->value_pages, a->kv, a->first + end, n_ahead);
-		values_rows(a, rows, i, n, &ahead, type);
-	}
-}
-
-static void attend_f32(const struct attention *a)
-{
-	scores_fill(a, KV_TYPE_F32);
-	for (size_t h = 0; h < a->n_queries; h++)
-		softmax(a->weights + h * a->n, a->n);
-	values_add(a, KV_TYPE_F32);
-}
-
-static void attend_bf16(const struct attention *a)
-{
-	scores_fill(a, KV_TYPE_BF16);
-	for (size_t h = 0; h < a->n_queries; h++)
-		softmax(a->weights + h * a->n, a->n);
-	values_add(a, KV_TYPE_BF16);
-}
-
-void avx2_attend(float *out, const float *q, size_t n_queries, const struct kv_view *kv,
-	size_t first, size_t last, float scale, float *scores)
-{
-	struct attention a = {.out = out,
-		.q = q,
-		.n_queries = n_queries,
-		.kv = kv,
-		.first = first,
-		.n = last - first + 1,
-		.scale = scale,
-		.weights = scores};
-
-	if (n_queries == 0)
+	if (attention_same(r, attention_seen_by(last, g))) {
+		values_tile(a, g, r, k, d, VALUE_QUERIES, type);
 		return;
-	switch (kv->type) {
+	}
+	for (size_t t = 0; t < VALUE_QUERIES; t++)
+		values_tile(a, g, attention_seen_by(first + t, g), k + t, d, 1, type);
+}
+
+static always_inline_ void values_rows(
+	const struct attention *a, struct attention_group *g, enum kv_type type)
+{
+	for (size_t d = 0; d < a->call->kv.head_dim; d += VALUE_VECTORS * 8) {
+		size_t k = 0;
+
+		for (; k + VALUE_QUERIES <= a->n; k += VALUE_QUERIES) {
+			values_of_tile(a, g, k, d, type);
+		}
+		for (; k < a->n; k++) {
+			values_tile(a, g, attention_seen_by(&a->queries[k], g), k, d, 1, type);
+		}
+	}
+}
+
+static void values_group(const struct attention *a, struct attention_group *g)
+{
+	switch (g->type) {
 	case KV_TYPE_F32:
-		attend_f32(&a);
+		values_rows(a, g, KV_TYPE_F32);
 		break;
 	case KV_TYPE_BF16:
-		attend_bf16(&a);
+		values_rows(a, g, KV_TYPE_BF16);
+		break;
+	case KV_TYPE_INT8:
+		values_rows(a, g, KV_TYPE_INT8);
 		break;
 	}
 }
 
-/* The eight halves, as dwords. */
-static __m256i bf16_round(__m256i bits)
+void avx2_attend(
+	const struct attend_sums *ret, const struct attend_call *call, size_t part, void *scratch)
 {
-	__m256i upper = _mm256_srli_epi32(bits, 16);
-	__m256i bias = _mm256_add_epi32(
-		_mm256_and_si256(upper, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
-	__m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, bias), 16);
-	__m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
-	__m256i nan = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7f800000));
+	const size_t n = call->n_rows * call->n_heads, head_dim = call->kv.head_dim;
+	const struct attention_steps keys = {.group = scores_group, .widen = widen};
+	const struct attention_steps values = {.group = values_group, .widen = widen};
+	struct attention a;
 
-	return _mm256_blendv_epi8(rounded, _mm256_or_si256(upper, _mm256_set1_epi32(0x40)), nan);
-}
-
-static void bf16_store(uint16_t *ret, const float *x, size_t n)
-{
-	size_t i = 0;
-
-	for (; i + 8 <= n; i += 8) {
-		__m256i dwords = bf16_round(_mm256_loadu_si256((const __m256i *)(x + i)));
-		__m128i words = _mm_packus_epi32(
-			_mm256_castsi256_si128(dwords), _mm256_extracti128_si256(dwords, 1));
-
-		_mm_storeu_si128((__m128i *)(ret + i), words);
-	}
-	for (; i < n; i++)
-		ret[i] = bf16_from_f32(x[i]);
-}
-
-void avx2_kv_store(void *ret, const float *x, size_t n, enum kv_type type)
-{
-	switch (type) {
-	case KV_TYPE_F32:
-		memcpy(ret, x, n * sizeof(*x));
-		break;
-	case KV_TYPE_BF16:
-		bf16_store(ret, x, n);
-		break;
-	}
+	attention_init(&a, ret, call, part, scratch);
+	attention_walk(&a, call->kv.key_pages, &keys);
+	for (size_t k = 0; k < n; k++)
+		exponentials(&a, k);
+	memset(ret->vectors, 0, n * head_dim * sizeof(*ret->vectors));
+	attention_walk(&a, call->kv.value_pages, &values);
 }

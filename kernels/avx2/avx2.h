@@ -25,5 +25,5 @@ void avx2_rope(float *x, const float *cosines, const float *sines, size_t n);
 void avx2_silu_mul(float *y, const float *gate, const float *up, size_t n);
 void avx2_add(float *y, const float *x, size_t n);
 void avx2_kv_store(void *ret, const float *x, size_t n, enum kv_type type);
-void avx2_attend(float *out, const float *q, size_t n_queries, const struct kv_view *kv,
-	size_t first, size_t last, float scale, float *scores);
+void avx2_attend(
+	const struct attend_sums *ret, const struct attend_call *call, size_t part, void *scratch);

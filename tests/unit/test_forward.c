@@ -17,6 +17,7 @@
 
 #define N_PROMPT 75u
 #define MAX_ROWS 80u
+#define N_LONG 1200u /* not all in one part of attention */
 
 static struct base *base;
 static struct delta *delta;
@@ -200,8 +201,7 @@ static void test_same_bits(void **state)
 		for (size_t i = 0; i < 4 * array_len(chunks); i++) {
 			struct fixture f;
 
-			fixture_open(
-				&f, sets[s], 1 + i / 10 * 2, s % 2 ? KV_TYPE_BF16 : KV_TYPE_F32);
+			fixture_open(&f, sets[s], 1 + i / 10 * 2, (enum kv_type)(s % 3));
 			run_prompt(&f, chunks[i % array_len(chunks)], i / 5 % 2, got);
 			if (i == 0)
 				memcpy(expected, got, sizeof(got));
@@ -212,17 +212,68 @@ static void test_same_bits(void **state)
 	}
 }
 
-/* Rounding keys and values to bf16 moves logits a little, and not more. */
-static void test_bf16_kv(void **state)
+/* Contexts of several parts, which several threads share at the end, in blocks of rows before. */
+static void check_long(enum kv_type type, uint32_t window)
+{
+	static const uint32_t chunks[] = {1, 37, 80};
+	float expected[1024], got[1024];
+	uint32_t old_window = base->config.sliding_window;
+
+	base->config.sliding_window = window;
+	for (size_t i = 0; i < 2 * array_len(chunks); i++) {
+		const uint32_t chunk = chunks[i % array_len(chunks)];
+		struct batch_row rows[MAX_ROWS];
+		struct kv_seq *seq;
+		struct kv_pool *kv;
+		struct fixture f;
+
+		fixture_open(&f, NULL, i < array_len(chunks) ? 1 : 3, type);
+		assert_int_equal(kv_pool_new(&base->config, type,
+					 40 * kv_page_bytes(&base->config, type), &kv, NULL),
+			0);
+		assert_int_equal(kv_seq_new(kv, N_LONG, &seq), 0);
+		for (uint32_t at = 0, n; at < N_LONG; at += n) {
+			/* The last one alone. */
+			n = (uint32_t)min_u64(chunk, at + 1 < N_LONG ? N_LONG - 1 - at : 1);
+			for (uint32_t r = 0; r < n; r++) {
+				rows[r] = row_of(&f, at + r);
+				rows[r].seq = seq;
+				rows[r].want_logits = at + 1 == N_LONG;
+			}
+			forward_step(f.forward, rows, n);
+		}
+		memcpy(got, forward_logits(f.forward, 0), f.tuned->config.vocab * sizeof(*got));
+		if (i == 0)
+			memcpy(expected, got, sizeof(got));
+		assert_memory_equal(expected, got, f.tuned->config.vocab * sizeof(*got));
+		kv_seq_free(seq);
+		kv_pool_free(kv);
+		fixture_close(&f);
+	}
+	base->config.sliding_window = old_window;
+}
+
+static void test_long(void **state)
+{
+	uint32_t old_positions = base->config.max_positions;
+
+	(void)state;
+	base->config.max_positions = N_LONG;
+	check_long(KV_TYPE_BF16, 0);
+	check_long(KV_TYPE_INT8, 700);
+	base->config.max_positions = old_positions;
+}
+
+/* Rounding keys and values moves logits a little, and not more. */
+static void check_rounded(enum kv_type type, float most)
 {
 	float exact[1024], rounded[1024], largest = 0, worst = 0;
 	struct fixture f;
 
-	(void)state;
 	fixture_open(&f, NULL, 1, KV_TYPE_F32);
 	run_prompt(&f, N_PROMPT, false, exact);
 	fixture_close(&f);
-	fixture_open(&f, NULL, 1, KV_TYPE_BF16);
+	fixture_open(&f, NULL, 1, type);
 	run_prompt(&f, N_PROMPT, false, rounded);
 	for (uint32_t i = 0; i < f.tuned->config.vocab; i++) {
 		largest = fmaxf(largest, fabsf(exact[i]));
@@ -230,7 +281,14 @@ static void test_bf16_kv(void **state)
 	}
 	fixture_close(&f);
 	assert_true(worst > 0);
-	assert_true(worst < 0.02f * largest);
+	assert_true(worst < most * largest);
+}
+
+static void test_rounded_kv(void **state)
+{
+	(void)state;
+	check_rounded(KV_TYPE_BF16, 0.02f);
+	check_rounded(KV_TYPE_INT8, 0.04f);
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -281,7 +339,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_rotations),
 		cmocka_unit_test(test_same_bits),
-		cmocka_unit_test(test_bf16_kv),
+		cmocka_unit_test(test_long),
+		cmocka_unit_test(test_rounded_kv),
 		cmocka_unit_test(test_no_allocation),
 	};
 

@@ -25,6 +25,8 @@ static void test_budget(void **state)
 	(void)state;
 	assert_int_equal(page, 2 * 3 * 2 * KV_PAGE_TOKENS * 10 * 2);
 	assert_int_equal(kv_page_bytes(&config, KV_TYPE_F32), 2 * page);
+	assert_int_equal(
+		kv_page_bytes(&config, KV_TYPE_INT8), 2 * 3 * 2 * KV_PAGE_TOKENS * (4 + 10));
 	assert_int_equal(kv_pool_new(&config, KV_TYPE_BF16, page - 1, &pool, &reason), -EINVAL);
 	assert_non_null(strstr(reason.text, "KV budget"));
 	assert_int_equal(kv_pool_new(&config, KV_TYPE_BF16, 5 * page + 7, &pool, &reason), 0);
@@ -106,6 +108,27 @@ static void test_places(void **state)
 	kv_pool_free(pool);
 }
 
+/* A row of int8 is a scale and codes; the next begins where it ends. */
+static void test_int8_rows(void **state)
+{
+	struct kv_pool *pool;
+	struct kv_seq *seq;
+
+	(void)state;
+	assert_int_equal(kv_pool_new(&config, KV_TYPE_INT8, kv_page_bytes(&config, KV_TYPE_INT8),
+				 &pool, NULL),
+		0);
+	assert_int_equal(kv_seq_new(pool, KV_PAGE_TOKENS, &seq), 0);
+	for (uint32_t p = 1; p < KV_PAGE_TOKENS; p++)
+		assert_ptr_equal(kv_seq_value(seq, 2, 1, p),
+			(char *)kv_seq_value(seq, 2, 1, p - 1) + 4 + config.head_dim);
+	assert_ptr_equal(kv_seq_value(seq, 2, 1, KV_PAGE_TOKENS - 1),
+		(char *)kv_seq_key(seq, 0, 0, 0) + kv_page_bytes(&config, KV_TYPE_INT8) - 4 -
+			config.head_dim);
+	kv_seq_free(seq);
+	kv_pool_free(pool);
+}
+
 static void test_view(void **state)
 {
 	const void *keys[3] = {NULL}, *values[3] = {NULL};
@@ -133,6 +156,7 @@ int main(void)
 		cmocka_unit_test(test_budget),
 		cmocka_unit_test(test_reservation),
 		cmocka_unit_test(test_places),
+		cmocka_unit_test(test_int8_rows),
 		cmocka_unit_test(test_view),
 	};
 
