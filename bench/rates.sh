@@ -10,7 +10,7 @@
 #     --blocks N      of a model, instead of all
 #     --weights LIST  bf16, int8, int4 (all)
 #     --threads LIST  0 is as many as the process may use (0)
-#     --parts LIST    base, codecs, batches, depth (all)
+#     --parts LIST    base, codecs, batches, depth, depth-int8 (all; the last has such keys and values)
 #     --variants N    of 1 bit, of which each row of a batch has one (8)
 #     --repeats N     of each test (5)
 #     --peer PATH     llama-bench of llama.cpp: runs after each of our runs of part base
@@ -24,7 +24,7 @@ set -eu -o pipefail
 cd "$(dirname "$0")/.."
 
 build=build results=bench/results shapes=1.1b,7b blocks=all weights=bf16,int8,int4 threads=0
-parts=base,codecs,batches,depth variants=8 repeats=5 work='' peer='' gguf='' keep=no list=no
+parts=base,codecs,batches,depth,depth-int8 variants=8 repeats=5 work='' peer='' gguf='' keep=no list=no
 codecs='sign-1 k-bit-1 dropout-1 dropout-0.5 low-rank-1 low-rank-0.5 delta-come-1 delta-come-0.5'
 positions=16512
 
@@ -167,6 +167,7 @@ measure() { # shape weights threads part
 		for ((i = 0; i < variants; i++)); do options+=(--delta "$at-sign-1.delta"); done
 		;;
 	depth) options=(--prompt 0 --depth "512,4096,16384") ;;
+	depth-int8) options=(--prompt 0 --depth "512,4096,16384" --kv int8) ;;
 	*) usage ;;
 	esac
 	"$deltactl" bench --base "$at-$2.base" --threads "$3" --repeats "$repeats" "${options[@]}" --json --quiet
@@ -199,7 +200,7 @@ render() {
 			if (!(table in seen)) { seen[table] = 1; order[++n_tables] = table }
 			run = $1 FS $2 FS $3 FS $4 FS $5 FS $8 FS $9 FS $10
 			if ($11 == "base" && $6 != "llama.cpp") base[run] = $12
-			name = $8 ($9 > 1 ? " x" $9 : "") ($10 > 0 ? " at " $10 : "")
+			name = $8 ($9 > 1 ? " x" $9 : "") ($10 > 0 ? " at " $10 : "") ($5 == "depth-int8" ? ", int8 KV" : "")
 			bytes = $15 + $16
 			line = sprintf("| %s | %s | %s | %.2f | %.2f..%.2f |", name, $11, $6, $12, $13, $14)
 			if ($15 != "")

@@ -22,8 +22,8 @@ static const char options_help[] =
 	"                       one of them, by turns, and a row alone on each\n"
 	"      --depth N,...    positions that one row has behind it, beside 0\n"
 	"      --repeats N      of each test (5)\n"
-	"      --chunk N        most rows of a prompt in one step (32, as the daemon's default)\n"
-	"      --kv TYPE        of keys and values: bf16 (default) or f32\n"
+	"      --chunk N        most rows of a prompt in one step (128, as engine.batch_rows)\n"
+	"      --kv TYPE        of keys and values: bf16 (default), int8 or f32\n"
 	"      --threads N      default: as many as the process may use\n"
 	"      --json           the result as a JSON object\n"
 	"  -q, --quiet          no progress\n"
@@ -80,8 +80,12 @@ static const struct option long_options[] = {
 
 static bool set_kv_type(struct bench_arguments *a)
 {
-	a->kv_type = strcmp(optarg, "f32") == 0 ? KV_TYPE_F32 : KV_TYPE_BF16;
-	return a->kv_type == KV_TYPE_F32 || strcmp(optarg, "bf16") == 0;
+	for (size_t i = 0; i < array_len(bench_kv_names); i++)
+		if (strcmp(optarg, bench_kv_names[i]) == 0) {
+			a->kv_type = (enum kv_type)i;
+			return true;
+		}
+	return false;
 }
 
 static bool set_count(uint32_t least, uint32_t most, uint32_t *ret)
@@ -357,7 +361,7 @@ static int run(int argc, char **argv)
 		.batches = {.n = 1, .numbers = {1}},
 		.n_generate = 32,
 		.n_repeats = 5,
-		.chunk = 32,
+		.chunk = 128,
 		.kv_type = KV_TYPE_BF16,
 	};
 	int r;

@@ -24,7 +24,7 @@ check "are two rows and a head" test "$(wc -l <"$work/table")" = 3
 row 'prompt 64  +base'
 row 'decode x1  +base'
 
-check "all kinds of tests" bench --prompt 5,40 --batch 1,3 --depth 0,100 --delta "$delta" --chunk 7 --kv f32
+check "all kinds of tests" bench --prompt 5,40 --batch 1,3 --depth 0,100 --delta "$delta" --chunk 7 --kv int8
 cp "$work/out" "$work/table"
 check "are nine rows and a head" test "$(wc -l <"$work/table")" = 11
 for test in 'prompt 5' 'prompt 40' 'decode x1' 'decode at 100'; do

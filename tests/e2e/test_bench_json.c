@@ -123,8 +123,8 @@ static void test_all_kinds_of_tests(void **state)
 	run_quietly((const char *[]){"compress", "--base", FOLDER, "--tuned", FOLDER "-ft",
 		"--method", "sign", "--measure", "never", "-o", delta, "-q", NULL});
 	report = bench((const char *[]){"bench", "--base", base, "--delta", delta, "--delta", delta,
-		"--prompt", "40", "--generate", "3", "--batch", "1,4", "--depth", "100",
-		"--repeats", "2", "--threads", "2", "--json", "-q", NULL});
+		"--prompt", "40", "--chunk", "32", "--generate", "3", "--batch", "1,4", "--depth",
+		"100", "--repeats", "2", "--threads", "2", "--json", "-q", NULL});
 	assert_string_equal(text_of(report, "weights"), "bf16");
 	check_tests(report, want, array_len(want));
 	json_decref(report);
