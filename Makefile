@@ -160,7 +160,7 @@ tests: $(TESTS) $(REPLAYS)
 .PHONY: help
 help:
 	@echo 'make             build into $(BUILD)/bin and $(BUILD)/lib'
-	@echo 'make deps        install the Debian packages that building needs (deps-check: and testing)'
+	@echo 'make deps        install the Debian packages that building needs (deps-check: and testing; deps-bench: measuring)'
 	@echo 'make demo        install what is missing, build, and show the whole way once'
 	@echo 'make check       install what is missing, build, run every test'
 	@echo 'make asan        the tests under AddressSanitizer (ubsan, tsan: likewise)'
@@ -173,11 +173,13 @@ help:
 	@echo 'make install     under prefix=$(prefix), DESTDIR honoured (uninstall takes it back)'
 	@echo 'make format      clang-format over the tree'
 
-.PHONY: deps deps-check
+.PHONY: deps deps-check deps-bench
 deps:
 	@scripts/install_packages.sh scripts/packages.txt build
 deps-check:
 	@scripts/install_packages.sh scripts/packages.txt build check
+deps-bench:
+	@scripts/install_packages.sh scripts/packages.txt build bench
 
 # Installing comes first, then make starts afresh and finds what is there now.
 JOBS := -j$(shell nproc)
@@ -239,19 +241,19 @@ boot: deps
 	@DELTAD_BUILD=$(BUILD) tests/boot/run.sh $(BUILD)/boot-root
 
 .PHONY: bench
-bench: deps
+bench: deps-bench
 	@$(MAKE) --no-print-directory -s $(JOBS) all $(BENCHES)
 	@scripts/bench.sh $(BUILD)
 
 # Every compression method at every size on the fine-tunes in ../shared/models; hours on two cores.
 .PHONY: bench-quality
-bench-quality: deps
+bench-quality: deps-bench
 	@$(MAKE) --no-print-directory -s $(JOBS) all
 	@bench/quality.sh --build $(BUILD)
 
 # Random models of the shapes of 1.1B and 7B; tens of gigabytes in $(BUILD)/rates, hours on two cores.
 .PHONY: bench-rates
-bench-rates: deps
+bench-rates: deps-bench
 	@$(MAKE) --no-print-directory -s $(JOBS) all $(BENCHES)
 	@bench/rates.sh --build $(BUILD) --work $(BUILD)/rates
 

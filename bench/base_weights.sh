@@ -9,18 +9,14 @@
 #     --work DIR      base images and deltas, kept (a folder in /tmp)
 #
 # KL to the fine-tune over the reference answers of the first tasks; nothing is generated. A row that
-# is in base_weights.tsv is not made again.
+# is in base_weights.tsv is not made again. Needs jq (make deps-bench).
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
+. bench/rows.sh
 
 build=build models=../shared/models tasks=../shared/tasks results=bench/results
 work=${TMPDIR:-/tmp}/base_weights
 calibration_tokens=8192
-
-usage() {
-	sed -n '/^#   bench/,/^$/s/^# \{0,3\}//p' "$0" | sed '/^set/,$d'
-	exit 2
-}
 
 while [ $# -gt 0 ]; do
 	case $1 in

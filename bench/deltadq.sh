@@ -12,9 +12,10 @@
 #
 # A row that is in deltadq.tsv is not made again: what was interrupted goes on, and a row is made
 # afresh by deleting its line. All are calibrated on the text that deltactl carries and judged on the
-# first tasks of a file.
+# first tasks of a file. Needs jq (make deps-bench).
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
+. bench/rows.sh
 
 build=build models=../shared/models tasks=../shared/tasks results=bench/results
 threads=$(nproc) list=no
@@ -47,31 +48,9 @@ rows() {
 	done
 }
 
-usage() {
-	sed -n '/^#   bench/,/^$/s/^# \{0,3\}//p' "$0" | sed '/^set/,$d'
-	exit 2
-}
-
-wanted() {
-	awk -v only="${only[*]-}" '
-		BEGIN {
-			split("tuned way size group", names)
-			n = split(only, rules, " ")
-		}
-		{
-			for (i = 1; i <= n; i++) {
-				key = value = rules[i]
-				sub(/=.*/, "", key); sub(/^[^=]*=/, "", value)
-				for (f = 1; f <= 4; f++)
-					if (names[f] == key && index("," value ",", "," $f ",") == 0) next
-			}
-			print
-		}'
-}
-
-missing() {
-	[ -f "$table" ] || { cat; return; }
-	awk -F '\t' 'NR == FNR { done[$1 " " $2 " " $3 " " $4] = 1; next } !($0 in done)' "$table" -
+# The rows that are asked for and not made yet.
+needed() {
+	rows | rows_wanted tuned way size group | rows_missing "$table" 4
 }
 
 size_options() { # way size group
@@ -168,7 +147,7 @@ done
 table=$results/deltadq.tsv
 
 if [ $list = yes ]; then
-	rows | wanted | missing
+	needed
 	exit
 fi
 mkdir -p "$results" "$build/deltadq"
@@ -179,7 +158,7 @@ status=0
 while read -r row; do
 	# shellcheck disable=SC2086 # a row is words
 	make_row $row || { echo "FAILED $row" >&2; status=1; }
-done < <(rows | wanted | missing)
+done < <(needed)
 render >"$results/deltadq.md.new"
 mv "$results/deltadq.md.new" "$results/deltadq.md"
 echo "$results/deltadq.md"

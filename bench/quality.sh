@@ -17,6 +17,7 @@
 # tasks file; "own-words" and "none" are --text of auto.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
+. bench/rows.sh
 
 build=build models=../shared/models tasks=../shared/tasks results=bench/results jobs=1
 score=no list=no one=
@@ -56,11 +57,6 @@ plan() {
 	END
 }
 
-usage() {
-	sed -n '/^#   bench/,/^$/s/^# \{0,3\}//p' "$0" | sed '/^set/,$d'
-	exit 2
-}
-
 # One line a row: fine-tune, method, text, embedding, size.
 rows() {
 	plan | while read -r method text embedding sizes; do
@@ -72,32 +68,14 @@ rows() {
 	done
 }
 
-wanted() {
-	awk -v only="${only[*]-}" '
-		BEGIN {
-			split("tuned method text embedding size", names)
-			n = split(only, rules, " ")
-		}
-		{
-			for (i = 1; i <= n; i++) {
-				key = value = rules[i]
-				sub(/=.*/, "", key); sub(/^[^=]*=/, "", value)
-				for (f = 1; f <= 5; f++)
-					if (names[f] == key && index("," value ",", "," $f ",") == 0) next
-			}
-			print
-		}'
+# The rows that are asked for and not made yet.
+needed() {
+	rows | rows_wanted tuned method text embedding size | rows_missing "$results/quality.tsv" 5
 }
 
 columns='tuned method text embedding size projection_ratio projection_bytes file_bytes file_ratio
 	embedding_bytes kl kl_error agreement score tuned_score base_score perplexity tuned_perplexity
 	seconds'
-
-missing() {
-	[ -f "$results/quality.tsv" ] || { cat; return; }
-	awk -F '\t' 'NR == FNR { done[$1 " " $2 " " $3 " " $4 " " $5] = 1; next } !($0 in done)' \
-		"$results/quality.tsv" -
-}
 
 field() { # file of one JSON object, key; a method's own figures come last and may be called the same
 	grep -o "\"$2\": *[-+.0-9a-z]*" "$1" | sed 's/.*: *//; q'
@@ -215,7 +193,7 @@ if [ -n "$one" ]; then
 	exit
 fi
 if [ $list = yes ]; then
-	rows | wanted | missing
+	needed
 	exit
 fi
 mkdir -p "$results" "$build/quality"
@@ -224,7 +202,7 @@ mkdir -p "$results" "$build/quality"
 status=0
 again=(--build "$build" --models "$models" --tasks "$tasks" --results "$results" --jobs "$jobs")
 [ $score = no ] || again+=(--score)
-rows | wanted | missing | tr '\n' '\0' |
+needed | tr '\n' '\0' |
 	xargs -0 -r -n 1 -P "$jobs" bench/quality.sh "${again[@]}" --row || status=1
 render >"$results/quality.md.new"
 mv "$results/quality.md.new" "$results/quality.md"

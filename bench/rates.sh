@@ -22,16 +22,12 @@
 # afresh by deleting its lines. Weights and codes are random: rates do not depend on what they say.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
+. bench/rows.sh
 
 build=build results=bench/results shapes=1.1b,7b blocks=all weights=bf16,int8,int4 threads=0
 parts=base,codecs,batches,depth,depth-int8 variants=8 repeats=5 work='' peer='' gguf='' keep=no list=no
 codecs='sign-1 k-bit-1 dropout-1 dropout-0.5 low-rank-1 low-rank-0.5 delta-come-1 delta-come-0.5'
 positions=16512
-
-usage() {
-	sed -n '/^#   bench/,/^$/s/^# \{0,3\}//p' "$0" | sed '/^set/,$d'
-	exit 2
-}
 
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -67,11 +63,6 @@ runs() {
 			done
 		done
 	done
-}
-
-missing() {
-	[ -f "$tsv" ] || { cat; return; }
-	awk -F '\t' 'NR == FNR { done[$1 " " $2 " " $3 " " $4 " " $5] = 1; next } !($0 in done)' "$tsv" -
 }
 
 # Base images of a shape, all of them, from one model; "$work/SHAPE-BLOCKS" begins their names.
@@ -221,13 +212,13 @@ render() {
 }
 
 if [ $list = yes ]; then
-	runs | missing
+	runs | rows_missing "$tsv" 5
 	exit
 fi
 mkdir -p "$results" "$work"
 [ -f "$tsv" ] || printf '%s' "$columns" | tr -s '\n\t ' '\t' | sed '$s/$/\n/' >"$tsv"
 for shape in ${shapes//,/ }; do
-	todo=$(runs | missing | awk -v shape="$shape" '$1 == shape')
+	todo=$(runs | rows_missing "$tsv" 5 | awk -v shape="$shape" '$1 == shape')
 	[ -n "$todo" ] || continue
 	make_bases "$shape"
 	make_deltas "$shape"

@@ -15,14 +15,10 @@
 # machine that has other work they say more.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
+. bench/rows.sh
 
 build=build blocks=2 tokens=32768 methods=auto,delta-come,k-bit kill=no work=
 limit=$((8 << 30))
-
-usage() {
-	sed -n '/^#   bench/,/^$/s/^# \{0,3\}//p' "$0" | sed '/^set/,$d'
-	exit 2
-}
 
 while [ $# -gt 0 ]; do
 	case $1 in

@@ -1,0 +1,40 @@
+# shellcheck shell=bash
+# What the scripts that make a table row by row share; sourced by them. A row is named by its first
+# columns: in rows to be made a line of words, in the table fields between tabs.
+
+# The options, from the head of the script.
+usage() {
+	sed -n '/^#   bench/,/^$/s/^# \{0,3\}//p' "$0" | sed '/^set/,$d'
+	exit 2
+}
+
+# Those of the input that obey all KEY=A,B of the array `only`; the arguments name the columns.
+rows_wanted() { # column...
+	awk -v only="${only[*]-}" -v columns="$*" '
+		BEGIN {
+			n_columns = split(columns, names, " ")
+			n = split(only, rules, " ")
+		}
+		{
+			for (i = 1; i <= n; i++) {
+				key = value = rules[i]
+				sub(/=.*/, "", key); sub(/^[^=]*=/, "", value)
+				for (f = 1; f <= n_columns; f++)
+					if (names[f] == key && index("," value ",", "," $f ",") == 0) next
+			}
+			print
+		}'
+}
+
+# Those of the input that the table does not have.
+rows_missing() { # table, columns that name a row
+	[ -f "$1" ] || { cat; return; }
+	awk -F '\t' -v n="$2" '
+		NR == FNR {
+			name = $1
+			for (f = 2; f <= n; f++) name = name " " $f
+			done[name] = 1
+			next
+		}
+		!($0 in done)' "$1" -
+}
