@@ -4,12 +4,13 @@
  */
 #include "client/connection.h"
 
+#include "common/clock.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 
 #define NEVER UINT64_MAX
 
@@ -32,10 +33,7 @@ struct connection {
 
 static uint64_t now_ms(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+	return clock_ns() / 1000000;
 }
 
 static uint64_t deadline_in(int timeout_ms)

@@ -1,5 +1,6 @@
 #include "compress/compress.h"
 
+#include "common/clock.h"
 #include "compress/auto_text.h"
 #include "compress/exact.h"
 #include "compress/file_room.h"
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 static void job_done(struct job *j)
 {
@@ -307,14 +307,6 @@ static void fill_report(struct job *j)
 	r->against_served = j->against == j->settings->base_weights;
 }
 
-static double now_seconds(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static uint64_t peak_bytes(void)
 {
 	struct rusage usage;
@@ -340,7 +332,7 @@ int compress_delta(struct checkpoint *base, struct checkpoint *tuned,
 	const struct compress_settings *settings, int fd, const struct progress *progress,
 	struct compress_report *ret, struct reason *reason)
 {
-	double started = now_seconds();
+	uint64_t started = clock_ns();
 	struct compress_report report = {0};
 	_cleanup_(job_done) struct job job = {
 		.settings = settings, .progress = progress, .memory = -1, .report = &report};
@@ -352,7 +344,7 @@ int compress_delta(struct checkpoint *base, struct checkpoint *tuned,
 	if (r < 0)
 		return r;
 	fill_report(&job);
-	report.seconds = now_seconds() - started;
+	report.seconds = 1e-9 * (double)(clock_ns() - started);
 	report.peak_bytes = peak_bytes();
 	snprintf(report.blas_core, sizeof(report.blas_core), "%s", blas_core());
 	*ret = report;

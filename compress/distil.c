@@ -1,10 +1,10 @@
 #include "compress/distil.h"
 
+#include "common/clock.h"
 #include "common/random.h"
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 const struct distil_settings distil_defaults = {
 	.n_checks = 1,
@@ -373,19 +373,11 @@ static int prepare(struct distil *d, struct reason *reason)
 	return r;
 }
 
-static double seconds_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 int distil_run(const struct distil_settings *settings, const struct distil_target *target,
 	struct distil_report *ret, struct reason *reason)
 {
 	_cleanup_(distil_done) struct distil d = {.settings = settings, .target = target};
-	double began = seconds_now();
+	uint64_t began = clock_ns();
 	int r = prepare(&d, reason);
 
 	if (r == 0 && settings->n_checks > 0)
@@ -398,7 +390,7 @@ int distil_run(const struct distil_settings *settings, const struct distil_targe
 	if (r < 0)
 		return r;
 	progress_update(settings->progress, "distilling", settings->n_steps, settings->n_steps);
-	d.report.seconds = seconds_now() - began;
+	d.report.seconds = 1e-9 * (double)(clock_ns() - began);
 	*ret = d.report;
 	return 0;
 }

@@ -2,9 +2,6 @@
 
 #include <signal.h>
 #include <systemd/sd-event.h>
-#include <time.h>
-
-#define NS_PER_S UINT64_C(1000000000)
 
 struct loop {
 	sd_event *event;
@@ -20,14 +17,6 @@ struct loop_source {
 	};
 	void *user;
 };
-
-uint64_t loop_now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 int loop_new(struct loop **ret)
 {

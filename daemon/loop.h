@@ -50,6 +50,3 @@ void loop_defer(struct loop *loop, struct loop_defer *defer, void (*fn)(void *us
 
 /* Makes the calls that are due; for tearing down, when the loop does not run any more. */
 void loop_run_deferred(struct loop *loop);
-
-/* CLOCK_MONOTONIC. */
-uint64_t loop_now_ns(void);

@@ -1,5 +1,6 @@
 #include "daemon/notify.h"
 
+#include "common/clock.h"
 #include "daemon/loop.h"
 
 #include <fcntl.h>
@@ -73,7 +74,7 @@ void notify_ready(void)
 void notify_reloading(void)
 {
 	/* Type=notify-reload pairs the answer with the request by this time. */
-	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64, loop_now_ns() / NS_PER_US);
+	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64, clock_ns() / NS_PER_US);
 }
 
 void notify_stopping(void)

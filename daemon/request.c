@@ -1,5 +1,6 @@
 #include "daemon/request.h"
 
+#include "common/clock.h"
 #include "daemon/jobs.h"
 #include "daemon/log.h"
 #include "daemon/server.h"
@@ -120,7 +121,7 @@ static struct request *request_new(struct session *s, uint64_t number)
 	r->server = server;
 	r->session = s;
 	r->number = number;
-	r->begun_ns = loop_now_ns();
+	r->begun_ns = clock_ns();
 	r->next = s->requests;
 	s->requests = r;
 	server->n_requests++;
@@ -141,7 +142,7 @@ static void on_loaded(struct waiter *w, int condition, int error, const struct r
 		return;
 	}
 	r->entry = take_ptr(w->entry);
-	r->load_ns = loop_now_ns() - r->begun_ns;
+	r->load_ns = clock_ns() - r->begun_ns;
 	r->ready(r, &r->message->message);
 }
 

@@ -1,5 +1,6 @@
 #include "daemon/server.h"
 
+#include "common/clock.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/request.h"
@@ -335,7 +336,7 @@ static int add_parts(struct server *server, struct reason *reason)
 		.find = backend_find,
 		.load = backend_load,
 		.drop = backend_drop,
-		.now_ns = loop_now_ns,
+		.now_ns = clock_ns,
 		.user = server,
 	};
 	const struct config *config = server->config;
@@ -425,7 +426,7 @@ int server_new(const struct server_options *options, struct config *config, stru
 	}
 	server->options = *options;
 	server->config = config;
-	server->started_ns = loop_now_ns();
+	server->started_ns = clock_ns();
 	r = loop_new(&server->loop);
 	if (r >= 0)
 		r = add_signals(server);

@@ -1,5 +1,6 @@
 #include "daemon/session.h"
 
+#include "common/clock.h"
 #include "daemon/log.h"
 #include "daemon/ops.h"
 #include "daemon/request.h"
@@ -161,7 +162,7 @@ static void flush_queue(struct session *s)
 			session_close(s, "it does not listen any more");
 			return;
 		}
-		s->progressed_ns = loop_now_ns();
+		s->progressed_ns = clock_ns();
 		s->first = q->next;
 		if (!s->first)
 			s->end = &s->first;
@@ -192,7 +193,7 @@ static void enqueue(struct session *s, const struct proto_message *m)
 		return;
 	}
 	if (!s->first) {
-		s->progressed_ns = loop_now_ns();
+		s->progressed_ns = clock_ns();
 		if (loop_timer_set(s->stall, s->server->config->queue_stall) < 0)
 			session_close(s, "out of memory");
 	}
@@ -319,7 +320,7 @@ static bool receive_one(struct session *s)
 static int on_io(void *user, uint32_t events)
 {
 	struct session *s = user;
-	uint64_t begun_ns = loop_now_ns();
+	uint64_t begun_ns = clock_ns();
 
 	if (s->closed)
 		return 0;
@@ -327,7 +328,7 @@ static int on_io(void *user, uint32_t events)
 		flush_queue(s);
 	if (events & EPOLLIN) {
 		for (int i = 0; i < FAIR_SHARE && !s->closed && receive_one(s); i++)
-			if (loop_now_ns() - begun_ns > FAIR_NS)
+			if (clock_ns() - begun_ns > FAIR_NS)
 				break;
 	} else if (events & (EPOLLHUP | EPOLLERR)) {
 		session_close(s, "it has closed the connection");
@@ -339,7 +340,7 @@ static int on_stall(void *user)
 {
 	struct session *s = user;
 	uint64_t limit_ns = s->server->config->queue_stall * NS_PER_MS;
-	uint64_t since_ns = loop_now_ns() - s->progressed_ns;
+	uint64_t since_ns = clock_ns() - s->progressed_ns;
 
 	if (s->closed || !s->first)
 		return 0;

@@ -1,5 +1,6 @@
 #include "daemon/stats.h"
 
+#include "common/clock.h"
 #include "daemon/server.h"
 
 #include <assert.h>
@@ -85,7 +86,7 @@ uint32_t stats_collect(const struct server *server, struct proto_stat ret[static
 {
 	struct collection c = {.items = ret};
 
-	add(&c, "uptime", PROTO_STAT_NANOSECONDS, loop_now_ns() - server->started_ns);
+	add(&c, "uptime", PROTO_STAT_NANOSECONDS, clock_ns() - server->started_ns);
 	add(&c, "connections", PROTO_STAT_GAUGE, server->n_sessions);
 	add(&c, "users", PROTO_STAT_GAUGE, acct_users(server->acct));
 	add(&c, "requests", PROTO_STAT_GAUGE, server->n_requests);

@@ -1,5 +1,6 @@
 #include "daemon/variants.h"
 
+#include "common/clock.h"
 #include "common/file.h"
 #include "daemon/log.h"
 #include "daemon/server.h"
@@ -83,7 +84,7 @@ static void describe_entry(
 	if (e->state == ENTRY_STATE_LOADING)
 		loader_progress(server->loader, e->id, &v->loaded_bytes, &total);
 	if (e->state == ENTRY_STATE_RESIDENT && !e->n_streams)
-		v->idle_ns = loop_now_ns() - e->used_ns;
+		v->idle_ns = clock_ns() - e->used_ns;
 	if (e->state == ENTRY_STATE_FAILED)
 		v->words = proto_str(e->reason.text);
 	if (e->loaded)

@@ -2,6 +2,7 @@
  * The service manager's watchdog is fed only while work goes on: the loop runs, or this would not
  * be called, and the engine has made a step lately or has nothing to do.
  */
+#include "common/clock.h"
 #include "daemon/log.h"
 #include "daemon/notify.h"
 #include "daemon/server.h"
@@ -18,7 +19,7 @@ static bool engine_has_work(const struct server *server, const struct engine_sta
 
 static bool engine_is_alive(struct server *server, uint64_t patience_ns)
 {
-	uint64_t now = loop_now_ns();
+	uint64_t now = clock_ns();
 	struct engine_stats stats;
 
 	if (!server->engine)

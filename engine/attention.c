@@ -1,5 +1,6 @@
 #include "engine/attention.h"
 
+#include "engine/scratch.h"
 #include "engine/variant.h"
 #include "kernels/attend.h"
 
@@ -222,19 +223,9 @@ uint64_t attention_bytes(const struct attention *a)
 	return a->bytes;
 }
 
-/* What is never touched is never resident. NULL after the first failure. */
-static void *allocate(struct attention *a, uint64_t count, uint64_t size)
+static void *scratch(struct attention *a, size_t n, size_t size)
 {
-	uint64_t bytes;
-	void *memory;
-
-	if (!mul_u64(count, size, &bytes))
-		return NULL;
-	bytes = align_up(max_u64(bytes, 1), 64);
-	memory = aligned_alloc(64, bytes);
-	if (memory)
-		a->bytes += bytes;
-	return memory;
+	return scratch_new(&a->bytes, n, 1, size);
 }
 
 static bool allocate_all(struct attention *a, size_t max_rows)
@@ -242,12 +233,12 @@ static bool allocate_all(struct attention *a, size_t max_rows)
 	const size_t n_workers = pool_threads(a->pool);
 	const size_t n_sums = a->max_split * a->config->n_kv_heads * a->max_parts;
 
-	a->scratch = allocate(a, n_workers, a->scratch_bytes);
-	a->pages = allocate(a, n_workers, 2 * a->n_pages * sizeof(*a->pages));
-	a->sums = allocate(a, n_sums, a->sums_bytes);
-	a->blocks = allocate(a, max_rows, sizeof(*a->blocks));
-	a->pieces = allocate(a, max_rows + a->max_split * a->max_parts, sizeof(*a->pieces));
-	a->splits = allocate(a, a->max_split, sizeof(*a->splits));
+	a->scratch = scratch(a, n_workers, a->scratch_bytes);
+	a->pages = scratch(a, n_workers, 2 * a->n_pages * sizeof(*a->pages));
+	a->sums = scratch(a, n_sums, a->sums_bytes);
+	a->blocks = scratch(a, max_rows, sizeof(*a->blocks));
+	a->pieces = scratch(a, max_rows + a->max_split * a->max_parts, sizeof(*a->pieces));
+	a->splits = scratch(a, a->max_split, sizeof(*a->splits));
 	return a->scratch && a->pages && a->sums && a->blocks && a->pieces && a->splits;
 }
 

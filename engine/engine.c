@@ -7,6 +7,7 @@
  * most once.
  */
 #include "engine/engine.h"
+#include "common/clock.h"
 #include "engine/control.h"
 #include "engine/forward.h"
 #include "engine/job.h"
@@ -122,7 +123,7 @@ static void admit(struct engine *e)
 			finish(e, job, FINISH_ERROR, r);
 			continue;
 		}
-		job->admitted_ns = job_clock();
+		job->admitted_ns = clock_ns();
 		if (job->max_tokens == 0)
 			remove_and_finish(e, job, FINISH_LENGTH);
 	}
@@ -163,7 +164,7 @@ static void deliver(struct engine *e, struct job *job)
 		.kind = ENGINE_EVENT_TOKEN, .job = job->id, .sampled = job->sampled};
 
 	if (!job->first_token_ns)
-		job->first_token_ns = job_clock();
+		job->first_token_ns = clock_ns();
 	if (job_ends_at(job, job->sampled.token)) {
 		remove_and_finish(e, job, FINISH_STOP);
 		return;
@@ -183,7 +184,7 @@ static void step(struct engine *e)
 	for (uint32_t i = 0; i < e->n_sampling; i++)
 		deliver(e, e->sampling[i]);
 	e->counters.n_steps++;
-	e->counters.last_step_ns = job_clock();
+	e->counters.last_step_ns = clock_ns();
 }
 
 static void finish_all(struct engine *e)

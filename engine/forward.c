@@ -5,6 +5,7 @@
 #include "engine/forward.h"
 #include "engine/attention.h"
 #include "engine/linear.h"
+#include "engine/scratch.h"
 
 #include <assert.h>
 #include <string.h>
@@ -350,19 +351,9 @@ uint64_t forward_bytes(const struct forward *f)
 	return f->bytes;
 }
 
-/* Scratch: what is never touched is never resident. NULL after the first failure. */
 static void *scratch(struct forward *f, size_t count, size_t n, size_t size)
 {
-	uint64_t numbers, bytes;
-	void *memory;
-
-	if (!mul_u64(count, n, &numbers) || !mul_u64(numbers, size, &bytes))
-		return NULL;
-	bytes = align_up(max_u64(bytes, 1), 64);
-	memory = aligned_alloc(64, bytes);
-	if (memory)
-		f->bytes += bytes;
-	return memory;
+	return scratch_new(&f->bytes, count, n, size);
 }
 
 static size_t largest_scratch(const struct base_layer *l)

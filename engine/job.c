@@ -1,7 +1,8 @@
 #include "engine/job.h"
 
+#include "common/clock.h"
+
 #include <string.h>
-#include <time.h>
 
 int job_new(const struct job_spec *spec, struct job **ret)
 {
@@ -24,7 +25,7 @@ int job_new(const struct job_spec *spec, struct job **ret)
 	job->n_prompt = spec->n_prompt;
 	job->n_tokens = spec->n_prompt;
 	job->max_tokens = spec->max_tokens;
-	job->submitted_ns = job_clock();
+	job->submitted_ns = clock_ns();
 	*ret = take_ptr(job);
 	return 0;
 }
@@ -50,17 +51,9 @@ bool job_ends_at(const struct job *job, uint32_t token)
 	return false;
 }
 
-uint64_t job_clock(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
 struct engine_event job_finished_event(const struct job *job, enum finish_reason reason, int error)
 {
-	uint64_t now = job_clock();
+	uint64_t now = clock_ns();
 	uint64_t admitted = job->admitted_ns ? job->admitted_ns : now;
 	uint64_t first_token = job->first_token_ns ? job->first_token_ns : now;
 

@@ -48,8 +48,5 @@ static inline uint32_t job_pending(const struct job *job)
 /* Is this token the end of the text for the job? */
 bool job_ends_at(const struct job *job, uint32_t token);
 
-/* CLOCK_MONOTONIC in nanoseconds. */
-uint64_t job_clock(void);
-
 /* The finished event, with counts and times up to now. */
 struct engine_event job_finished_event(const struct job *job, enum finish_reason reason, int error);

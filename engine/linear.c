@@ -263,33 +263,38 @@ static bool delta_work_of(
 	return true;
 }
 
-/* Stretch number `piece`. Each thread's share of half of what is left makes the next stretches, as
- * many as there are threads, until they are short; past the last block they are empty. */
+/* Blocks of each of the next stretches, as many as there are threads: a thread's share of half of
+ * what is left. */
+static size_t stretch_size(const struct plan *plan, size_t begin)
+{
+	size_t size = (plan->n_blocks - begin) / (2 * plan->n_threads);
+
+	return max_u64(size - size % plan->least_blocks, plan->least_blocks);
+}
+
+/* Stretch number `piece`; those of the least size go on to the last block. */
 static struct slice stretch_of(const struct plan *plan, size_t piece)
 {
 	size_t begin = 0, size;
 
-	for (;;) {
-		size = (plan->n_blocks - begin) / (2 * plan->n_threads);
-		size -= size % plan->least_blocks;
-		if (size <= plan->least_blocks)
-			break;
-		if (piece < plan->n_threads)
-			return (struct slice){begin + piece * size, begin + (piece + 1) * size};
+	while ((size = stretch_size(plan, begin)) > plan->least_blocks &&
+		piece >= plan->n_threads) {
 		piece -= plan->n_threads;
 		begin += plan->n_threads * size;
 	}
-	begin = min_u64(begin + piece * plan->least_blocks, plan->n_blocks);
-	return (struct slice){begin, min_u64(begin + plan->least_blocks, plan->n_blocks)};
+	begin = min_u64(begin + piece * size, plan->n_blocks);
+	return (struct slice){begin, min_u64(begin + size, plan->n_blocks)};
 }
 
 static size_t count_stretches(const struct plan *plan)
 {
-	size_t n = 0;
+	size_t begin = 0, n = 0, size;
 
-	while (stretch_of(plan, n).end < plan->n_blocks)
-		n++;
-	return n + 1;
+	while ((size = stretch_size(plan, begin)) > plan->least_blocks) {
+		begin += plan->n_threads * size;
+		n += plan->n_threads;
+	}
+	return n + div_up(plan->n_blocks - begin, size);
 }
 
 /* What of a stretch is each part's. */

@@ -10,6 +10,7 @@
  * `finished`, announced in `caller_sleeps`.
  */
 #include "engine/pool.h"
+#include "common/clock.h"
 #include "engine/cpus.h"
 
 #include <linux/futex.h>
@@ -17,7 +18,6 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
-#include <time.h>
 
 /* Longer than the gap between two jobs of a step and than a piece, shorter than a time slice that
  * somebody else could use. */
@@ -77,14 +77,12 @@ struct spin {
 /* Passes a moment; false once there were enough of them. */
 static bool spin_on(struct spin *s)
 {
-	struct timespec t;
 	uint64_t now;
 
 	relax();
 	if (++s->rounds % SPIN_ROUNDS)
 		return true;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	now = (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+	now = clock_ns();
 	if (!s->until)
 		s->until = now + SPIN_NS;
 	return now < s->until;

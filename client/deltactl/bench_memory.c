@@ -1,6 +1,6 @@
 #include "client/deltactl/bench_memory.h"
 
-#include "client/deltactl/clock.h"
+#include "common/clock.h"
 
 #include <string.h>
 #include <sys/mman.h>

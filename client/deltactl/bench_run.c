@@ -2,7 +2,7 @@
 
 #include "client/deltactl/bench_bytes.h"
 #include "client/deltactl/bench_memory.h"
-#include "client/deltactl/clock.h"
+#include "common/clock.h"
 #include "common/random.h"
 #include "engine/forward.h"
 #include "engine/score.h"

@@ -1,10 +1,10 @@
 /*
  * A view that is drawn again each second: on a terminal until q or ctrl-c, elsewhere once.
  */
-#include "client/deltactl/clock.h"
 #include "client/deltactl/commands.h"
 #include "client/deltactl/stats.h"
 #include "client/deltactl/variants.h"
+#include "common/clock.h"
 
 #include <poll.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 #include "client/deltactl/command.h"
 
-#include "client/deltactl/clock.h"
+#include "common/clock.h"
 
 #include <getopt.h>
 #include <math.h>
