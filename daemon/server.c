@@ -251,6 +251,20 @@ static void tell_io_uring(struct server *server, const struct load_result *resul
 	log_warning("the kernel refuses io_uring (%s): files are read plainly", strerror(refused));
 }
 
+/* Which pages hold the base says how long it took to fill them, and a little how fast it is read.
+ */
+static void tell_base_memory(const struct load_result *result)
+{
+	const struct image *image = result->loaded ? result->loaded->image : NULL;
+
+	if (!image || image->kind != IMAGE_KIND_BASE)
+		return;
+	log_info("the base takes %.1f MiB, %.0f %% of it in huge pages, on %u memory node%s",
+		(double)image->mapped_bytes / MIB,
+		100 * (double)image->huge_bytes / (double)image->mapped_bytes, image->n_nodes,
+		image->n_nodes == 1 ? "" : "s");
+}
+
 static int on_load_result(void *user, uint32_t events)
 {
 	struct server *server = user;
@@ -261,6 +275,7 @@ static int on_load_result(void *user, uint32_t events)
 		if (result->error < 0)
 			log_warning("not loaded: %s", result->reason.text);
 		tell_io_uring(server, result);
+		tell_base_memory(result);
 		registry_finish_load(server->registry, result->id, result->error, &result->reason,
 			result->loaded, result->loaded ? loaded_memory(result->loaded) : 0);
 		free(result);

@@ -11,7 +11,7 @@
  */
 #include "engine/pool.h"
 #include "common/clock.h"
-#include "engine/cpus.h"
+#include "common/cpus.h"
 
 #include <linux/futex.h>
 #include <pthread.h>

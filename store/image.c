@@ -5,8 +5,10 @@
 #include "store/ring.h"
 #include "store/shm.h"
 
+#include <assert.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,9 +17,13 @@
 /* A file on its way into memory. */
 struct load {
 	struct shm shm;
+	uint8_t *head; /* what is before the body, until the memory is sealed */
 	struct format_header header;
 	uint64_t file_bytes;  /* less than the header's if the file was cut */
 	uint64_t first_chunk; /* of the level that is being read */
+	/* Chunks arrive in several threads, and whoever is told of progress is told by one at a
+	 * time. */
+	pthread_mutex_t telling;
 	uint64_t n_done;
 	const struct progress *progress;
 };
@@ -25,6 +31,7 @@ struct load {
 static void load_done(struct load *l)
 {
 	shm_done(&l->shm);
+	free(l->head);
 }
 
 const uint8_t *image_section(const struct image *image, enum section_kind kind, uint64_t *ret_bytes)
@@ -40,13 +47,14 @@ const uint8_t *image_section(const struct image *image, enum section_kind kind, 
 	return NULL;
 }
 
-static int check_chunk(
-	const uint8_t *bytes, const struct format_header *h, uint64_t index, struct reason *reason)
+/* `head` is what comes before the body, digests included. */
+static int check_chunk(const uint8_t *head, const struct format_header *h, uint64_t index,
+	const uint8_t *chunk, struct reason *reason)
 {
 	uint64_t n_bytes, offset = image_chunk(h, index, &n_bytes);
-	struct digest found = digest_of(bytes + offset, n_bytes);
+	struct digest found = digest_of(chunk, n_bytes);
 
-	if (memcmp(&found, bytes + FORMAT_PAGE + index * sizeof(found), sizeof(found)) == 0)
+	if (memcmp(&found, head + FORMAT_PAGE + index * sizeof(found), sizeof(found)) == 0)
 		return 0;
 	return reason_set(reason, -EBADMSG,
 		"chunk %" PRIu64 " (bytes %" PRIu64 " to %" PRIu64
@@ -54,11 +62,11 @@ static int check_chunk(
 		index, offset, offset + n_bytes - 1);
 }
 
-static int check_root(const uint8_t *bytes, const struct format_header *h, struct reason *reason)
+static int check_root(const uint8_t *head, const struct format_header *h, struct reason *reason)
 {
 	char found_hex[DIGEST_HEX_SIZE], expected_hex[DIGEST_HEX_SIZE];
 	struct digest found;
-	int r = image_root(h, bytes + FORMAT_PAGE, h->body_offset - FORMAT_PAGE, &found);
+	int r = image_root(h, head + FORMAT_PAGE, h->body_offset - FORMAT_PAGE, &found);
 
 	if (r < 0)
 		return reason_set(reason, r, "cannot compute the root digest: %s", strerror(-r));
@@ -89,6 +97,8 @@ static int wrap(
 		.n_bytes = n_bytes,
 		.n_levels = image_levels(h, n_bytes),
 		.mapped_bytes = shm->mapped_bytes,
+		.huge_bytes = shm->huge_bytes,
+		.n_nodes = shm->n_nodes,
 		.header = *h,
 	};
 	*shm = SHM_INIT;
@@ -126,6 +136,12 @@ int image_peek(int fd, struct format_header *ret, struct reason *reason)
 	return read_header(fd, page, &n_bytes, ret, reason);
 }
 
+static int no_memory(const struct load *l, int r, struct reason *reason)
+{
+	return reason_set(reason, r, "cannot get %" PRIu64 " bytes of shared memory: %s",
+		l->file_bytes, strerror(-r));
+}
+
 /* Everything before the body, into memory that is made now that its size is believed. */
 static int load_head(struct load *l, int fd, struct reason *reason)
 {
@@ -136,27 +152,44 @@ static int load_head(struct load *l, int fd, struct reason *reason)
 		return r;
 	r = shm_create("deltad-image", l->file_bytes, &l->shm);
 	if (r < 0)
-		return reason_set(reason, r, "cannot get %" PRIu64 " bytes of shared memory: %s",
-			l->file_bytes, strerror(-r));
-	memcpy(l->shm.bytes, page, FORMAT_PAGE);
+		return no_memory(l, r, reason);
+	l->head = malloc(l->header.body_offset);
+	if (!l->head)
+		return reason_set(reason, -ENOMEM, "out of memory");
+	memcpy(l->head, page, FORMAT_PAGE);
 	r = file_read_at(
-		fd, l->shm.bytes + FORMAT_PAGE, l->header.body_offset - FORMAT_PAGE, FORMAT_PAGE);
+		fd, l->head + FORMAT_PAGE, l->header.body_offset - FORMAT_PAGE, FORMAT_PAGE);
 	if (r < 0)
 		return reason_set(reason, r, "cannot read the chunk digests: %s", strerror(-r));
-	return check_root(l->shm.bytes, &l->header, reason);
+	r = check_root(l->head, &l->header, reason);
+	if (r < 0)
+		return r;
+	r = shm_write(&l->shm, 0, l->head, l->header.body_offset);
+	return r < 0 ? no_memory(l, r, reason) : 0;
 }
 
-static int chunk_arrived(void *user, uint64_t index, struct reason *reason)
+static void tell_progress(struct load *l, uint64_t n_bytes)
+{
+	pthread_mutex_lock(&l->telling);
+	l->n_done += n_bytes;
+	progress_update(l->progress, "reading", l->n_done, l->file_bytes - l->header.body_offset);
+	pthread_mutex_unlock(&l->telling);
+}
+
+static int chunk_arrived(void *user, const struct read_chunk *chunk, struct reason *reason)
 {
 	struct load *l = user;
-	uint64_t n_bytes;
-	int r = check_chunk(l->shm.bytes, &l->header, l->first_chunk + index, reason);
+	uint64_t index = l->first_chunk + chunk->index, n_bytes;
+	uint64_t offset = image_chunk(&l->header, index, &n_bytes);
+	int r = check_chunk(l->head, &l->header, index, chunk->bytes, reason);
 
 	if (r < 0)
 		return r;
-	(void)image_chunk(&l->header, l->first_chunk + index, &n_bytes);
-	l->n_done += n_bytes;
-	progress_update(l->progress, "reading", l->n_done, l->file_bytes - l->header.body_offset);
+	assert(n_bytes == chunk->n_bytes);
+	r = shm_write(&l->shm, offset, chunk->bytes, n_bytes);
+	if (r < 0)
+		return no_memory(l, r, reason);
+	tell_progress(l, n_bytes);
 	return 0;
 }
 
@@ -179,10 +212,11 @@ static int load_body(struct load *l, const struct reader_ops *ops, int fd, struc
 		const struct read_plan plan = {
 			.fd = fd,
 			.direct_fd = direct_fd,
-			.to = l->shm.bytes + begin,
 			.begin = begin,
 			.end = l->header.level_end[i],
 			.chunk = FORMAT_CHUNK,
+			.n_lanes =
+				reader_lanes(div_up(l->header.level_end[i] - begin, FORMAT_CHUNK)),
 			.arrived = chunk_arrived,
 			.user = l,
 		};
@@ -197,7 +231,11 @@ static int load_body(struct load *l, const struct reader_ops *ops, int fd, struc
 int image_load_through(const struct reader_ops *ops, int fd, struct image **ret,
 	const struct progress *progress, struct reason *reason)
 {
-	_cleanup_(load_done) struct load l = {.shm = SHM_INIT, .progress = progress};
+	_cleanup_(load_done) struct load l = {
+		.shm = SHM_INIT,
+		.telling = PTHREAD_MUTEX_INITIALIZER,
+		.progress = progress,
+	};
 	int r = load_head(&l, fd, reason);
 
 	if (r == 0)
@@ -216,7 +254,7 @@ int image_load_through(const struct reader_ops *ops, int fd, struct image **ret,
 static int io_uring_refusal(void)
 {
 	void *state;
-	int r = ring_reader.open(&state);
+	int r = ring_reader.open(NULL, 0, &state);
 
 	if (r == 0)
 		ring_reader.close(state);
@@ -277,7 +315,6 @@ static uint64_t adopted_bytes(const struct shm *shm)
 
 static int check_adopted(struct load *l, bool verify_chunks, struct reason *reason)
 {
-	uint64_t end;
 	int r;
 
 	if (l->shm.n_bytes < FORMAT_PAGE)
@@ -289,9 +326,11 @@ static int check_adopted(struct load *l, bool verify_chunks, struct reason *reas
 	if (r == 0)
 		r = check_root(l->shm.bytes, &l->header, reason);
 	for (uint64_t i = 0; r == 0 && verify_chunks && i < l->header.n_chunks; i++) {
-		if (image_chunk(&l->header, i, &end) >= l->file_bytes)
+		uint64_t n_bytes, offset = image_chunk(&l->header, i, &n_bytes);
+
+		if (offset >= l->file_bytes)
 			break;
-		r = check_chunk(l->shm.bytes, &l->header, i, reason);
+		r = check_chunk(l->shm.bytes, &l->header, i, l->shm.bytes + offset, reason);
 	}
 	return r;
 }

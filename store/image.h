@@ -25,6 +25,9 @@ struct image {
 	uint64_t n_bytes;      /* of the levels that are there */
 	uint32_t n_levels;     /* that are there; header.n_levels in a file that was not cut */
 	uint64_t mapped_bytes; /* n_bytes, rounded up to a huge page where those hold it */
+	uint64_t huge_bytes;   /* of these, in huge pages, where we filled the memory; else 0 */
+	unsigned int
+		n_nodes; /* memory nodes that it is spread over; 1 where there are no several */
 	/* The errno with which the kernel refused io_uring, so that plain reads were used; else 0.
 	 * Worth one line in a log. */
 	int io_uring_refused;

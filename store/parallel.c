@@ -1,9 +1,8 @@
 #include "store/parallel.h"
 
-#include "common/base.h"
+#include "common/cpus.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 
@@ -26,19 +25,10 @@ static void *take_pieces(void *arg)
 	return NULL;
 }
 
-static size_t processors(void)
-{
-	cpu_set_t set;
-
-	if (sched_getaffinity(0, sizeof(set), &set) < 0)
-		return 1;
-	return (size_t)CPU_COUNT(&set);
-}
-
 void parallel_for(size_t n, void (*fn)(void *arg, size_t i), void *arg)
 {
 	struct work work = {.n = n, .fn = fn, .arg = arg};
-	size_t wanted = min_u64(min_u64(processors(), n) - (n > 0), MAX_HELPERS), n_helpers = 0;
+	size_t wanted = min_u64(min_u64(cpus_usable(), n) - (n > 0), MAX_HELPERS), n_helpers = 0;
 	pthread_t helpers[MAX_HELPERS];
 	sigset_t all, before;
 

@@ -1,8 +1,13 @@
 #include "store/reader.h"
 
+#include "common/cpus.h"
+#include "store/parallel.h"
+
 #include <assert.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* One chunk under way: [at, end) of the file is still missing. */
 struct slot {
@@ -13,48 +18,76 @@ struct slot {
 	uint64_t at, end;
 };
 
+/* What the lanes of one reading share. */
 struct reader {
 	const struct reader_ops *ops;
 	const struct read_plan *plan;
+	uint64_t n_chunks;
+	atomic_uint_fast64_t next_chunk;
+	atomic_bool failed;
+};
+
+struct lane {
+	struct reader *rd;
 	void *state;
-	uint64_t next_chunk, n_chunks;
+	uint8_t *memory; /* a chunk for each slot */
+	uint64_t memory_bytes;
 	unsigned int n_busy;
+	int error;
+	struct reason reason;
 	struct slot slots[READER_DEPTH];
 };
 
-static int submit(struct reader *rd, unsigned int i, struct reason *reason)
+static uint64_t chunk_begin(const struct read_plan *plan, uint64_t index)
 {
-	const struct read_plan *plan = rd->plan;
-	struct slot *s = &rd->slots[i];
+	return plan->begin + index * plan->chunk;
+}
+
+static uint8_t *chunk_place(const struct lane *lane, unsigned int slot)
+{
+	return lane->memory + slot * lane->rd->plan->chunk;
+}
+
+static int submit(struct lane *lane, unsigned int i)
+{
+	const struct read_plan *plan = lane->rd->plan;
+	struct slot *s = &lane->slots[i];
 	struct read_request request = {
 		.fd = s->direct ? plan->direct_fd : plan->fd,
-		.to = plan->to + (s->at - plan->begin),
+		.to = chunk_place(lane, i) + (s->at - chunk_begin(plan, s->index)),
 		.n_bytes = s->end - s->at,
 		.offset = s->at,
 	};
-	int r = rd->ops->submit(rd->state, i, &request);
+	int r = lane->rd->ops->submit(lane->state, i, &request);
 
 	if (r < 0)
-		return reason_set(reason, r,
+		return reason_set(&lane->reason, r,
 			"cannot start reading %" PRIu64 " bytes at %" PRIu64 ": %s",
 			request.n_bytes, request.offset, strerror(-r));
 	s->busy = true;
-	rd->n_busy++;
+	lane->n_busy++;
 	return 0;
 }
 
-static int submit_next_chunk(struct reader *rd, unsigned int i, struct reason *reason)
+/* Nothing once there is none left, or another lane has failed. */
+static int submit_next_chunk(struct lane *lane, unsigned int i)
 {
+	struct reader *rd = lane->rd;
 	const struct read_plan *plan = rd->plan;
-	uint64_t at = plan->begin + rd->next_chunk * plan->chunk;
+	uint64_t index =
+		atomic_load(&rd->failed) ? rd->n_chunks : atomic_fetch_add(&rd->next_chunk, 1);
+	uint64_t at;
 
-	rd->slots[i] = (struct slot){
+	if (index >= rd->n_chunks)
+		return 0;
+	at = chunk_begin(plan, index);
+	lane->slots[i] = (struct slot){
 		.direct = plan->direct_fd >= 0,
-		.index = rd->next_chunk++,
+		.index = index,
 		.at = at,
 		.end = min_u64(at + plan->chunk, plan->end),
 	};
-	return submit(rd, i, reason);
+	return submit(lane, i);
 }
 
 /* What one result means for its chunk. Sets *ret_arrived when its last byte is in. */
@@ -82,40 +115,115 @@ static int take_result(struct slot *s, int result, bool *ret_arrived, struct rea
 	return 0;
 }
 
-static int complete_one(struct reader *rd, struct reason *reason)
+static int hand_over(struct lane *lane, unsigned int i)
 {
-	const struct read_plan *plan = rd->plan;
+	const struct read_plan *plan = lane->rd->plan;
+	const struct slot *s = &lane->slots[i];
+	const struct read_chunk chunk = {
+		.index = s->index,
+		.bytes = chunk_place(lane, i),
+		.n_bytes = s->end - chunk_begin(plan, s->index),
+	};
+
+	return plan->arrived(plan->user, &chunk, &lane->reason);
+}
+
+static int complete_one(struct lane *lane)
+{
 	unsigned int i;
 	bool arrived;
 	int result, r;
 
-	r = rd->ops->complete(rd->state, &i, &result);
+	r = lane->rd->ops->complete(lane->state, &i, &result);
 	if (r < 0)
-		return reason_set(reason, r, "cannot wait for reads: %s", strerror(-r));
-	rd->slots[i].busy = false;
-	rd->n_busy--;
-	r = take_result(&rd->slots[i], result, &arrived, reason);
+		return reason_set(&lane->reason, r, "cannot wait for reads: %s", strerror(-r));
+	lane->slots[i].busy = false;
+	lane->n_busy--;
+	r = take_result(&lane->slots[i], result, &arrived, &lane->reason);
 	if (r < 0)
 		return r;
 	if (!arrived)
-		return submit(rd, i, reason);
-	r = plan->arrived(plan->user, rd->slots[i].index, reason);
-	if (r < 0 || rd->next_chunk == rd->n_chunks)
-		return r;
-	return submit_next_chunk(rd, i, reason);
+		return submit(lane, i);
+	r = hand_over(lane, i);
+	return r < 0 ? r : submit_next_chunk(lane, i);
 }
 
 /* Nothing may write to the memory after we return, so what is under way is waited for. */
-static void drain(struct reader *rd)
+static void drain(struct lane *lane)
 {
+	const struct reader_ops *ops = lane->rd->ops;
 	unsigned int i;
 	int result;
 
-	if (rd->n_busy == 0)
+	if (lane->n_busy == 0)
 		return;
-	rd->ops->cancel(rd->state);
-	while (rd->n_busy > 0 && rd->ops->complete(rd->state, &i, &result) == 0)
-		rd->n_busy--;
+	ops->cancel(lane->state);
+	while (lane->n_busy > 0 && ops->complete(lane->state, &i, &result) == 0)
+		lane->n_busy--;
+}
+
+static int run_open_lane(struct lane *lane)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; r == 0 && i < READER_DEPTH; i++)
+		r = submit_next_chunk(lane, i);
+	while (r == 0 && lane->n_busy > 0 && !atomic_load(&lane->rd->failed))
+		r = complete_one(lane);
+	drain(lane);
+	return r;
+}
+
+/* Mapped and not malloced: the heap would keep it. In huge pages where they are to be had. */
+static int map_memory(const struct reader *rd, struct lane *lane)
+{
+	uint64_t n_bytes = min_u64(READER_DEPTH, rd->n_chunks) * rd->plan->chunk;
+	void *at = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (at == MAP_FAILED)
+		return -errno;
+	(void)madvise(at, n_bytes, MADV_HUGEPAGE);
+	lane->memory = at;
+	lane->memory_bytes = n_bytes;
+	return 0;
+}
+
+static int run_new_lane(struct lane *lane)
+{
+	const struct reader_ops *ops = lane->rd->ops;
+	int r = map_memory(lane->rd, lane);
+
+	if (r == 0)
+		r = ops->open(lane->memory, lane->memory_bytes, &lane->state);
+	if (r < 0) {
+		r = reason_set(&lane->reason, r, "cannot prepare reading: %s", strerror(-r));
+	} else {
+		r = run_open_lane(lane);
+		ops->close(lane->state);
+	}
+	if (lane->memory)
+		munmap(lane->memory, lane->memory_bytes);
+	return r;
+}
+
+/* A lane whose thread comes late may find everything done. */
+static void run_lane(void *lanes, size_t i)
+{
+	struct lane *lane = &((struct lane *)lanes)[i];
+	struct reader *rd = lane->rd;
+
+	if (atomic_load(&rd->failed) || atomic_load(&rd->next_chunk) >= rd->n_chunks)
+		return;
+	lane->error = run_new_lane(lane);
+	if (lane->error < 0)
+		atomic_store(&rd->failed, true);
+}
+
+unsigned int reader_lanes(uint64_t n_chunks)
+{
+	uint64_t busy = max_u64(n_chunks / (2 * READER_DEPTH), 1);
+
+	return (unsigned int)min_u64(min_u64(cpus_usable(), busy), READER_MAX_LANES);
 }
 
 int reader_run(const struct reader_ops *ops, const struct read_plan *plan, struct reason *reason)
@@ -125,17 +233,16 @@ int reader_run(const struct reader_ops *ops, const struct read_plan *plan, struc
 		.plan = plan,
 		.n_chunks = div_up(plan->end - plan->begin, plan->chunk),
 	};
-	int r = ops->open(&rd.state);
+	struct lane lanes[READER_MAX_LANES] = {0};
 
-	if (r < 0)
-		return reason_set(reason, r, "cannot prepare reading: %s", strerror(-r));
-	for (unsigned int i = 0; r == 0 && i < READER_DEPTH && rd.next_chunk < rd.n_chunks; i++)
-		r = submit_next_chunk(&rd, i, reason);
-	while (r == 0 && rd.n_busy > 0)
-		r = complete_one(&rd, reason);
-	drain(&rd);
-	ops->close(rd.state);
-	return r;
+	assert(plan->n_lanes >= 1 && plan->n_lanes <= READER_MAX_LANES);
+	for (unsigned int i = 0; i < plan->n_lanes; i++)
+		lanes[i].rd = &rd;
+	parallel_for(plan->n_lanes, run_lane, lanes);
+	for (unsigned int i = 0; i < plan->n_lanes; i++)
+		if (lanes[i].error < 0)
+			return reason_set(reason, lanes[i].error, "%s", lanes[i].reason.text);
+	return 0;
 }
 
 /* Plain reads: a submitted request is remembered and carried out when its end is asked for. */
@@ -145,8 +252,10 @@ struct plain {
 	unsigned int n;
 };
 
-static int plain_open(void **ret_state)
+static int plain_open(void *memory, uint64_t n_bytes, void **ret_state)
 {
+	(void)memory;
+	(void)n_bytes;
 	*ret_state = calloc(1, sizeof(struct plain));
 	return *ret_state ? 0 : -ENOMEM;
 }

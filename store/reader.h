@@ -1,5 +1,6 @@
 /*
- * Reads a stretch of a file to a place in memory, chunk by chunk, several chunks in flight.
+ * Reads a stretch of a file, chunk by chunk, several chunks in flight, by one or several threads:
+ * what is done with a chunk that arrived may take longer than reading it.
  *
  * What to do about a short read, a read of nothing, a signal or a fault is decided here, once; how
  * reads are carried out is behind struct reader_ops: io_uring (store/ring.h) or plain reads. Tests
@@ -9,7 +10,8 @@
 
 #include "common/reason.h"
 
-#define READER_DEPTH 16
+#define READER_DEPTH 8 /* of each lane */
+#define READER_MAX_LANES 8u
 /* So often in a row may one read be told to come again without getting a byte. */
 #define READER_MAX_RETRIES 1000
 
@@ -23,7 +25,8 @@ struct read_request {
 /*
  * A way of carrying out up to READER_DEPTH reads at once, each known by its slot.
  *
- *   open      0, or an errno; ENOSYS, EPERM and EACCES mean that the kernel forbids this way
+ *   open      all reads will go to that memory, page-aligned, which stays until close; 0, or an
+ *             errno; ENOSYS, EPERM and EACCES mean that the kernel forbids this way
  *   submit    starts a read in a slot that has none under way; 0 or an errno, then nothing started
  *   complete  waits for one read to end: its slot, and its result as read(2) gives it (bytes, 0 at
  *             the end of the file, or a negative errno). An errno of its own means that waiting is
@@ -32,7 +35,7 @@ struct read_request {
  *   close     after all reads are completed
  */
 struct reader_ops {
-	int (*open)(void **ret_state);
+	int (*open)(void *memory, uint64_t n_bytes, void **ret_state);
 	int (*submit)(void *state, unsigned int slot, const struct read_request *request);
 	int (*complete)(void *state, unsigned int *ret_slot, int *ret_result);
 	void (*cancel)(void *state);
@@ -42,17 +45,29 @@ struct reader_ops {
 /* Reads by pread(2), one after the other. */
 extern const struct reader_ops plain_reader;
 
+struct read_chunk {
+	uint64_t index;
+	const uint8_t *bytes;
+	uint64_t n_bytes;
+};
+
 struct read_plan {
 	int fd;
 	int direct_fd; /* the same file opened with O_DIRECT, or -1 */
-	uint8_t *to;   /* where the byte at `begin` goes */
 	uint64_t begin, end;
 	uint64_t chunk;
-	/* Called for each chunk, in the order of arrival, with all of its bytes in place; an error
-	 * ends the reading and is returned. */
-	int (*arrived)(void *user, uint64_t index, struct reason *reason);
+	/* So many lanes, each with a thread and READER_DEPTH reads of its own, take the chunks as
+	 * they come to them; at most READER_MAX_LANES. */
+	unsigned int n_lanes;
+	/* Called for each chunk, in the order of arrival, with its bytes, which stay where they are
+	 * until it returns; an error ends the reading and is returned. With several lanes several
+	 * may be called at once. */
+	int (*arrived)(void *user, const struct read_chunk *chunk, struct reason *reason);
 	void *user;
 };
+
+/* As many lanes as this process has CPUs for and as so many chunks keep busy. At least 1. */
+unsigned int reader_lanes(uint64_t n_chunks);
 
 /*
  * Reads [begin, end). A short read is continued; -EINTR and -EAGAIN are tried again, within a

@@ -1,7 +1,12 @@
 #include "store/shm.h"
 
+#include "store/nodes.h"
+
+#include <assert.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
@@ -16,6 +21,7 @@
 
 #define HUGE_PAGE (UINT64_C(2) << 20)
 #define HUGE_PAGES_FOLDER "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+#define TRANSPARENT_PAGES "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 #define SEAL_ATTEMPTS 100u /* each waits in the kernel as well: some 15 seconds in all */
 #define CONTENT_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
@@ -47,19 +53,7 @@ static int create_memfd(const char *name, unsigned int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Makes the memfd and all of its memory. Returns the descriptor. */
-static int create_filled(const char *name, unsigned int flags, uint64_t n_bytes)
-{
-	_cleanup_(closep) int fd = create_memfd(name, flags);
-
-	if (fd < 0)
-		return fd;
-	if (ftruncate(fd, (off_t)n_bytes) < 0 || fallocate(fd, 0, 0, (off_t)n_bytes) < 0)
-		return -errno;
-	return take_fd(&fd);
-}
-
-static int map(struct shm *shm, int protection)
+static int map(const struct shm *shm, int protection, uint8_t **ret)
 {
 	void *at = mmap(NULL, shm->mapped_bytes, protection, MAP_SHARED, shm->fd, 0);
 
@@ -72,7 +66,7 @@ static int map(struct shm *shm, int protection)
 		return -errno;
 	/* Advice only: where huge pages are off, small ones serve. */
 	(void)madvise(at, shm->mapped_bytes, MADV_HUGEPAGE);
-	shm->bytes = at;
+	*ret = at;
 	return 0;
 }
 
@@ -85,44 +79,146 @@ static bool machine_has(uint64_t n_bytes)
 	       n_bytes <= ((uint64_t)info.totalram + info.totalswap) * info.mem_unit;
 }
 
-static void unmap(struct shm *shm)
+static bool transparent_pages_possible(void)
 {
-	if (shm->bytes)
-		munmap(shm->bytes, shm->mapped_bytes);
-	shm->bytes = NULL;
+	_cleanup_(closep) int fd = open(TRANSPARENT_PAGES, O_RDONLY | O_CLOEXEC);
+	char text[128] = {0};
+
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+		return false;
+	return !strstr(text, "[never]") && !strstr(text, "[deny]");
+}
+
+static void unmap(const struct shm *shm, uint8_t **at)
+{
+	if (*at)
+		munmap(*at, shm->mapped_bytes);
+	*at = NULL;
+}
+
+/* On failure *shm is as it was. */
+static int create(struct shm *shm, const char *name, unsigned int flags, uint64_t mapped_bytes)
+{
+	_cleanup_(closep) int fd = create_memfd(name, flags);
+
+	if (fd < 0)
+		return fd;
+	if (ftruncate(fd, (off_t)mapped_bytes) < 0)
+		return -errno;
+	shm->fd = take_fd(&fd);
+	shm->mapped_bytes = mapped_bytes;
+	return 0;
+}
+
+/* Reserved huge pages are promised to the mapping, or it is refused: somebody else may have taken
+ * them since they were counted. */
+static int create_reserved(struct shm *shm, const char *name, uint64_t n_bytes)
+{
+	int r = create(shm, name, MFD_HUGETLB | MFD_HUGE_2MB, align_up(n_bytes, HUGE_PAGE));
+
+	if (r < 0)
+		return r;
+	r = map(shm, PROT_READ | PROT_WRITE, &shm->room);
+	if (r < 0) {
+		close(shm->fd);
+		shm->fd = -1;
+		return r;
+	}
+	shm->huge_bytes = shm->mapped_bytes;
+	return 0;
+}
+
+/* Without the kernel's help all memory comes from the nodes of the threads that fill it. */
+static void spread(struct shm *shm, const struct nodes *nodes)
+{
+	if (nodes_interleave(shm->room, shm->mapped_bytes, nodes) == 0)
+		shm->n_nodes = nodes->n;
 }
 
 int shm_create(const char *name, uint64_t n_bytes, struct shm *ret)
 {
-	_cleanup_(shm_done) struct shm shm = {.fd = -1, .n_bytes = n_bytes};
-	int r;
+	_cleanup_(shm_done) struct shm shm = {.fd = -1, .n_bytes = n_bytes, .n_nodes = 1};
+	struct nodes nodes;
+	int r = -ENOMEM;
 
 	if (!machine_has(n_bytes))
-		return -ENOMEM;
-	if (huge_pages_suffice(n_bytes)) {
-		shm.mapped_bytes = align_up(n_bytes, HUGE_PAGE);
-		shm.fd = create_filled(name, MFD_HUGETLB | MFD_HUGE_2MB, shm.mapped_bytes);
-	}
-	/* Somebody else may have taken the huge pages meanwhile. */
-	if (shm.fd < 0) {
-		shm.mapped_bytes = n_bytes;
-		shm.fd = create_filled(name, 0, n_bytes);
-	}
-	if (shm.fd < 0)
-		return shm.fd;
-	r = map(&shm, PROT_READ | PROT_WRITE);
+		return r;
+	if (huge_pages_suffice(n_bytes))
+		r = create_reserved(&shm, name, n_bytes);
+	if (r < 0)
+		r = create(&shm, name, 0, n_bytes);
 	if (r < 0)
 		return r;
+	nodes_allowed(&nodes);
+	if (!shm.room && (nodes.n > 1 || transparent_pages_possible()))
+		r = map(&shm, PROT_READ | PROT_WRITE, &shm.room);
+	if (r < 0)
+		return r;
+	if (nodes.n > 1)
+		spread(&shm, &nodes);
 	*ret = shm;
 	shm = SHM_INIT;
 	return 0;
 }
 
-/*
- * A page that direct input filled stays pinned until a worker of the kernel has marked it dirty,
- * which may be after the read was reported as done. The kernel waits a tenth of a second for such
- * pages and then says EBUSY; on a loaded machine that is too short.
- */
+/* New pages are not cleared before they are written, which is why small ones are not mapped. */
+static int write_all(int fd, uint64_t at, const uint8_t *bytes, uint64_t n_bytes)
+{
+	while (n_bytes > 0) {
+		ssize_t n = pwrite(fd, bytes, n_bytes, (off_t)at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -ENOSPC;
+		at += (uint64_t)n;
+		bytes += n;
+		n_bytes -= (uint64_t)n;
+	}
+	return 0;
+}
+
+/* Has the mapping the memory by now, so that writing there cannot fail? */
+static bool make_room(const struct shm *shm, uint64_t at, uint64_t n_bytes)
+{
+	uint64_t begin = at & ~(HUGE_PAGE - 1);
+
+	/* Reserved pages are promised already. */
+	return shm->huge_bytes > 0 ||
+	       madvise(shm->room + begin, at + n_bytes - begin, MADV_POPULATE_WRITE) == 0;
+}
+
+int shm_write(struct shm *shm, uint64_t at, const void *bytes, uint64_t n_bytes)
+{
+	assert(range_inside(at, n_bytes, shm->n_bytes));
+	if (!shm->room || !make_room(shm, at, n_bytes))
+		return write_all(shm->fd, at, bytes, n_bytes);
+	memcpy(shm->room + at, bytes, n_bytes);
+	return 0;
+}
+
+/* Of a whole filled mapping: what the kernel says of it. */
+static uint64_t transparent_bytes(const uint8_t *mapping)
+{
+	FILE *f = fopen("/proc/self/smaps", "re");
+	uint64_t begin, end, kib = 0;
+	bool inside = false;
+	char line[512];
+
+	if (!f)
+		return 0;
+	while (kib == 0 && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64, &begin, &end) == 2)
+			inside = begin == (uint64_t)(uintptr_t)mapping;
+		else if (inside)
+			(void)sscanf(line, "ShmemPmdMapped: %" SCNu64, &kib);
+	}
+	fclose(f);
+	return kib << 10;
+}
+
+/* The kernel waits a tenth of a second for whoever else holds a page for a moment, and then says
+ * EBUSY; on a loaded machine that is too short. */
 static int add_seals(int fd)
 {
 	const struct timespec pause = {.tv_nsec = 10000000};
@@ -140,14 +236,16 @@ int shm_seal(struct shm *shm)
 {
 	int r;
 
-	unmap(shm);
+	if (shm->room && shm->huge_bytes == 0)
+		shm->huge_bytes = transparent_bytes(shm->room);
+	unmap(shm, &shm->room);
 	r = add_seals(shm->fd);
-	return r < 0 ? r : map(shm, PROT_READ);
+	return r < 0 ? r : map(shm, PROT_READ, &shm->bytes);
 }
 
 int shm_adopt(int fd, struct shm *ret)
 {
-	struct shm shm = {.fd = fd};
+	struct shm shm = {.fd = fd, .n_nodes = 1};
 	struct stat st;
 	int seals = fcntl(fd, F_GET_SEALS);
 	int r;
@@ -159,7 +257,7 @@ int shm_adopt(int fd, struct shm *ret)
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	shm.n_bytes = shm.mapped_bytes = (uint64_t)st.st_size;
-	r = map(&shm, PROT_READ);
+	r = map(&shm, PROT_READ, &shm.bytes);
 	if (r < 0)
 		return r;
 	*ret = shm;
@@ -168,7 +266,8 @@ int shm_adopt(int fd, struct shm *ret)
 
 void shm_done(struct shm *shm)
 {
-	unmap(shm);
+	unmap(shm, &shm->room);
+	unmap(shm, &shm->bytes);
 	if (shm->fd >= 0)
 		close(shm->fd);
 	*shm = SHM_INIT;

@@ -10,6 +10,7 @@
 #include <seccomp.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -47,8 +48,9 @@ static struct {
 	struct read_request requests[READER_DEPTH];
 } faulty;
 
-static int faulty_open(void **ret_state)
+static int faulty_open(void *memory, uint64_t n_bytes, void **ret_state)
 {
+	assert_true(n_bytes > 0 && (uintptr_t)memory % 4096 == 0);
 	if (faulty.trouble == TROUBLE_OPEN)
 		return -ENOMEM;
 	faulty.open = true;
@@ -127,20 +129,20 @@ static const struct reader_ops faulty_reader = {
 struct file {
 	int fd;
 	uint8_t content[BEGIN + N_BYTES];
-	uint8_t read[N_BYTES];
-	unsigned int arrived[N_CHUNKS];
+	atomic_uint arrived[N_CHUNKS];
 	uint64_t stop_at; /* the chunk whose arrival is answered with -EBADMSG */
 };
 
-static int arrived(void *user, uint64_t index, struct reason *reason)
+static int arrived(void *user, const struct read_chunk *chunk, struct reason *reason)
 {
 	struct file *f = user;
-	uint64_t at = index * CHUNK, n = min_u64(CHUNK, N_BYTES - at);
+	uint64_t at = chunk->index * CHUNK;
 
-	assert_true(index < N_CHUNKS);
-	f->arrived[index]++;
-	assert_memory_equal(f->read + at, f->content + BEGIN + at, n);
-	return index == f->stop_at ? reason_set(reason, -EBADMSG, "told to stop") : 0;
+	assert_true(chunk->index < N_CHUNKS);
+	assert_int_equal(chunk->n_bytes, min_u64(CHUNK, N_BYTES - at));
+	f->arrived[chunk->index]++;
+	assert_memory_equal(chunk->bytes, f->content + BEGIN + at, chunk->n_bytes);
+	return chunk->index == f->stop_at ? reason_set(reason, -EBADMSG, "told to stop") : 0;
 }
 
 static int make_file(void **state)
@@ -164,20 +166,20 @@ static int drop_file(void **state)
 	return 0;
 }
 
-static int run(struct file *f, const struct reader_ops *ops, uint64_t more, struct reason *reason)
+static int run(
+	struct file *f, const struct reader_ops *ops, unsigned int n_lanes, struct reason *reason)
 {
 	const struct read_plan plan = {
 		.fd = f->fd,
 		.direct_fd = faulty.direct_fd,
-		.to = f->read,
 		.begin = BEGIN,
-		.end = BEGIN + N_BYTES + more,
+		.end = BEGIN + N_BYTES,
 		.chunk = CHUNK,
+		.n_lanes = n_lanes,
 		.arrived = arrived,
 		.user = f,
 	};
 
-	memset(f->read, 0, sizeof(f->read));
 	memset(f->arrived, 0, sizeof(f->arrived));
 	return reader_run(ops, &plan, reason);
 }
@@ -191,7 +193,7 @@ static int run_faulty(struct file *f, enum trouble trouble, unsigned int at, str
 	faulty.at = at;
 	faulty.direct_fd = trouble == TROUBLE_NO_DIRECT ? dup(f->fd) : -1;
 	f->stop_at = UINT64_MAX;
-	r = run(f, &faulty_reader, 0, reason);
+	r = run(f, &faulty_reader, 1, reason);
 	assert_false(faulty.open);
 	if (faulty.direct_fd >= 0)
 		close(faulty.direct_fd);
@@ -203,7 +205,6 @@ static void assert_complete(const struct file *f)
 {
 	for (size_t i = 0; i < N_CHUNKS; i++)
 		assert_int_equal(f->arrived[i], 1);
-	assert_memory_equal(f->read, f->content + BEGIN, N_BYTES);
 }
 
 static void passing_trouble_is_overcome(void **state)
@@ -253,8 +254,9 @@ static void a_refused_chunk_ends_the_reading(void **state)
 	for (size_t i = 0; i < array_len(readers); i++)
 		for (f->stop_at = 0; f->stop_at < N_CHUNKS; f->stop_at++) {
 			struct reason reason = {0};
+			unsigned int n_lanes = f->stop_at % 3 + 1;
 
-			assert_int_equal(run(f, readers[i], 0, &reason), -EBADMSG);
+			assert_int_equal(run(f, readers[i], n_lanes, &reason), -EBADMSG);
 			assert_string_equal(reason.text, "told to stop");
 		}
 }
@@ -266,12 +268,13 @@ static void both_ways_read_the_same(void **state)
 
 	faulty.direct_fd = -1;
 	f->stop_at = UINT64_MAX;
-	for (size_t i = 0; i < array_len(readers); i++) {
-		struct reason reason = {0};
+	for (size_t i = 0; i < array_len(readers); i++)
+		for (unsigned int n_lanes = 1; n_lanes <= READER_MAX_LANES; n_lanes++) {
+			struct reason reason = {0};
 
-		assert_int_equal(run(f, readers[i], 0, &reason), 0);
-		assert_complete(f);
-	}
+			assert_int_equal(run(f, readers[i], n_lanes, &reason), 0);
+			assert_complete(f);
+		}
 }
 
 static void a_file_that_ends_early_is_an_error(void **state)
@@ -285,7 +288,7 @@ static void a_file_that_ends_early_is_an_error(void **state)
 		struct reason reason = {0};
 
 		assert_int_equal(ftruncate(f->fd, BEGIN + N_BYTES - 3 * CHUNK), 0);
-		assert_int_equal(run(f, readers[i], 0, &reason), -ENODATA);
+		assert_int_equal(run(f, readers[i], (unsigned int)i + 1, &reason), -ENODATA);
 		assert_non_null(strstr(reason.text, "the file ends at"));
 	}
 }

@@ -1,14 +1,16 @@
 /*
  * The pool: every piece once, whatever the number of threads; and the parsers of CPU limits.
  */
-#include "engine/cpus.h"
+#include "common/cpus.h"
 #include "engine/pool.h"
+#include "tests/scratch.h"
 
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include <cmocka.h>
@@ -137,6 +139,47 @@ static void test_quota(void **state)
 	assert_true(cpus_usable() >= 1);
 }
 
+static void put(const char *root, const char *name, const char *text)
+{
+	_cleanup_(freep) char *path = scratch_path(root, name);
+
+	for (char *slash = strchr(path + strlen(root) + 1, '/'); slash;
+		slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		assert_true(mkdir(path, 0700) == 0 || errno == EEXIST);
+		*slash = '/';
+	}
+	free(scratch_write(root, name, text, strlen(text)));
+}
+
+/* The least of a group and of those above it counts, whichever of the two kinds it is of. */
+static void test_quota_of_groups(void **state)
+{
+	_cleanup_(freep) char *root = scratch_folder();
+
+	(void)state;
+	assert_int_equal(cpus_of_groups(root), 0);
+	put(root, "proc/self/cgroup", "0::/machine/unit.service\n");
+	assert_int_equal(cpus_of_groups(root), 0);
+	put(root, "sys/fs/cgroup/machine/unit.service/cpu.max", "max 100000\n");
+	assert_int_equal(cpus_of_groups(root), 0);
+	put(root, "sys/fs/cgroup/machine/cpu.max", "550000 100000\n");
+	assert_int_equal(cpus_of_groups(root), 6);
+	put(root, "sys/fs/cgroup/machine/unit.service/cpu.max", "300000 100000\n");
+	assert_int_equal(cpus_of_groups(root), 3);
+	put(root, "sys/fs/cgroup/machine/cpu.max", "20000 10000\n");
+	assert_int_equal(cpus_of_groups(root), 2);
+	put(root, "sys/fs/cgroup/machine/other.service/cpu.max", "100000 100000\n");
+	assert_int_equal(cpus_of_groups(root), 2);
+	put(root, "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us", "100000\n");
+	put(root, "sys/fs/cgroup/cpu/a/cpu.cfs_period_us", "100000\n");
+	put(root, "proc/self/cgroup", "7:cpuset:/a\n4:cpu,cpuacct:/b\n0::/machine/unit.service\n");
+	assert_int_equal(cpus_of_groups(root), 2);
+	put(root, "proc/self/cgroup", "7:cpuset:/b\n4:cpuacct,cpu:/a/b\n0::/machine\n");
+	assert_int_equal(cpus_of_groups(root), 1);
+	scratch_remove(root);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -145,6 +188,7 @@ int main(void)
 		cmocka_unit_test(test_slow_worker),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_quota),
+		cmocka_unit_test(test_quota_of_groups),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,4 @@
-#include "engine/cpus.h"
+#include "common/cpus.h"
 
 #include <limits.h>
 #include <sched.h>
@@ -21,16 +21,17 @@ size_t cpus_of_cpu_max(const char *text)
 	return cpus_of_quota(quota, period);
 }
 
+static void closefp(FILE **f)
+{
+	if (*f)
+		fclose(*f);
+}
+
 static bool read_line(const char *path, char *ret, int room)
 {
-	FILE *f = fopen(path, "re");
-	bool ok;
+	_cleanup_(closefp) FILE *f = fopen(path, "re");
 
-	if (!f)
-		return false;
-	ok = fgets(ret, room, f) != NULL;
-	fclose(f);
-	return ok;
+	return f && fgets(ret, room, f);
 }
 
 static size_t quota_v2(const char *folder)
@@ -89,36 +90,40 @@ static bool names_cpu(const char *controllers)
 }
 
 /* One line of /proc/self/cgroup: "0::/a/b" (version 2) or "4:cpu,cpuacct:/a/b" (version 1). */
-static size_t quota_of_line(char *line)
+static size_t quota_of_line(const char *root, char *line)
 {
 	char *controllers = strchr(line, ':'), *group;
+	char folder[PATH_MAX];
 
 	line[strcspn(line, "\n")] = '\0';
 	if (!controllers || !(group = strchr(++controllers, ':')))
 		return 0;
 	*group++ = '\0';
-	if (!*controllers)
-		return smallest_quota("/sys/fs/cgroup", group, quota_v2);
-	if (names_cpu(controllers))
-		return smallest_quota("/sys/fs/cgroup/cpu", group, quota_v1);
-	return 0;
+	if (*controllers && !names_cpu(controllers))
+		return 0;
+	if (snprintf(folder, sizeof(folder), "%s/sys/fs/cgroup%s", root,
+		    *controllers ? "/cpu" : "") >= (int)sizeof(folder))
+		return 0;
+	return smallest_quota(folder, group, *controllers ? quota_v1 : quota_v2);
 }
 
-static size_t quota_limit(void)
+size_t cpus_of_groups(const char *root)
 {
 	char line[PATH_MAX];
-	FILE *f = fopen("/proc/self/cgroup", "re");
+	_cleanup_(closefp) FILE *f = NULL;
 	size_t least = 0;
 
+	if (snprintf(line, sizeof(line), "%s/proc/self/cgroup", root) >= (int)sizeof(line))
+		return 0;
+	f = fopen(line, "re");
 	if (!f)
 		return 0;
 	while (fgets(line, sizeof(line), f)) {
-		size_t limit = quota_of_line(line);
+		size_t limit = quota_of_line(root, line);
 
 		if (limit && (!least || limit < least))
 			least = limit;
 	}
-	fclose(f);
 	return least;
 }
 
@@ -145,7 +150,7 @@ static size_t affinity_count(void)
 
 size_t cpus_usable(void)
 {
-	size_t affinity = affinity_count(), quota = quota_limit();
+	size_t affinity = affinity_count(), quota = cpus_of_groups("");
 
 	return quota ? (size_t)min_u64(affinity, quota) : affinity;
 }
