@@ -5,7 +5,6 @@
 
 #include <math.h>
 
-#define SENSED_TOKENS 65536.0
 #define TRAINING_FLOATS 4 /* of a number: what is trained, its gradient and two moments */
 #define METRIC_BYTES (4 + 8 + 8 + 4) /* of a number: moments, and the factors of one damping */
 #define N_DAMPINGS 2
@@ -73,7 +72,7 @@ uint64_t auto_memory(const struct model_config *c, size_t n_threads)
 	block += 8 * s.components;
 	block += N_DAMPINGS * METRIC_BYTES * s.moments;
 	block += 4 * s.moments; /* of general text */
-	block += SENSED_TOKENS * c->hidden * 4;
+	block += (double)AUTO_TEXT_SENSED_TOKENS * c->hidden * 4;
 	bytes += c->n_layers * block + BACKWARD_CHUNK * s.row * 4;
 	return (uint64_t)(SPARE * bytes);
 }

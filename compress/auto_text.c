@@ -12,7 +12,6 @@
 #define OWN_WORDS_TOKENS 8192u
 #define MAX_ANSWER 256u
 #define ENOUGH_TOKENS 49152u /* of references: no more answers are drawn */
-#define SENSED_TOKENS 65536u /* give steady Fisher factors */
 
 static const char *const names[] = {
 	[AUTO_TEXT_NONE] = "none",
@@ -212,19 +211,23 @@ int auto_text_some(const struct auto_text *t, size_t n_tokens, struct sequences 
 
 int auto_text_sample(const struct auto_text *t, struct sequences *ret)
 {
-	return auto_text_some(t, SENSED_TOKENS, ret);
+	return auto_text_some(t, AUTO_TEXT_SENSED_TOKENS, ret);
+}
+
+/* What the calibration text is: --text none makes it one of random tokens. */
+static enum auto_text_kind calibration_kind(const struct method_options *o)
+{
+	return o->text == METHOD_TEXT_NONE ? AUTO_TEXT_NONE : AUTO_TEXT_GENERIC;
 }
 
 int auto_text_read(const struct method_model *m, struct auto_text *ret, struct reason *reason)
 {
-	_cleanup_(auto_text_done) struct auto_text t = {.kind = AUTO_TEXT_GENERIC};
+	_cleanup_(auto_text_done) struct auto_text t = {.kind = calibration_kind(m->options)};
 	int r;
 
 	if (m->options->text == METHOD_TEXT_OWN_WORDS)
 		return reason_set(reason, -EOPNOTSUPP,
 			"own words take the fine-tune in memory, which --memory does not allow");
-	if (m->options->text == METHOD_TEXT_NONE)
-		t.kind = AUTO_TEXT_NONE;
 	if (m->options->tasks) {
 		t.kind = AUTO_TEXT_TASKS;
 		r = sequences_of_tasks(checkpoint_folder(m->pair->tuned), &m->pair->tuned_config,
@@ -270,15 +273,13 @@ static bool may_be_generic(const struct method_options *o)
 
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)
 {
-	_cleanup_(auto_text_done) struct auto_text t = {.kind = AUTO_TEXT_GENERIC};
+	_cleanup_(auto_text_done) struct auto_text t = {.kind = calibration_kind(model->options)};
 	uint32_t vocab = model->pair->tuned_config.vocab;
 	struct reason refusal = {0};
 	int r = -EOPNOTSUPP;
 
 	if (wants_own_words(model->options))
 		r = ask_fine_tune(model, &t, &refusal);
-	if (model->options->text == METHOD_TEXT_NONE)
-		t.kind = AUTO_TEXT_NONE;
 	if (r == -EOPNOTSUPP && may_be_generic(model->options))
 		r = add_generic(model, 1, &t);
 	else if (r < 0)

@@ -15,6 +15,8 @@
 #include "compress/method.h"
 #include "compress/sequences.h"
 
+#define AUTO_TEXT_SENSED_TOKENS 65536u /* give steady Fisher factors */
+
 enum auto_text_kind {
 	AUTO_TEXT_NONE,
 	AUTO_TEXT_GENERIC,

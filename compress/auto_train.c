@@ -1,18 +1,22 @@
 #include "compress/auto_run.h"
 
-#define DEFAULT_STEPS 40u
 #define MOST_BITS 2.5 /* finer ones have little left to gain */
+#define STEPS 40u
+/* Coarse codes have more to learn: at half a bit, KL on unseen calls of tools .0096 after 40 steps,
+ * .0075 after 120. */
+#define COARSE_BITS 0.75
+#define COARSE_STEPS 120u
 
 static uint32_t n_steps(const struct auto_run *a)
 {
 	const struct method_options *o = a->model->options;
+	double bits = 8 * auto_projection_bytes(a) / a->n_weights;
 
 	if (o->train_steps_given)
 		return o->train_steps;
-	if (a->text.kind != AUTO_TEXT_TASKS ||
-		auto_projection_bytes(a) * 8 > MOST_BITS * a->n_weights)
+	if (a->text.kind != AUTO_TEXT_TASKS || bits > MOST_BITS)
 		return 0;
-	return DEFAULT_STEPS;
+	return bits > COARSE_BITS ? STEPS : COARSE_STEPS;
 }
 
 struct trial_work {

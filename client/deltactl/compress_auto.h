@@ -46,8 +46,9 @@ enum {
 	"  --text KIND              to learn from without --tasks: own-words, that the\n" \
 	"                           fine-tune makes up; generic, the calibration text; none,\n" \
 	"                           random tokens. Default: own-words if it can, else generic\n" \
-	"  --train-steps N          of training after the codes are chosen (default 40 with\n" \
-	"                           --tasks at 2.5 bits a weight and less, else 0)\n"
+	"  --train-steps N          of training after the codes are chosen (default with\n" \
+	"                           --tasks: 40 at 2.5 bits a weight and less, 120 at 0.75\n" \
+	"                           and less; else 0)\n"
 /* clang-format on */
 
 struct auto_arguments {
