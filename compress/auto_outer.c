@@ -32,17 +32,6 @@ static void usages_done(struct usages *u)
 	backward_free(u->backward);
 }
 
-/* Evenly spread, about n_tokens in all; appended. */
-static int add_sample(const struct sequences *all, size_t n_tokens, struct sequences *ret)
-{
-	size_t every = div_up(sequences_read(all), n_tokens);
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < all->n; i += every)
-		r = sequences_add(ret, sequence_ids(all, i), all->items[i].n, all->items[i].answer);
-	return r;
-}
-
 /*
  * How often text will have a token that the text to learn from has not: as often as that has one
  * that is nowhere else in it (Good 1953). Tasks may be there twice, with a second answer; the first
@@ -75,7 +64,7 @@ static int add_general(const struct auto_run *a, struct usages *u)
 	for (uint32_t i = 0; r == 0 && i < c->n_held_out; i++)
 		r = sequences_add(&windows, c->held_out + (size_t)i * c->window, c->window, 1);
 	if (r == 0)
-		r = add_sample(&windows, MEASURED_TOKENS, &usage->text);
+		r = sequences_add_some(&usage->text, &windows, MEASURED_TOKENS);
 	sequences_done(&windows);
 	usage->use.ids = c->ids;
 	usage->use.n = (size_t)c->n_windows * c->window;
@@ -88,10 +77,10 @@ static int list_usages(const struct auto_run *a, struct usages *ret)
 {
 	const struct auto_text *t = &a->text;
 	struct usage *usage = &ret->all[ret->n++];
-	int r = add_sample(&t->kept_back, MEASURED_TOKENS, &usage->text);
+	int r = sequences_add_some(&usage->text, &t->kept_back, MEASURED_TOKENS);
 
 	if (r == 0)
-		r = add_sample(&t->learn, MEASURED_TOKENS, &usage->text);
+		r = sequences_add_some(&usage->text, &t->learn, MEASURED_TOKENS);
 	usage->use = (struct outer_use){.ids = t->learn.ids, .n = t->learn.n_ids, .share = 1};
 	return r == 0 && t->kind == AUTO_TEXT_TASKS ? add_general(a, ret) : r;
 }

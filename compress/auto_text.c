@@ -117,6 +117,13 @@ static int add_generic(const struct method_model *m, uint32_t share, struct auto
 	return r == 0 ? add_windows(c->held_out, c->n_held_out, c->window, &t->kept_back) : r;
 }
 
+static int add_general(const struct method_model *m, struct auto_text *t)
+{
+	const struct calibration *c = m->calibration;
+
+	return add_windows(c->ids, c->n_windows, c->window, &t->general);
+}
+
 /* Both kinds of answers. */
 static int add_tasks(const struct method_model *m, struct task_text *text, struct auto_text *t,
 	struct reason *reason)
@@ -139,9 +146,7 @@ static int add_tasks(const struct method_model *m, struct task_text *text, struc
 			"%zu tasks, expected at least %u that fit into the model",
 			m->options->tasks->n, KEPT_BACK_SHARE);
 	t->kind = AUTO_TEXT_TASKS;
-	return r < 0 ? r
-		     : add_windows(m->calibration->ids, m->calibration->n_windows,
-			       m->calibration->window, &t->general);
+	return r < 0 ? r : add_general(m, t);
 }
 
 static int add_own_words(const struct method_model *m, struct task_text *text, struct auto_text *t,
@@ -196,22 +201,9 @@ static int ask_fine_tune(const struct method_model *m, struct auto_text *t, stru
 	return add_own_words(m, text, t, reason);
 }
 
-int auto_text_some(const struct auto_text *t, size_t n_tokens, struct sequences *ret)
-{
-	size_t every = div_up(sequences_read(&t->learn), n_tokens);
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < t->learn.n; i += every) {
-		const struct sequence *s = &t->learn.items[i];
-
-		r = sequences_add(ret, sequence_ids(&t->learn, i), s->n, s->answer);
-	}
-	return r;
-}
-
 int auto_text_sample(const struct auto_text *t, struct sequences *ret)
 {
-	return auto_text_some(t, AUTO_TEXT_SENSED_TOKENS, ret);
+	return sequences_add_some(ret, &t->learn, AUTO_TEXT_SENSED_TOKENS);
 }
 
 /* What the calibration text is: --text none makes it one of random tokens. */
@@ -232,11 +224,17 @@ int auto_text_read(const struct method_model *m, struct auto_text *ret, struct r
 		t.kind = AUTO_TEXT_TASKS;
 		r = sequences_of_tasks(checkpoint_folder(m->pair->tuned), &m->pair->tuned_config,
 			m->options->tasks, &t.learn, reason);
+		if (r == 0)
+			r = add_general(m, &t);
 	} else {
 		r = add_generic(m, 1, &t);
 	}
 	if (r == 0 && t.learn.n == 0)
 		r = reason_set(reason, -EINVAL, "there is no text that fits into the model");
+	if (r == 0)
+		r = sequences_check(&t.learn, m->pair->tuned_config.vocab, reason);
+	if (r == 0)
+		r = sequences_check(&t.general, m->pair->tuned_config.vocab, reason);
 	if (r < 0)
 		return r;
 	*ret = t;

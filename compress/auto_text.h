@@ -39,8 +39,6 @@ int auto_text_read(const struct method_model *model, struct auto_text *ret, stru
 /* The references that auto_text_make() keeps back of tasks, appended. */
 int auto_text_kept_back(const struct method_model *model, struct sequences *ret,
 	struct reason *reason) _must_check_;
-/* Of `learn`, evenly spread, about so many tokens to read; appended. */
-int auto_text_some(const struct auto_text *t, size_t n_tokens, struct sequences *ret) _must_check_;
 /* Of `learn`, evenly spread, as much as the Fisher factors want; appended. */
 int auto_text_sample(const struct auto_text *t, struct sequences *ret) _must_check_;
 void auto_text_done(struct auto_text *t);

@@ -54,6 +54,16 @@ size_t sequences_judged(const struct sequences *s)
 	return n;
 }
 
+int sequences_add_some(struct sequences *s, const struct sequences *all, size_t n_tokens)
+{
+	size_t every = div_up(sequences_read(all), n_tokens);
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < all->n; i += every)
+		r = sequences_add(s, sequence_ids(all, i), all->items[i].n, all->items[i].answer);
+	return r;
+}
+
 uint32_t sequences_longest(const struct sequences *s)
 {
 	uint32_t longest = 0;

@@ -25,6 +25,9 @@ struct sequences {
  * -EINVAL. */
 int sequences_add(struct sequences *s, const uint32_t *ids, size_t n, size_t answer) _must_check_;
 void sequences_done(struct sequences *s);
+/* Appends some of `all`, evenly spread: about n_tokens to read. */
+int sequences_add_some(struct sequences *s, const struct sequences *all, size_t n_tokens)
+	_must_check_;
 
 static inline const uint32_t *sequence_ids(const struct sequences *s, size_t i)
 {
