@@ -13,14 +13,15 @@
 #     --parts LIST    base, codecs, batches, depth, depth-int8 (all; the last has such keys and values)
 #     --variants N    of 1 bit, of which each row of a batch has one (8)
 #     --repeats N     of each test (5)
-#     --peer PATH     llama-bench of llama.cpp: runs after each of our runs of part base
-#     --gguf DIR      for it: SHAPE-bf16.gguf, SHAPE-q8_0.gguf and SHAPE-q4_0.gguf
+#     --peer PATH     llama-bench of llama.cpp: in part base it runs after each repeat of ours
+#     --gguf DIR      for it: SHAPE-BLOCKS-TYPE.gguf, of types bf16, q8_0 and q4_0; BLOCKS may be all
 #     --keep          the model folders too, to convert them for the peer
 #     --list          the runs that would be made, and nothing else
 #
 # A run that is in rates.tsv is not made again: what was interrupted goes on, and a run is made
 # afresh by deleting its lines. Weights and codes are random: rates do not depend on what they say.
 set -eu -o pipefail
+shopt -s inherit_errexit
 cd "$(dirname "$0")/.."
 . bench/rows.sh
 
@@ -85,6 +86,7 @@ make_bases() { # shape
 # They fit every image of the model.
 make_deltas() { # shape
 	local at=$work/$1-$blocks codec
+	[[ $parts =~ codecs|batches ]] || return 0
 	for codec in $codecs; do
 		[ -f "$at-$codec.delta" ] || "$build/bench/write_delta" "$at-${weights##*,}.base" \
 			"${codec%-*}" "${codec##*-}" "$at-$codec.delta"
@@ -119,33 +121,65 @@ our_lines() { # key of the run
 		}'
 }
 
-# Likewise of llama-bench -o json: an object a test, with the rate of each repeat.
+# Likewise of one repeat of llama-bench -o json: an object a test.
 peer_lines() { # key of the run
 	tr -d ' \n' | sed 's/},{/}\n{/g' | awk -v run="$1" '
 		function value(key) {
-			if (!match($0, "\"" key "\":[^,}]*")) return ""
-			return substr($0, RSTART + length(key) + 3, RLENGTH - length(key) - 3)
+			if (!match($0, "\"" key "\":(\"[^\"]*\"|[^,}]*)")) return ""
+			text = substr($0, RSTART + length(key) + 3, RLENGTH - length(key) - 3)
+			gsub(/"/, "", text)
+			return text
 		}
-		match($0, /"samples_ts":\[[^]]*\]/) {
-			n = split(substr($0, RSTART + 14, RLENGTH - 15), rates, ",")
-			for (i = 2; i <= n; i++)
-				for (k = i; k > 1 && rates[k] + 0 < rates[k - 1] + 0; k--) {
-					swap = rates[k]; rates[k] = rates[k - 1]; rates[k - 1] = swap
-				}
-			median = (rates[int((n + 1) / 2)] + rates[int(n / 2) + 1]) / 2
+		/"avg_ts":/ {
 			test = value("n_prompt") > 0 ? "prompt " value("n_prompt") : "decode"
-			printf "%s\tllama.cpp\t%s\t%s\t1\t0\tbase\t%s\t%s\t%s\t\t\t\n", run, value("n_threads"), test, median, rates[1], rates[n]
-		}'
+			printf "%s\tllama.cpp %s\t%s\t%s\t1\t0\tbase", run, value("build_commit"), value("n_threads"), test
+			for (i = 0; i < 3; i++) printf "\t%s", value("avg_ts")
+			print "\t\t\t"
+			n_tests++
+		}
+		END { exit n_tests == 0 }'
 }
 
 run_peer() { # shape weights threads
 	local -A types=([bf16]=bf16 [int8]=q8_0 [int4]=q4_0)
 	local n=$3
 	[ "$n" != 0 ] || n=$(nproc)
-	"$peer" -m "$gguf/$1-${types[$2]}.gguf" -t "$n" -p 512 -n 32 -r "$repeats" -o json
+	"$peer" -m "$gguf/$1-$blocks-${types[$2]}.gguf" -t "$n" -p 512 -n 32 -r 1 -o json
 }
 
-measure() { # shape weights threads part
+# The lines of all repeats of a run become one a test: the median of the rates and of what memory
+# gave, and the least and the most of the rates.
+repeats_lines() {
+	awk -F '\t' -v OFS='\t' -v CONVFMT=%.17g '
+		function median(values, name, n,    sorted, i, k, swap) {
+			for (i = 1; i <= n; i++) {
+				sorted[i] = values[name, i]
+				for (k = i; k > 1 && sorted[k] + 0 < sorted[k - 1] + 0; k--) {
+					swap = sorted[k]; sorted[k] = sorted[k - 1]; sorted[k - 1] = swap
+				}
+			}
+			least = sorted[1]; most = sorted[n]
+			return n % 2 ? sorted[(n + 1) / 2] : (sorted[n / 2] + sorted[n / 2 + 1]) / 2
+		}
+		{
+			name = $6 FS $8
+			if (!(name in line)) order[++n_tests] = name
+			line[name] = $0
+			rates[name, ++n_repeats[name]] = $12
+			memory[name, n_repeats[name]] = $17
+		}
+		END {
+			for (i = 1; i <= n_tests; i++) {
+				name = order[i]
+				$0 = line[name]
+				if ($17 != "") $17 = median(memory, name, n_repeats[name])
+				$12 = median(rates, name, n_repeats[name]); $13 = least; $14 = most
+				print
+			}
+		}'
+}
+
+measure() { # shape weights threads part repeats
 	local at=$work/$1-$blocks options=() codec i
 	case $4 in
 	base) options=(--prompt 512) ;;
@@ -161,7 +195,16 @@ measure() { # shape weights threads part
 	depth-int8) options=(--prompt 0 --depth "512,4096,16384" --kv int8) ;;
 	*) usage ;;
 	esac
-	"$deltactl" bench --base "$at-$2.base" --threads "$3" --repeats "$repeats" "${options[@]}" --json --quiet
+	"$deltactl" bench --base "$at-$2.base" --threads "$3" --repeats "$5" "${options[@]}" --json --quiet
+}
+
+# Both take turns, so that what else the machine does is shared out among them.
+measure_beside_peer() { # key of the run, shape weights threads
+	local i
+	for ((i = 0; i < repeats; i++)); do
+		measure "$2" "$3" "$4" base 1 | our_lines "$1"
+		run_peer "$2" "$3" "$4" | peer_lines "$1"
+	done
 }
 
 # The lines of a run are added together.
@@ -169,11 +212,37 @@ make_run() { # shape blocks weights threads part
 	local key lines
 	key=$(printf '%s\t%s\t%s\t%s\t%s' "$@")
 	echo "$*" >&2
-	lines=$(measure "$1" "$3" "$4" "$5" | our_lines "$key")
 	if [ "$5" = base ] && [ -n "$peer" ]; then
-		lines+=$'\n'$(run_peer "$1" "$3" "$4" | peer_lines "$key")
+		lines=$(measure_beside_peer "$key" "$1" "$3" "$4" | repeats_lines)
+	else
+		lines=$(measure "$1" "$3" "$4" "$5" "$repeats" | our_lines "$key")
 	fi
 	printf '%s\n' "$lines" >>"$tsv"
+}
+
+# Our rates on the base alone beside those of llama.cpp in the same run, if there are any.
+render_peer() {
+	awk -F '\t' '
+		$5 != "base" || $11 != "base" { next }
+		{
+			name = $1 ($2 == "all" ? "" : " of " $2 " blocks") " | " $3 " | " $7 " | " $8
+			rate = sprintf("%.2f | %.2f..%.2f", $12, $13, $14)
+		}
+		$6 !~ /^llama/ { ours[name] = $12; our_rate[name] = $6 " | " rate; next }
+		name in ours {
+			rows = rows sprintf("| %s | %s | %s | %.2f |\n", name, our_rate[name], rate, ours[name] / $12)
+			peers[$6] = 1
+		}
+		END {
+			if (rows == "") exit
+			for (peer in peers) names = names (names == "" ? "" : ", ") peer
+			print "\n## Beside " names "\n"
+			print "Each repeat of ours is followed by one of llama-bench, with as many threads and its defaults"
+			print "otherwise; beside bf16, int8 and int4 it has bf16, q8_0 and q4_0. The last column is our rate over its.\n"
+			print "| shape | weights | threads | test | kernels | tokens/s | least..most | llama.cpp | least..most | times |"
+			print "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+			printf "%s", rows
+		}' "$tsv"
 }
 
 render() {
@@ -184,21 +253,20 @@ render() {
 	echo 'of all rows together, medians; what a token reads of weights, keys and values, its rate, and its share'
 	echo 'of what memory gave the same threads between the repeats. The last column is the rate over that of'
 	echo 'the base alone in the same run.'
+	render_peer
 	awk -F '\t' '
 		NR == 1 { next }
 		{
 			table = $1 " " ($2 == "all" ? "" : "of " $2 " blocks ") $3 ", " $7 " threads"
 			if (!(table in seen)) { seen[table] = 1; order[++n_tables] = table }
 			run = $1 FS $2 FS $3 FS $4 FS $5 FS $8 FS $9 FS $10
-			if ($11 == "base" && $6 != "llama.cpp") base[run] = $12
+			if ($6 ~ /^llama/) next
+			if ($11 == "base") base[run] = $12
 			name = $8 ($9 > 1 ? " x" $9 : "") ($10 > 0 ? " at " $10 : "") ($5 == "depth-int8" ? ", int8 KV" : "")
 			bytes = $15 + $16
 			line = sprintf("| %s | %s | %s | %.2f | %.2f..%.2f |", name, $11, $6, $12, $13, $14)
-			if ($15 != "")
-				line = line sprintf(" %.1f | %.2f | %.0f %% |", bytes / 1e6, bytes * $12 / 1e9, 100 * bytes * $12 / $17)
-			else
-				line = line " | | |"
-			line = line (run in base && ($11 != "base" || $6 == "llama.cpp") ? sprintf(" %.2f |", $12 / base[run]) : " |")
+			line = line sprintf(" %.1f | %.2f | %.0f %% |", bytes / 1e6, bytes * $12 / 1e9, 100 * bytes * $12 / $17)
+			line = line (run in base && $11 != "base" ? sprintf(" %.2f |", $12 / base[run]) : " |")
 			lines[table] = lines[table] line "\n"
 		}
 		END {
