@@ -72,7 +72,8 @@ $(BUILD)/obj/kernels/amx/%.o: CFLAGS += $(AVX512_FLAGS) -mamx-tile -mamx-int8 -m
 $(BUILD)/obj/kernels/avx512/%.o $(BUILD)/obj/kernels/amx/%.o: INSTRUMENT = $(SANITIZE_VECTORS)
 
 # Loops over short rows are most of their work, and -O2 leaves them to scalars.
-$(BUILD)/obj/compress/ldlq.o $(BUILD)/obj/compress/exponential.o $(BUILD)/obj/foreign/integers.o: CFLAGS += -O3
+$(addprefix $(BUILD)/obj/,compress/ldlq.o compress/exponential.o foreign/integers.o \
+	foreign/safetensors_numbers.o): CFLAGS += -O3
 
 $(BUILD)/obj/%.o: %.c | $(BUILD)/packages
 	@mkdir -p $(@D)

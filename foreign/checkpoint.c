@@ -317,40 +317,27 @@ struct sink {
 	uint64_t n_inexact;
 };
 
-static void sink_put(struct sink *sink, uint64_t at, const float *values, size_t n)
-{
-	if (sink->floats) {
-		memcpy(sink->floats + at, values, n * sizeof(*values));
-		return;
-	}
-	for (size_t i = 0; i < n; i++) {
-		uint16_t half = bf16_from_f32(values[i]);
-
-		sink->halves[at + i] = half;
-		sink->n_inexact += bf16_to_f32(half) != values[i];
-	}
-}
-
 static int read_part(const struct checkpoint *c, const struct checkpoint_part *part,
 	struct sink *sink, struct reason *reason)
 {
 	uint64_t n = (uint64_t)part->rows * part->cols;
 	uint64_t first = (uint64_t)part->first_row * part->cols;
-	_cleanup_(freep) float *values = malloc(CHUNK_NUMBERS * sizeof(*values));
 	int r;
 
-	if (!values)
-		return reason_set(reason, -ENOMEM, "out of memory");
-	for (uint64_t at = 0; at < n; at += CHUNK_NUMBERS) {
-		size_t chunk = (size_t)min_u64(CHUNK_NUMBERS, n - at);
+	r = sink->floats ? safetensors_read_f32(
+				   c->tensors, part->tensor, first, sink->floats, (size_t)n, reason)
+			 : safetensors_read_bf16(c->tensors, part->tensor, first, sink->halves,
+				   (size_t)n, &sink->n_inexact, reason);
+	return r < 0 ? reason_prefix(reason, r, "%s", c->folder) : 0;
+}
 
-		r = safetensors_read_f32(
-			c->tensors, part->tensor, first + at, values, chunk, reason);
-		if (r < 0)
-			return reason_prefix(reason, r, "%s", c->folder);
-		sink_put(sink, at, values, chunk);
-	}
-	return 0;
+/* All numbers at once. */
+static void sink_put(struct sink *sink, const float *values, size_t n)
+{
+	if (sink->floats)
+		memcpy(sink->floats, values, n * sizeof(*values));
+	else
+		sink->n_inexact = numbers_to_bf16(sink->halves, values, n);
 }
 
 static int read_adapted(const struct checkpoint *c, enum tensor_role role, uint32_t layer,
@@ -363,7 +350,7 @@ static int read_adapted(const struct checkpoint *c, enum tensor_role role, uint3
 	r = adapted_read(c->base, c->adapter, role, layer, &values, &n, reason);
 	if (r < 0)
 		return r;
-	sink_put(sink, 0, values, n);
+	sink_put(sink, values, n);
 	return 0;
 }
 

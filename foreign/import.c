@@ -1,7 +1,7 @@
 /*
  * The offsets of all payloads follow from the config alone, so the records are written before the
- * weights and the file is written once, front to back. At any time one tensor is in memory, as read
- * and as packed.
+ * weights and the file is written once, front to back. At any time two tensors are in memory, as
+ * read and as packed: while one is written and digested the next one is read and packed.
  */
 #include "foreign/import.h"
 
@@ -9,6 +9,7 @@
 #include "foreign/tokenizer_json.h"
 #include "store/base.h"
 #include "store/model_digest.h"
+#include "store/parallel.h"
 #include "store/writer.h"
 
 #include <assert.h>
@@ -35,6 +36,16 @@ struct text_sections {
 	size_t n_chat;
 };
 
+/* A tensor on its way, and room for the largest one. */
+struct passing {
+	const struct tensor_record *t;
+	void *source; /* in the form that is digested */
+	void *packed;
+	float *served;       /* where there are codes: what they stand for */
+	const void *payload; /* one of the first two: what goes into the file */
+	size_t n_source_bytes;
+};
+
 /* One import under way. */
 struct import {
 	struct checkpoint *checkpoint;
@@ -44,8 +55,7 @@ struct import {
 	struct text_sections text;
 	struct writer *writer;
 	struct model_digest *digest, *served_digest; /* the latter NULL without codes */
-	void *source, *packed;                       /* room for the largest tensor each */
-	float *served;                               /* likewise, where there are codes */
+	struct passing passing[2];
 	const struct progress *progress;
 	struct import_report *report;
 	struct reason *reason;
@@ -59,9 +69,11 @@ static void import_done(struct import *in)
 	writer_free(in->writer);
 	model_digest_free(in->digest);
 	model_digest_free(in->served_digest);
-	free(in->served);
-	free(in->source);
-	free(in->packed);
+	for (size_t i = 0; i < array_len(in->passing); i++) {
+		free(in->passing[i].served);
+		free(in->passing[i].source);
+		free(in->passing[i].packed);
+	}
 }
 
 static void plan_tensor(struct plan *plan, enum weights weights, enum tensor_role role,
@@ -184,72 +196,115 @@ static int write_head_sections(struct import *in)
 	return r;
 }
 
-/* Reads a tensor into `source`, in the form that is digested, and tells what goes into the file. */
-static int read_tensor(struct import *in, const struct tensor_record *t, const void **ret_payload,
-	size_t *ret_source_bytes)
+static int read_tensor(struct import *in, struct passing *p)
 {
+	const struct tensor_record *t = p->t;
 	enum tensor_role role = (enum tensor_role)t->role;
 	uint64_t n_inexact;
 	int r;
 
 	if (t->codec == CODEC_VECTOR_F32) {
-		*ret_payload = in->source;
-		*ret_source_bytes = t->bytes;
-		return checkpoint_read_f32(in->checkpoint, role, t->layer, in->source, in->reason);
+		p->payload = p->source;
+		p->n_source_bytes = t->bytes;
+		return checkpoint_read_f32(in->checkpoint, role, t->layer, p->source, in->reason);
 	}
-	r = checkpoint_read_bf16(
-		in->checkpoint, role, t->layer, in->source, &n_inexact, in->reason);
+	r = checkpoint_read_bf16(in->checkpoint, role, t->layer, p->source, &n_inexact, in->reason);
 	if (r < 0)
 		return r;
 	in->report->n_inexact += n_inexact;
-	*ret_payload = in->packed;
-	*ret_source_bytes = (size_t)t->rows * t->cols * sizeof(uint16_t);
-	weights_pack(t, in->source, in->packed);
+	p->payload = p->packed;
+	p->n_source_bytes = (size_t)t->rows * t->cols * sizeof(uint16_t);
+	weights_pack(t, p->source, p->packed);
 	return 0;
 }
 
-static void digest_tensor(struct import *in, const struct tensor_record *t, size_t n_source_bytes)
+static void digest_source(struct model_digest *digest, const struct passing *p)
 {
-	enum tensor_role role = (enum tensor_role)t->role;
-
-	model_digest_add(in->digest, role, t->layer, t->rows, t->cols, in->source, n_source_bytes);
-	if (!in->served_digest)
-		return;
-	if (t->codec != CODEC_MAT_INT) {
-		model_digest_add(in->served_digest, role, t->layer, t->rows, t->cols, in->source,
-			n_source_bytes);
-		return;
-	}
-	weights_values(t, in->packed, in->served);
-	model_digest_add(in->served_digest, role, t->layer, t->rows, t->cols, in->served,
-		(size_t)t->rows * t->cols * sizeof(*in->served));
+	model_digest_add(digest, (enum tensor_role)p->t->role, p->t->layer, p->t->rows, p->t->cols,
+		p->source, p->n_source_bytes);
 }
 
-static int write_tensor(struct import *in, const struct tensor_record *t)
+static void digest_served(struct model_digest *digest, const struct passing *p)
 {
-	size_t n_source_bytes = 0;
-	const void *payload = NULL;
+	const struct tensor_record *t = p->t;
+
+	if (t->codec != CODEC_MAT_INT) {
+		digest_source(digest, p);
+		return;
+	}
+	weights_values(t, p->packed, p->served);
+	model_digest_add(digest, (enum tensor_role)t->role, t->layer, t->rows, t->cols, p->served,
+		(size_t)t->rows * t->cols * sizeof(*p->served));
+}
+
+static int write_tensor(struct import *in, const struct passing *p)
+{
+	const struct tensor_record *t = p->t;
 	int r;
 
-	r = read_tensor(in, t, &payload, &n_source_bytes);
-	if (r < 0)
-		return r;
-	digest_tensor(in, t, n_source_bytes);
 	r = writer_align(
 		in->writer, t->codec == CODEC_VECTOR_F32 ? VECTOR_ALIGNMENT : MATRIX_ALIGNMENT);
 	if (r < 0)
 		return r;
 	assert(writer_offset(in->writer) == t->offset);
-	return writer_append(in->writer, payload, t->bytes);
+	return writer_append(in->writer, p->payload, t->bytes);
+}
+
+/* What is done at the same time; the longest task first. */
+enum task {
+	TASK_SERVED,
+	TASK_WRITE,
+	TASK_READ,
+	TASK_DIGEST,
+	N_TASKS,
+};
+
+struct step {
+	struct import *in;
+	struct passing *coming, *going; /* NULL at the end, at the beginning */
+	int read_error, write_error;
+};
+
+static void run_task(void *arg, size_t task)
+{
+	struct step *s = arg;
+	struct import *in = s->in;
+
+	switch ((enum task)task) {
+	case TASK_SERVED:
+		if (s->going && in->served_digest)
+			digest_served(in->served_digest, s->going);
+		break;
+	case TASK_WRITE:
+		if (s->going)
+			s->write_error = write_tensor(in, s->going);
+		break;
+	case TASK_READ:
+		if (s->coming)
+			s->read_error = read_tensor(in, s->coming);
+		break;
+	case TASK_DIGEST:
+		if (s->going)
+			digest_source(in->digest, s->going);
+		break;
+	case N_TASKS:
+		break;
+	}
 }
 
 static int write_weights(struct import *in)
 {
 	int r = writer_section_begin(in->writer, SECTION_WEIGHTS, FORMAT_WEIGHTS_ALIGNMENT);
 	uint64_t begin = writer_offset(in->writer);
+	struct step step = {.in = in};
 
-	for (size_t i = 0; i < in->plan.n_records && r == 0; i++) {
-		r = write_tensor(in, &in->plan.records[i]);
+	for (size_t i = 0; i <= in->plan.n_records && r == 0; i++) {
+		step.going = step.coming;
+		step.coming = i < in->plan.n_records ? &in->passing[i % 2] : NULL;
+		if (step.coming)
+			step.coming->t = &in->plan.records[i];
+		parallel_for(N_TASKS, run_task, &step);
+		r = step.write_error < 0 ? step.write_error : step.read_error;
 		progress_update(in->progress, "importing", writer_offset(in->writer) - begin,
 			in->plan.weights_bytes);
 	}
@@ -270,6 +325,15 @@ static int write_sections(struct import *in)
 }
 
 /* Vectors are read as f32, matrices as bf16. */
+static bool passing_init(struct passing *p, const struct plan *plan, bool codes)
+{
+	p->source = malloc(max_u64(plan->max_numbers * sizeof(uint16_t), plan->max_tensor_bytes));
+	p->packed =
+		aligned_alloc(MATRIX_ALIGNMENT, align_up(plan->max_tensor_bytes, MATRIX_ALIGNMENT));
+	p->served = codes ? malloc(plan->max_numbers * sizeof(float)) : NULL;
+	return p->source && p->packed && codes == !!p->served;
+}
+
 static int take_memory(struct import *in)
 {
 	const struct plan *plan = &in->plan;
@@ -277,11 +341,9 @@ static int take_memory(struct import *in)
 
 	in->digest = model_digest_new(in->config);
 	in->served_digest = codes ? model_digest_new(in->config) : NULL;
-	in->source = malloc(max_u64(plan->max_numbers * sizeof(uint16_t), plan->max_tensor_bytes));
-	in->packed =
-		aligned_alloc(MATRIX_ALIGNMENT, align_up(plan->max_tensor_bytes, MATRIX_ALIGNMENT));
-	in->served = codes ? malloc(plan->max_numbers * sizeof(float)) : NULL;
-	if (in->digest && in->source && in->packed && codes == (in->served && in->served_digest))
+	if (in->digest && codes == !!in->served_digest &&
+		passing_init(&in->passing[0], plan, codes) &&
+		passing_init(&in->passing[1], plan, codes))
 		return 0;
 	return reason_set(in->reason, -ENOMEM, "out of memory for tensors of %llu numbers",
 		(unsigned long long)plan->max_numbers);

@@ -12,3 +12,10 @@ bool safetensors_has_numbers(const struct safetensors_tensor *tensor);
  * would not be in bf16. */
 int safetensors_read_f32(const struct safetensors *s, const struct safetensors_tensor *tensor,
 	uint64_t first, float *ret, size_t n, struct reason *reason) _must_check_;
+/* The same as bf16, rounded to nearest, and how many of them bf16 does not hold exactly. */
+int safetensors_read_bf16(const struct safetensors *s, const struct safetensors_tensor *tensor,
+	uint64_t first, uint16_t *ret, size_t n, uint64_t *ret_inexact, struct reason *reason)
+	_must_check_;
+
+/* Rounds to nearest; returns how many numbers changed by that. */
+uint64_t numbers_to_bf16(uint16_t *ret, const float *values, size_t n);

@@ -112,6 +112,7 @@ static const int allowed[] = {
 	SCMP_SYS(lstat),
 	SCMP_SYS(statfs),
 	SCMP_SYS(statx),
+	SCMP_SYS(sync_file_range),
 	SCMP_SYS(sysinfo),
 	SCMP_SYS(umask),
 	SCMP_SYS(uname),

@@ -18,10 +18,24 @@ void mat_bf16_pack_row(uint16_t *packed, uint32_t cols, uint32_t row, const uint
 		lane[(size_t)(c / 2) * (2 * MAT_BLOCK) + c % 2] = source[c];
 }
 
+/* A whole block of rows, in the order of the packed numbers. */
+static void pack_block(uint16_t *packed, const uint16_t *source, uint32_t cols)
+{
+	for (uint32_t c = 0; c < cols; c += 2)
+		for (uint32_t lane = 0; lane < MAT_BLOCK; lane++)
+			memcpy(packed + (size_t)c * MAT_BLOCK + 2 * lane,
+				source + (size_t)lane * cols + c, 2 * sizeof(*packed));
+}
+
 void mat_bf16_pack(uint16_t *ret, const uint16_t *source, uint32_t rows, uint32_t cols)
 {
-	memset(ret, 0, mat_bf16_size(rows, cols) * sizeof(*ret));
-	for (uint32_t r = 0; r < rows; r++)
+	uint32_t whole = cols % 2 == 0 ? rows - rows % MAT_BLOCK : 0;
+	size_t first = mat_bf16_index(cols, whole, 0);
+
+	for (uint32_t r = 0; r < whole; r += MAT_BLOCK)
+		pack_block(ret + mat_bf16_index(cols, r, 0), source + (size_t)r * cols, cols);
+	memset(ret + first, 0, (mat_bf16_size(rows, cols) - first) * sizeof(*ret));
+	for (uint32_t r = whole; r < rows; r++)
 		mat_bf16_pack_row(ret, cols, r, source + (size_t)r * cols);
 }
 

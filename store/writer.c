@@ -3,8 +3,11 @@
 #include "common/file.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
+
+#define WRITE_BACK_CHUNKS 16u
 
 /*
  * The body is made chunk by chunk in memory; a full chunk is digested and written, so the digests
@@ -66,45 +69,63 @@ uint64_t writer_offset(const struct writer *w)
 	return w->header.body_offset + w->written + w->filled;
 }
 
-static int flush_chunk(struct writer *w)
+/* The disk begins with what is there, and has less left to do when all must be on it. */
+static void begin_writing_back(const struct writer *w)
+{
+	if (w->n_chunks % WRITE_BACK_CHUNKS == 0)
+		(void)sync_file_range(w->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
+static int put_chunk(struct writer *w, const uint8_t *bytes, uint64_t n_bytes)
 {
 	struct digest d;
 	int r;
 
 	if (w->n_chunks == w->max_chunks)
 		return -EFBIG;
-	d = digest_of(w->chunk, w->filled);
-	r = file_write_at(w->fd, w->chunk, w->filled, w->header.body_offset + w->written);
+	d = digest_of(bytes, n_bytes);
+	r = file_write_at(w->fd, bytes, n_bytes, w->header.body_offset + w->written);
 	if (r < 0)
 		return r;
 	memcpy(w->digests + w->n_chunks * sizeof(d), &d, sizeof(d));
 	w->n_chunks++;
-	w->written += w->filled;
-	w->filled = 0;
+	w->written += n_bytes;
+	begin_writing_back(w);
 	return 0;
 }
 
+static int flush_chunk(struct writer *w)
+{
+	int r = put_chunk(w, w->chunk, w->filled);
+
+	if (r == 0)
+		w->filled = 0;
+	return r;
+}
+
+/* NULL: zeros. A whole chunk of the caller's is written from where it is. */
 static int put(struct writer *w, const uint8_t *bytes, uint64_t n_bytes)
 {
-	while (n_bytes > 0) {
-		uint64_t n = min_u64(n_bytes, FORMAT_CHUNK - w->filled);
-		int r;
+	int r = 0;
 
-		if (bytes) {
-			memcpy(w->chunk + w->filled, bytes, n);
-			bytes += n;
+	while (n_bytes > 0 && r == 0) {
+		uint64_t n = min_u64(n_bytes, FORMAT_CHUNK - w->filled);
+
+		if (bytes && n == FORMAT_CHUNK) {
+			r = put_chunk(w, bytes, n);
 		} else {
-			memset(w->chunk + w->filled, 0, n);
+			if (bytes)
+				memcpy(w->chunk + w->filled, bytes, n);
+			else
+				memset(w->chunk + w->filled, 0, n);
+			w->filled += n;
+			if (w->filled == FORMAT_CHUNK)
+				r = flush_chunk(w);
 		}
-		w->filled += n;
+		bytes = bytes ? bytes + n : NULL;
 		n_bytes -= n;
-		if (w->filled < FORMAT_CHUNK)
-			continue;
-		r = flush_chunk(w);
-		if (r < 0)
-			return r;
 	}
-	return 0;
+	return r;
 }
 
 static int put_zeros_to(struct writer *w, uint64_t alignment)
