@@ -3,8 +3,11 @@
  * one core reads memory, and the rate at which it multiplies and adds. One thread; medians; the
  * weights of each call are elsewhere in memory than those of the calls before.
  *
- *   bench_kernels [SET ...]
+ *   bench_kernels [--tsv] [SET ...]
+ *
+ * --tsv: fewer shapes, as numbers for bench/roofline.sh.
  */
+#include "bench/ceilings.h"
 #include "bench/tiles.h"
 #include "common/base.h"
 #include "kernels/attend.h"
@@ -14,9 +17,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
 
 #define MEMORY_BYTES ((size_t)640 << 20) /* beyond the caches */
 #define ROWS 4096u
@@ -46,6 +46,7 @@ struct bench {
 	double read_rate;  /* bytes a second */
 	double fma_rate;   /* floating-point operations a second, of the set's registers */
 	double cache_rate; /* likewise of tiles that come from the second cache */
+	bool tsv;          /* for the picture: fewer shapes, and nothing but numbers */
 };
 
 /* The thread's own time, so that other programs cost only what they take of the memory's rate. */
@@ -92,55 +93,20 @@ static uint8_t *fresh(const struct bench *b, size_t bytes)
 #ifdef __x86_64__
 
 #define READ_BYTES ((size_t)32 << 20)
-#define FMA_ROUNDS 200000
-#define FMA_CHAINS 12 /* latency times ports, and some */
 
-/* In four streams, as a product reads its weights. */
-__attribute__((target("avx2"))) static void read_memory(struct bench *b)
+static void read_memory(struct bench *b)
 {
-	const size_t n = READ_BYTES / 4;
-	const uint8_t *at = fresh(b, READ_BYTES);
-	__m256i sums[4] = {0};
-
-	for (size_t i = 0; i < n; i += 64) {
-		for (size_t s = 0; s < 4; s++) {
-			const __m256i *line = (const __m256i *)(const void *)(at + s * n + i);
-
-			_mm_prefetch((const char *)line + 3072, _MM_HINT_T0);
-			sums[s] = _mm256_xor_si256(sums[s], _mm256_load_si256(line));
-			sums[s] = _mm256_xor_si256(sums[s], _mm256_load_si256(line + 1));
-		}
-	}
-	for (size_t s = 0; s < 4; s++)
-		_mm256_storeu_ps(b->y + 8 * s, _mm256_castsi256_ps(sums[s]));
+	ceiling_read(fresh(b, READ_BYTES), READ_BYTES, b->y);
 }
 
-__attribute__((target("avx2,fma"))) static void fma_avx2(struct bench *b)
+static void fma_avx2(struct bench *b)
 {
-	__m256 sums[FMA_CHAINS], factor = _mm256_set1_ps(b->x[0]);
-
-	for (int i = 0; i < FMA_CHAINS; i++)
-		sums[i] = _mm256_set1_ps((float)i);
-	for (int round = 0; round < FMA_ROUNDS; round++)
-#pragma GCC unroll 12
-		for (int i = 0; i < FMA_CHAINS; i++)
-			sums[i] = _mm256_fmadd_ps(sums[i], factor, factor);
-	for (int i = 0; i < FMA_CHAINS; i++)
-		_mm256_storeu_ps(b->y + 8 * i, sums[i]);
+	ceiling_fma_avx2(b->y);
 }
 
-__attribute__((target("avx512f"))) static void fma_avx512(struct bench *b)
+static void fma_avx512(struct bench *b)
 {
-	__m512 sums[FMA_CHAINS], factor = _mm512_set1_ps(b->x[0]);
-
-	for (int i = 0; i < FMA_CHAINS; i++)
-		sums[i] = _mm512_set1_ps((float)i);
-	for (int round = 0; round < FMA_ROUNDS; round++)
-#pragma GCC unroll 12
-		for (int i = 0; i < FMA_CHAINS; i++)
-			sums[i] = _mm512_fmadd_ps(sums[i], factor, factor);
-	for (int i = 0; i < FMA_CHAINS; i++)
-		_mm512_storeu_ps(b->y + 16 * i, sums[i]);
+	ceiling_fma_avx512(b->y);
 }
 
 static void run_tile_registers(struct bench *b)
@@ -166,7 +132,7 @@ static void tiles_measure(struct bench *b)
 static void ceilings_measure(struct bench *b)
 {
 	bool wide = strcmp(b->k->name, "avx512") == 0;
-	double operations = 2.0 * FMA_ROUNDS * FMA_CHAINS * (wide ? 16 : 8);
+	double operations = 2.0 * CEILING_STEPS * (wide ? 16 : 8);
 
 	if (!cpu_features_detect().avx2)
 		return;
@@ -201,12 +167,35 @@ struct work {
 	double codes;
 };
 
+/* Three of the many are in the picture. */
+static bool shown(const struct bench *b, uint32_t rows)
+{
+	return !b->tsv || rows == 1 || rows == 16 || rows == 128;
+}
+
+/* As bench/roofline.c reads it: the number of rows, with which a name ends, has its own column. */
+static void row_print(const struct bench *b, struct work w, double seconds)
+{
+	const char *end = strstr(w.name, " rows=");
+
+	if (!end)
+		end = strstr(w.name, " n=");
+	printf("kernel\t%s\t%.*s\t%s\t%.0f\t%.0f\t%.4g\n", b->k->name, (int)(end - w.name), w.name,
+		strchr(end, '=') + 1, w.bytes, w.operations, seconds);
+	fflush(stdout);
+}
+
 static void measure(struct bench *b, struct work w, void (*run)(struct bench *b))
 {
 	double seconds;
 
-	ceilings_measure(b);
+	if (!b->tsv)
+		ceilings_measure(b);
 	seconds = seconds_of(run, b);
+	if (b->tsv) {
+		row_print(b, w, seconds);
+		return;
+	}
 	printf("%-7s %-28s %10.1f us %8.2f GB/s", b->k->name, w.name, 1e6 * seconds,
 		1e-9 * w.bytes / seconds);
 	share_print(w.bytes / seconds, b->read_rate);
@@ -357,10 +346,10 @@ static void run_kv_store(struct bench *b)
 
 static void bench_matmul(struct bench *b)
 {
-	static const uint32_t batches[] = {1, 2, 4, 8, 16, 32, 64, 256, 512};
+	static const uint32_t batches[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
 	static const uint32_t rows[] = {ROWS, MAX_ROWS};
 
-	for (size_t i = 0; i < array_len(rows) * array_len(batches); i++) {
+	for (size_t i = 0; i < (b->tsv ? 1 : array_len(rows)) * array_len(batches); i++) {
 		double numbers;
 		char name[64];
 
@@ -368,7 +357,7 @@ static void bench_matmul(struct bench *b)
 		b->n = batches[i % array_len(batches)];
 		numbers = (double)b->rows * COLS;
 		/* The reference is a specification; its large batches would only take long. */
-		if (strcmp(b->k->name, "ref") == 0 && b->n > 2)
+		if ((strcmp(b->k->name, "ref") == 0 && b->n > 2) || !shown(b, b->n))
 			continue;
 		snprintf(name, sizeof(name), "matmul %u x %u n=%u", b->rows, COLS, b->n);
 		measure(b, (struct work){name, 2 * numbers, 2 * numbers * b->n, 0}, run_matmul);
@@ -377,7 +366,8 @@ static void bench_matmul(struct bench *b)
 
 static void bench_matmul_int(struct bench *b)
 {
-	static const uint32_t widths[] = {8, 4}, batches[] = {1, 2, 4, 8, 16, 32, 64, 256, 512};
+	static const uint32_t widths[] = {8, 4};
+	static const uint32_t batches[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
 	const double numbers = (double)ROWS * COLS;
 	const double lanes = (double)mat_int_n_scales(ROWS, COLS) * sizeof(uint16_t);
 
@@ -386,7 +376,7 @@ static void bench_matmul_int(struct bench *b)
 
 		b->bits = widths[i / array_len(batches)];
 		b->n = batches[i % array_len(batches)];
-		if (strcmp(b->k->name, "ref") == 0 && b->n > 2)
+		if ((strcmp(b->k->name, "ref") == 0 && b->n > 2) || !shown(b, b->n))
 			continue;
 		snprintf(name, sizeof(name), "int%u 4096^2 n=%u", b->bits, b->n);
 		measure(b,
@@ -409,12 +399,16 @@ static void measure_codes(
 /* Factors, and codes of a whole matrix with a scale a row. */
 static void bench_qmat(struct bench *b)
 {
-	static const uint32_t widths[] = {1, 2, 3, 4, 5, 6, 7, 8, 16, 32}, batches[] = {1, 8};
+	static const uint32_t widths[] = {1, 2, 4, 8, 16, 3, 5, 6, 7, 32},
+			      batches[] = {1, 8, 16, 128};
+	const size_t n_widths = b->tsv ? 5 : array_len(widths);
 	const bool is_slow = strcmp(b->k->name, "ref") == 0;
 
-	for (size_t i = 0; i < array_len(widths) * array_len(batches); i++) {
-		b->bits = widths[i / 2];
-		b->n = batches[i % 2];
+	for (size_t i = 0; i < n_widths * array_len(batches); i++) {
+		b->bits = widths[i / array_len(batches)];
+		b->n = batches[i % array_len(batches)];
+		if ((is_slow && b->n > 8) || !shown(b, b->n))
+			continue;
 		b->row_grid = false;
 		measure_codes(b, "dot", RANKS, run_dot);
 		measure_codes(b, "add", RANKS, run_accumulate);
@@ -430,21 +424,23 @@ static void bench_dropmat(struct bench *b)
 	static const struct {
 		uint32_t group, n_keep, bits;
 	} shapes[] = {{8, 1, 5}, {16, 1, 4}, {32, 4, 4}, {128, 16, 4}};
-	static const uint32_t batches[] = {1, 8};
+	static const uint32_t batches[] = {1, 8, 16, 128};
 
 	for (size_t i = 0; i < array_len(shapes) * array_len(batches); i++) {
 		double entries;
 		char name[64];
 
-		b->n = batches[i % 2];
+		b->n = batches[i % array_len(batches)];
+		if ((strcmp(b->k->name, "ref") == 0 && b->n > 8) || !shown(b, b->n))
+			continue;
 		b->dropmat = (struct dropmat){
 			.scales = (const void *)b->memory,
 			.rows = ROWS,
 			.cols = COLS,
-			.group = shapes[i / 2].group,
-			.n_keep = shapes[i / 2].n_keep,
-			.index_bits = dropmat_index_bits(shapes[i / 2].group),
-			.bits = shapes[i / 2].bits,
+			.group = shapes[i / array_len(batches)].group,
+			.n_keep = shapes[i / array_len(batches)].n_keep,
+			.index_bits = dropmat_index_bits(shapes[i / array_len(batches)].group),
+			.bits = shapes[i / array_len(batches)].bits,
 			.scale_row = 1,
 			.step = 1,
 		};
@@ -479,14 +475,17 @@ static void bench_attend(struct bench *b)
 	static const uint32_t depths[] = {512, 4096, MAX_POSITIONS};
 	static const struct {
 		uint32_t heads, rows;
-	} shapes[] = {{1, 1}, {4, 1}, {8, 1}, {1, 32}, {8, 8}};
+	} shapes[] = {{1, 1}, {4, 1}, {8, 1}, {1, 32}, {8, 8}, {8, 16}, {8, 128}};
 
 	for (size_t i = 0; i < array_len(depths) * array_len(shapes) * 3; i++) {
 		b->positions = depths[i / 3 / array_len(shapes)];
 		b->n = shapes[i / 3 % array_len(shapes)].heads;
 		b->rows = shapes[i / 3 % array_len(shapes)].rows;
 		b->type = (enum kv_type)(i % 3);
-		if (strcmp(b->k->name, "ref") != 0 || b->positions == depths[0])
+		if (b->tsv && (b->positions != depths[1] || b->n != 8 || b->type == KV_TYPE_F32))
+			continue;
+		if ((strcmp(b->k->name, "ref") != 0 || b->positions == depths[0]) &&
+			shown(b, b->rows))
 			measure_attend(b);
 	}
 }
@@ -501,19 +500,28 @@ static void bench_vectors(struct bench *b)
 	measure(b, (struct work){"kv_store bf16 4096", 1.5 * bytes, 0, 0}, run_kv_store);
 }
 
+static void bench_products(struct bench *b)
+{
+	bench_matmul(b);
+	bench_matmul_int(b);
+	bench_qmat(b);
+	bench_dropmat(b);
+	bench_attend(b);
+}
+
 static void bench_set(struct bench *b)
 {
+	if (b->tsv) {
+		bench_products(b);
+		return;
+	}
 	ceilings_measure(b);
 	printf("\n%s: reads %.1f GB/s, multiplies and adds %.1f GFLOP/s; shares are of these\n",
 		b->k->name, 1e-9 * b->read_rate, 1e-9 * b->fma_rate);
 	if (b->cache_rate > 0)
 		printf("of bf16 in tiles; %.1f GFLOP/s with tiles from the second cache\n",
 			1e-9 * b->cache_rate);
-	bench_matmul(b);
-	bench_matmul_int(b);
-	bench_qmat(b);
-	bench_dropmat(b);
-	bench_attend(b);
+	bench_products(b);
 	bench_vectors(b);
 }
 
@@ -569,9 +577,12 @@ int main(int argc, char **argv)
 {
 	struct cpu_features cpu = cpu_features_detect();
 	const char *all[] = {"ref", "avx2", "avx512", "amx"};
-	struct bench b = {0};
-	int r = bench_new(&b);
+	struct bench b = {.tsv = argc > 1 && strcmp(argv[1], "--tsv") == 0};
+	int r;
 
+	argc -= b.tsv;
+	argv += b.tsv;
+	r = bench_new(&b);
 	if (r < 0) {
 		fprintf(stderr, "bench_kernels: %s\n", strerror(-r));
 		return 1;

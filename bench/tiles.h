@@ -1,6 +1,6 @@
 /*
- * What the tile unit can do: multiplications and additions of bf16 a second on one core, from
- * registers alone, and with tiles loaded from the second cache as a product of many rows does.
+ * What the tile unit can do: multiplications and additions a second on one core, from registers
+ * alone, and of bf16 with tiles loaded from the second cache as a product of many rows does.
  */
 #pragma once
 
@@ -42,6 +42,18 @@ __attribute__((target("amx-tile,amx-bf16"))) static inline void tiles_from_regis
 		_tile_dpbf16ps(1, 4, 7);
 		_tile_dpbf16ps(2, 5, 6);
 		_tile_dpbf16ps(3, 5, 7);
+	}
+	_tile_release();
+}
+
+__attribute__((target("amx-tile,amx-int8"))) static inline void tiles_from_registers_int8(void)
+{
+	_tile_loadconfig(tiles_config);
+	for (int round = 0; round < TILE_ROUNDS; round++) {
+		_tile_dpbssd(0, 4, 6);
+		_tile_dpbssd(1, 4, 7);
+		_tile_dpbssd(2, 5, 6);
+		_tile_dpbssd(3, 5, 7);
 	}
 	_tile_release();
 }
