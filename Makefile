@@ -171,6 +171,7 @@ help:
 	@echo 'make bench       measure kernels, loading and serving'
 	@echo 'make bench-quality   every compression method at every size: bench/results/quality.md'
 	@echo 'make bench-rates     prompts and decoding in the shapes of 1.1B and 7B: bench/results/rates.md'
+	@echo 'make bench-roofline  each kernel under what the machine allows, as a picture: bench/results/roofline.svg'
 	@echo 'make install     under prefix=$(prefix), DESTDIR honoured (uninstall takes it back)'
 	@echo 'make format      clang-format over the tree'
 
@@ -257,6 +258,12 @@ bench-quality: deps-bench
 bench-rates: deps-bench
 	@$(MAKE) --no-print-directory -s $(JOBS) all $(BENCHES)
 	@bench/rates.sh --build $(BUILD) --work $(BUILD)/rates
+
+# A minute, best on a quiet machine.
+.PHONY: bench-roofline
+bench-roofline: deps-bench
+	@$(MAKE) --no-print-directory -s $(JOBS) $(BENCHES)
+	@bench/roofline.sh --build $(BUILD)
 
 .PHONY: format
 format:
