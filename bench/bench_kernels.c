@@ -3,11 +3,13 @@
  * one core reads memory, and the rate at which it multiplies and adds. One thread; medians; the
  * weights of each call are elsewhere in memory than those of the calls before.
  *
- *   bench_kernels [--tsv] [SET ...]
+ *   bench_kernels [--tsv] [--only TEXT] [SET ...]
  *
- * --tsv: fewer shapes, as numbers for bench/roofline.sh.
+ * --tsv: fewer shapes, as numbers for bench/roofline.sh. --only: nothing but what has TEXT in its
+ * name.
  */
 #include "bench/ceilings.h"
+#include "bench/clock.h"
 #include "bench/tiles.h"
 #include "common/base.h"
 #include "kernels/attend.h"
@@ -16,7 +18,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #define MEMORY_BYTES ((size_t)640 << 20) /* beyond the caches */
 #define ROWS 4096u
@@ -32,6 +33,7 @@
 
 struct bench {
 	const struct kernels *k;
+	const char *only; /* or NULL */
 	uint8_t *memory;
 	size_t turn;        /* counts calls */
 	float *x, *y, *aux; /* MAX_N x MAX_ROWS numbers each */
@@ -49,22 +51,6 @@ struct bench {
 	bool tsv;          /* for the picture: fewer shapes, and nothing but numbers */
 };
 
-/* The thread's own time, so that other programs cost only what they take of the memory's rate. */
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 /* Median seconds of one call. */
 static double seconds_of(void (*run)(struct bench *b), struct bench *b)
 {
@@ -72,13 +58,13 @@ static double seconds_of(void (*run)(struct bench *b), struct bench *b)
 	size_t n = 0;
 
 	run(b);
-	begin = now();
-	while (n < 3 || (n < MAX_REPEATS && now() - begin < SECONDS_EACH)) {
-		double start = now();
+	begin = thread_seconds();
+	while (n < 3 || (n < MAX_REPEATS && thread_seconds() - begin < SECONDS_EACH)) {
+		double start = thread_seconds();
 
 		b->turn++;
 		run(b);
-		samples[n++] = now() - start;
+		samples[n++] = thread_seconds() - start;
 	}
 	qsort(samples, n, sizeof(*samples), compare_doubles);
 	return samples[n / 2];
@@ -189,6 +175,8 @@ static void measure(struct bench *b, struct work w, void (*run)(struct bench *b)
 {
 	double seconds;
 
+	if (b->only && !strstr(w.name, b->only))
+		return;
 	if (!b->tsv)
 		ceilings_measure(b);
 	seconds = seconds_of(run, b);
@@ -274,23 +262,25 @@ static struct qmat qmat_fresh(const struct bench *b, uint32_t rows)
 
 static void run_dot(struct bench *b)
 {
-	struct qmat m = qmat_fresh(b, RANKS);
+	struct qmat m = qmat_fresh(b, b->rows);
 
-	b->k->qmat_dot(b->y, RANKS, &m, b->x, COLS, b->n, 0, RANKS);
+	b->k->qmat_dot(b->y, b->rows, &m, b->x, COLS, b->n, 0, b->rows);
 }
 
-static void run_dot_rows(struct bench *b)
+/* With the rounding of the inputs, which a base of integers shares. */
+static void run_dot_int(struct bench *b)
 {
-	struct qmat m = qmat_fresh(b, ROWS);
+	struct qmat m = qmat_fresh(b, b->rows);
 
-	b->k->qmat_dot(b->y, ROWS, &m, b->x, COLS, b->n, 0, ROWS);
+	b->k->act_round(b->rounded, b->n, b->x, COLS, b->n, COLS);
+	b->k->qmat_dot_int(b->y, b->rows, &m, b->rounded, b->n, b->n, 0, b->rows);
 }
 
 static void run_accumulate(struct bench *b)
 {
-	struct qmat m = qmat_fresh(b, RANKS);
+	struct qmat m = qmat_fresh(b, b->rows);
 
-	b->k->qmat_accumulate(b->y, COLS, &m, b->x, RANKS, b->n, 0, qmat_groups(COLS));
+	b->k->qmat_accumulate(b->y, COLS, &m, b->x, b->rows, b->n, 0, qmat_groups(COLS));
 }
 
 static void run_dropmat(struct bench *b)
@@ -386,13 +376,12 @@ static void bench_matmul_int(struct bench *b)
 	}
 }
 
-static void measure_codes(
-	struct bench *b, const char *kind, uint32_t rows, void (*run)(struct bench *b))
+static void measure_codes(struct bench *b, const char *kind, void (*run)(struct bench *b))
 {
-	double numbers = (double)rows * COLS;
+	double numbers = (double)b->rows * COLS;
 	char name[64];
 
-	snprintf(name, sizeof(name), "%s %u x %u bits=%u n=%u", kind, rows, COLS, b->bits, b->n);
+	snprintf(name, sizeof(name), "%s %u x %u bits=%u n=%u", kind, b->rows, COLS, b->bits, b->n);
 	measure(b, (struct work){name, numbers * b->bits / 8, 2 * numbers * b->n, numbers}, run);
 }
 
@@ -410,11 +399,16 @@ static void bench_qmat(struct bench *b)
 		if ((is_slow && b->n > 8) || !shown(b, b->n))
 			continue;
 		b->row_grid = false;
-		measure_codes(b, "dot", RANKS, run_dot);
-		measure_codes(b, "add", RANKS, run_accumulate);
+		b->rows = RANKS;
+		measure_codes(b, "dot", run_dot);
+		measure_codes(b, "add", run_accumulate);
+		if (b->bits > QMAT_MAX_BITS || is_slow)
+			continue;
+		measure_codes(b, "dot-int", run_dot_int);
 		b->row_grid = true;
-		if (b->bits <= QMAT_MAX_BITS && !is_slow)
-			measure_codes(b, "dot", ROWS, run_dot_rows);
+		b->rows = ROWS;
+		measure_codes(b, "dot", run_dot);
+		measure_codes(b, "dot-int", run_dot_int);
 	}
 }
 
@@ -586,6 +580,11 @@ int main(int argc, char **argv)
 	if (r < 0) {
 		fprintf(stderr, "bench_kernels: %s\n", strerror(-r));
 		return 1;
+	}
+	if (argc > 2 && strcmp(argv[1], "--only") == 0) {
+		b.only = argv[2];
+		argv += 2;
+		argc -= 2;
 	}
 	if (argc > 1)
 		r = sets_run(&b, (const char *const *)argv + 1, argc - 1);

@@ -1,9 +1,11 @@
 /*
  * Two parallel regions, and before them one that gives x the form that the base's products take. In
- * the first, pieces are blocks of base outputs for all rows, and beside them `prepare` of each part
- * that has one for each run of rows, which may only write scratch. In the second, `apply` of each
- * part finishes the outputs. Every output is written by one piece, in an order of sums that the
- * kernels fix, so that neither threads nor company change a result.
+ * the first, pieces are blocks of base outputs for all rows; to these a delta that needs but x is
+ * added at once, while memory brings its codes as fast as it brought the base's. Beside them is
+ * `prepare` of each part that has one for each run of rows, which may only write scratch. In the
+ * second region, which there is for such deltas alone, `apply` of each part finishes the outputs.
+ * Every output is written by one piece at a time, in an order of sums that the kernels fix, so that
+ * neither threads nor company change a result.
  *
  * Slices of one map share no output, and each takes the parts in their order.
  */
@@ -27,7 +29,7 @@
 #define SCATTER_ROWS 16
 #define SCATTER_BLOCKS 4
 /* Rows of codes, likewise. */
-#define CODES_ROWS 64
+#define CODES_ROWS 256
 
 /* One codec's work for one part and one run of rows. */
 struct delta_work {
@@ -35,6 +37,9 @@ struct delta_work {
 	const struct linear_delta *delta;
 	const float *x;
 	size_t x_stride;
+	/* The same as the base takes it, for what is made of codes; NULL if it takes x itself. */
+	const struct act_group *rounded;
+	size_t rounded_stride;
 	size_t n;
 	float *y;
 	size_t y_stride;
@@ -61,14 +66,27 @@ static struct slice slice_of(size_t n, size_t index, size_t n_slices)
 	return (struct slice){n * index / n_slices, n * (index + 1) / n_slices};
 }
 
+/* z[t][r] = row r of a matrix times input t, for some of a run's inputs and of the rows. */
+static void qmat_apply(const struct delta_work *w, const struct qmat *m, struct slice inputs,
+	struct slice rows, float *z, size_t z_stride)
+{
+	const size_t n = inputs.end - inputs.begin;
+
+	if (w->rounded && m->bits <= QMAT_MAX_BITS)
+		w->kernels->qmat_dot_int(z, z_stride, m, w->rounded + inputs.begin,
+			w->rounded_stride, n, rows.begin, rows.end);
+	else
+		w->kernels->qmat_dot(z, z_stride, m, w->x + inputs.begin * w->x_stride, w->x_stride,
+			n, rows.begin, rows.end);
+}
+
 /* z = diag(sigma) V^T x. */
 static void factors_prepare(const struct delta_work *w, const struct factors *f, float *z,
 	size_t index, size_t n_slices)
 {
 	struct slice ranks = slice_of(f->v.rows, index, n_slices);
 
-	w->kernels->qmat_dot(
-		z, w->z_stride, &f->v, w->x, w->x_stride, w->n, ranks.begin, ranks.end);
+	qmat_apply(w, &f->v, (struct slice){0, w->n}, ranks, z, w->z_stride);
 	for (size_t t = 0; t < w->n; t++)
 		for (size_t r = ranks.begin; r < ranks.end; r++)
 			z[t * w->z_stride + r] *= f->sigma[r];
@@ -109,8 +127,8 @@ static void codes_apply(
 		for (size_t t = 0; t < w->n; t += SCATTER_ROWS) {
 			size_t n = min_u64(SCATTER_ROWS, w->n - t);
 
-			w->kernels->qmat_dot(out, CODES_ROWS, &part, w->x + t * w->x_stride,
-				w->x_stride, n, 0, n_rows);
+			qmat_apply(w, &part, (struct slice){t, t + n}, (struct slice){0, n_rows},
+				out, CODES_ROWS);
 			for (size_t k = 0; k < n; k++)
 				for (size_t o = 0; o < n_rows; o++)
 					w->y[(t + k) * w->y_stride +
@@ -175,6 +193,35 @@ static void delta_prepare(const struct delta_work *w, size_t index, size_t n_sli
 	}
 }
 
+static void dropout_apply(
+	const struct delta_work *w, const struct dropmat *dropout, struct slice outputs)
+{
+	w->kernels->dropmat_dot(
+		w->y, w->y_stride, dropout, w->x, w->x_stride, w->n, outputs.begin, outputs.end);
+}
+
+/* Does an output of the delta need nothing but x and the base's share? */
+static bool delta_is_direct(const struct linear_delta *delta)
+{
+	for (uint32_t i = 0; i < delta->n_parts; i++)
+		if (delta->parts[i].codec != CODEC_CODES && delta->parts[i].codec != CODEC_DROPOUT)
+			return false;
+	return true;
+}
+
+/* Of such a delta. */
+static void delta_apply_direct(const struct delta_work *w, struct slice outputs)
+{
+	for (uint32_t i = 0; i < w->delta->n_parts; i++) {
+		const struct delta_part *part = &w->delta->parts[i];
+
+		if (part->codec == CODEC_CODES)
+			codes_apply(w, &part->codes, outputs);
+		else
+			dropout_apply(w, &part->dropout, outputs);
+	}
+}
+
 /* Slices share no output. */
 static void delta_apply(const struct delta_work *w, size_t index, size_t n_slices)
 {
@@ -198,8 +245,7 @@ static void delta_apply(const struct delta_work *w, size_t index, size_t n_slice
 			codes_apply(w, &part->codes, outputs);
 			break;
 		case CODEC_DROPOUT:
-			w->kernels->dropmat_dot(w->y, w->y_stride, &part->dropout, w->x,
-				w->x_stride, w->n, outputs.begin, outputs.end);
+			dropout_apply(w, &part->dropout, outputs);
 			break;
 		case CODEC_VECTOR_F32:
 		case CODEC_MAT_BF16:
@@ -232,26 +278,28 @@ size_t linear_rounded(const struct base_matrix *const *bases, size_t n_parts)
 	return 0;
 }
 
-/* Piece i of all deltas: which run, part and slice. False if that variant leaves the map alone. */
-static bool delta_work_of(
-	const struct plan *plan, size_t i, struct delta_work *ret, size_t *ret_slice)
+/* What the delta of a run does to a part; NULL if that variant leaves the map alone. */
+static const struct linear_delta *delta_of(
+	const struct linear_call *c, const struct linear_run *run, size_t part)
 {
-	const struct linear_call *c = plan->call;
-	const struct linear_run *run = &c->runs[i / plan->slices / c->n_parts];
-	size_t part = i / plan->slices % c->n_parts, z_offset = 0;
-	const struct linear_part *p = &c->parts[part];
-	const struct linear_delta *delta =
-		variant_delta(run->variant, c->layer, p->projection)->parts;
+	return variant_delta(run->variant, c->layer, c->parts[part].projection)->parts;
+}
 
-	if (!delta)
-		return false;
+static struct delta_work work_of(
+	const struct linear_call *c, const struct linear_run *run, size_t part)
+{
+	const struct linear_part *p = &c->parts[part];
+	size_t z_offset = 0;
+
 	for (size_t before = 0; before < part; before++)
 		z_offset += part_scratch(c->parts[before].base);
-	*ret = (struct delta_work){
+	return (struct delta_work){
 		.kernels = c->kernels,
-		.delta = delta,
+		.delta = delta_of(c, run, part),
 		.x = c->x + run->first * c->x_stride,
 		.x_stride = c->x_stride,
+		.rounded = p->base->codec == CODEC_MAT_INT ? c->rounded + run->first : NULL,
+		.rounded_stride = c->n_rows,
 		.n = run->n,
 		.y = p->y + run->first * p->y_stride,
 		.y_stride = p->y_stride,
@@ -259,6 +307,21 @@ static bool delta_work_of(
 		.z_stride = c->z_stride,
 		.n_outputs = p->base->rows,
 	};
+}
+
+/* Piece i of all deltas that are not direct: which run, part and slice. False if it is of another
+ * one. */
+static bool staged_work_of(
+	const struct plan *plan, size_t i, struct delta_work *ret, size_t *ret_slice)
+{
+	const struct linear_call *c = plan->call;
+	const struct linear_run *run = &c->runs[i / plan->slices / c->n_parts];
+	size_t part = i / plan->slices % c->n_parts;
+	const struct linear_delta *delta = delta_of(c, run, part);
+
+	if (!delta || delta_is_direct(delta))
+		return false;
+	*ret = work_of(c, run, part);
 	*ret_slice = i % plan->slices;
 	return true;
 }
@@ -297,6 +360,23 @@ static size_t count_stretches(const struct plan *plan)
 	return n + div_up(plan->n_blocks - begin, size);
 }
 
+/* The direct deltas of a part's outputs, of which the base's share was just computed. */
+static void add_direct(const struct linear_call *c, size_t part, struct slice blocks)
+{
+	struct slice outputs = {blocks.begin * MAT_BLOCK,
+		min_u64(blocks.end * MAT_BLOCK, c->parts[part].base->rows)};
+
+	for (size_t i = 0; i < c->n_runs; i++) {
+		const struct linear_delta *delta = delta_of(c, &c->runs[i], part);
+		struct delta_work work;
+
+		if (!delta || !delta_is_direct(delta))
+			continue;
+		work = work_of(c, &c->runs[i], part);
+		delta_apply_direct(&work, outputs);
+	}
+}
+
 /* What of a stretch is each part's. */
 static void compute_stretch(const struct plan *plan, struct slice stretch)
 {
@@ -308,8 +388,10 @@ static void compute_stretch(const struct plan *plan, struct slice stretch)
 		size_t begin = max_u64(stretch.begin, first);
 		size_t end = min_u64(stretch.end, first + n);
 
-		if (begin < end)
+		if (begin < end) {
 			linear_base_piece(plan->call, part, begin - first, end - first);
+			add_direct(plan->call, p, (struct slice){begin - first, end - first});
+		}
 		first += n;
 	}
 }
@@ -323,7 +405,7 @@ static void first_region(void *arg, size_t piece, size_t worker)
 	(void)worker;
 	if (piece < plan->base_pieces)
 		compute_stretch(plan, stretch_of(plan, piece));
-	else if (delta_work_of(plan, piece - plan->base_pieces, &work, &slice))
+	else if (staged_work_of(plan, piece - plan->base_pieces, &work, &slice))
 		delta_prepare(&work, slice, plan->slices);
 }
 
@@ -334,17 +416,19 @@ static void second_region(void *arg, size_t piece, size_t worker)
 	size_t slice;
 
 	(void)worker;
-	if (delta_work_of(plan, piece, &work, &slice))
+	if (staged_work_of(plan, piece, &work, &slice))
 		delta_apply(&work, slice, plan->slices);
 }
 
-static bool any_delta(const struct linear_call *c)
+static bool any_staged(const struct linear_call *c)
 {
 	for (size_t i = 0; i < c->n_runs; i++)
-		for (size_t p = 0; p < c->n_parts; p++)
-			if (variant_delta(c->runs[i].variant, c->layer, c->parts[p].projection)
-					->parts)
+		for (size_t p = 0; p < c->n_parts; p++) {
+			const struct linear_delta *delta = delta_of(c, &c->runs[i], p);
+
+			if (delta && !delta_is_direct(delta))
 				return true;
+		}
 	return false;
 }
 
@@ -371,7 +455,7 @@ void linear_apply(const struct linear_call *call)
 		return;
 	linear_base_prepare(call);
 	plan = plan_of(call);
-	delta_pieces = any_delta(call) ? call->n_runs * call->n_parts * plan.slices : 0;
+	delta_pieces = any_staged(call) ? call->n_runs * call->n_parts * plan.slices : 0;
 	pool_run(call->pool, first_region, &plan, plan.base_pieces + delta_pieces);
 	if (delta_pieces)
 		pool_run(call->pool, second_region, &plan, delta_pieces);

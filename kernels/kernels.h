@@ -113,6 +113,21 @@ struct kernels {
 	void (*qmat_dot)(float *z, size_t z_stride, const struct qmat *m, const float *x,
 		size_t x_stride, size_t n, size_t row0, size_t row1);
 
+	/*
+	 * The same for codes, bits <= 8 and zeros from 0 to 256, with x as act_round() makes it.
+	 * What a group adds is an exact integer times scales,
+	 *   s(t, r, g) = sum_c 2 (code - zero) * x code,  |s| < 2^24
+	 * Groups go by blocks of 32. Those of a block whose number leaves j when divided by four
+	 * are a chain in ascending order, from a_j = 0, of
+	 *   a_j = fma((float)s, x scale * W scale, a_j)
+	 * with the product of scales rounded to f32; a scale for the whole row is not in there.
+	 * Totals of blocks, (a_0 + a_2) + (a_1 + a_3), are added in ascending order, and the sum is
+	 * multiplied by  step * W scale of the row / 2,  left to right. So every set gives the same
+	 * bits.
+	 */
+	void (*qmat_dot_int)(float *z, size_t z_stride, const struct qmat *m,
+		const struct act_group *x, size_t x_stride, size_t n, size_t row0, size_t row1);
+
 	/* y[t][c] += sum_r z[t][r] M[r][c]  for t < n and columns c in groups [group0, group1) of
 	 * 128: the way from ranks to outputs. Columns at or past M->cols are not touched. Every
 	 * width and grid of struct qmat. */

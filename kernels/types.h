@@ -151,6 +151,8 @@ struct act_group {
 #define QMAT_GROUP 128
 #define QMAT_LANES 16
 #define QMAT_MAX_BITS 8 /* of a code; wider numbers are plain */
+#define QMAT_BLOCK 32   /* groups whose products with rounded inputs are added before the next */
+#define QMAT_CHAINS 4   /* in which they are */
 
 struct qmat {
 	const uint8_t *codes;

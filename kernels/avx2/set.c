@@ -6,6 +6,7 @@ void kernels_avx2(struct kernels *k)
 	k->act_round = avx2_act_round;
 	k->matmul_int = avx2_matmul_int;
 	k->qmat_dot = avx2_qmat_dot;
+	k->qmat_dot_int = avx2_qmat_dot_int;
 	k->qmat_accumulate = avx2_qmat_accumulate;
 	k->dropmat_dot = avx2_dropmat_dot;
 	k->rms_norm = avx2_rms_norm;

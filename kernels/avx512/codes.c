@@ -7,6 +7,7 @@
 #include "kernels/avx512/codes.h"
 
 #include "kernels/avx512/lanes.h"
+#include "kernels/planes.h"
 
 #include <math.h>
 #include <string.h>
@@ -17,7 +18,6 @@
 #define CHUNK_BLOCKS 4 /* of which the digits are on the stack */
 #define CHUNK (CHUNK_BLOCKS * BLOCK)
 #define DIGITS 3
-#define MAX_PLANES 3
 #define MAX_ROWS 4         /* of x of which the digits are kept */
 #define STRIP 32           /* rows of the matrix that all those meet before the next */
 #define TILE 4             /* rows of the matrix at once */
@@ -26,7 +26,7 @@
 
 /* Digits of a chunk of a row of x. */
 struct panel {
-	int8_t digits[MAX_PLANES][CHUNK_BLOCKS * BLOCK_STEPS][DIGITS][64];
+	int8_t digits[PLANES_MAX][CHUNK_BLOCKS * BLOCK_STEPS][DIGITS][64];
 	int32_t zeros[CHUNK_BLOCKS][DIGITS][16]; /* what the whole part of the zero adds */
 	float units[CHUNK_BLOCKS];
 	float rest; /* what the rest of the zero adds to each row, before its factor */
@@ -39,25 +39,6 @@ struct chunk {
 	size_t group, n_groups; /* of the matrix's row */
 	bool is_first;
 };
-
-struct plane {
-	int width, shift;
-};
-
-/* Plane `i` of a width, lowest first; width 0 if there is none. */
-static always_inline_ struct plane plane_of(int bits, int i)
-{
-	struct plane p = {0, 0};
-
-	for (int k = 0; k <= i; k++) {
-		int left;
-
-		p.shift += p.width;
-		left = bits - p.shift;
-		p.width = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : left;
-	}
-	return p;
-}
 
 /* Numbers of a block in units of the block, in digits; columns past the last are 0. */
 static void block_digits(int8_t ret[DIGITS][BLOCK], float *ret_unit, const float *x, size_t left)
@@ -87,72 +68,13 @@ static void block_digits(int8_t ret[DIGITS][BLOCK], float *ret_unit, const float
 	}
 }
 
-/* `width` runs of 16 bytes, `stride` apart, byte by byte in turn. */
-static always_inline_ void interleave(__m128i ret[8], const int8_t *runs, size_t stride, int width)
-{
-	__m128i from[8];
-
-	for (int i = 0; i < width; i++)
-		ret[i] = _mm_loadu_si128((const void *)(runs + (size_t)i * stride));
-	for (int unit = 1; unit < width; unit *= 2) {
-		memcpy(from, ret, sizeof(from));
-		/* Neighbours of `unit` vectors each join to one of twice as many. */
-		for (int pair = 0; pair < width; pair += 2 * unit) {
-			for (int i = 0; i < unit; i++) {
-				__m128i a = from[pair + i], b = from[pair + unit + i];
-				__m128i *to = &ret[pair + 2 * i];
-
-				to[0] = unit == 1   ? _mm_unpacklo_epi8(a, b)
-					: unit == 2 ? _mm_unpacklo_epi16(a, b)
-						    : _mm_unpacklo_epi32(a, b);
-				to[1] = unit == 1   ? _mm_unpackhi_epi8(a, b)
-					: unit == 2 ? _mm_unpackhi_epi16(a, b)
-						    : _mm_unpackhi_epi32(a, b);
-			}
-		}
-	}
-}
-
 /* The digits of a block in the order in which the bytes of a plane meet them. */
-static always_inline_ void block_arrange(
-	int8_t (*ret)[DIGITS][64], const int8_t digits[DIGITS][BLOCK], int width)
+static void block_arrange(int8_t (*ret)[DIGITS][64], const int8_t digits[DIGITS][BLOCK], int width)
 {
-	const int steps = 8 / width; /* codes in a byte */
-
-	for (int g = 0; g < BLOCK_GROUPS; g++) {
-		for (int i = 0; i < steps * DIGITS; i++) {
-			const int step = i / DIGITS, d = i % DIGITS;
-			__m128i parts[8];
-
-			interleave(parts, &digits[d][g * QMAT_GROUP + step * QMAT_LANES],
-				(size_t)steps * QMAT_LANES, width);
-			for (int k = 0; k < width; k++) {
-				int part = g * width + k;
-
-				_mm_storeu_si128(
-					(void *)&ret[part / 4 * steps + step][d][part % 4 * 16],
-					parts[k]);
-			}
-		}
-	}
-}
-
-static void plane_arrange(int8_t (*ret)[DIGITS][64], const int8_t digits[DIGITS][BLOCK], int width)
-{
-	switch (width) {
-	case 1:
-		block_arrange(ret, digits, 1);
-		break;
-	case 2:
-		block_arrange(ret, digits, 2);
-		break;
-	case 4:
-		block_arrange(ret, digits, 4);
-		break;
-	case 8:
-		block_arrange(ret, digits, 8);
-		break;
-	}
+	for (size_t d = 0; d < DIGITS; d++)
+		for (size_t g = 0; g < BLOCK_GROUPS; g++)
+			plane_arrange(
+				ret[0][d], sizeof(*ret), &digits[d][g * QMAT_GROUP], g, width);
 }
 
 /* What a zero adds to a block's sums: its whole part by lanes, exactly; returns the sum of the
@@ -183,8 +105,8 @@ static void panel_fill(struct panel *p, const struct qmat *m, const float *x, si
 		int8_t digits[DIGITS][BLOCK];
 
 		block_digits(digits, &p->units[b], x + b * BLOCK, n - b * BLOCK);
-		for (int i = 0; i < MAX_PLANES; i++)
-			plane_arrange(&p->digits[i][b * BLOCK_STEPS], digits,
+		for (int i = 0; i < PLANES_MAX; i++)
+			block_arrange(&p->digits[i][b * BLOCK_STEPS], digits,
 				plane_of((int)m->bits, i).width);
 		sum += p->units[b] *
 		       block_zeros(p->zeros[b], &p->digits[0][b * BLOCK_STEPS], whole);
@@ -314,7 +236,7 @@ static always_inline_ void block_dot(__m512 totals[TILE], const struct chunk *c,
 	for (int i = 0; i < TILE * DIGITS; i++)
 		s.digits[i / DIGITS][i % DIGITS] = _mm512_setzero_si512();
 #pragma GCC unroll 3
-	for (int plane = MAX_PLANES - 1; plane >= 0; plane--) {
+	for (int plane = PLANES_MAX - 1; plane >= 0; plane--) {
 		const int width = plane_of(bits, plane).width;
 
 		if (width == 0)

@@ -6,6 +6,7 @@ void kernels_avx512(struct kernels *k)
 	k->act_round = avx512_act_round;
 	k->matmul_int = avx512_matmul_int;
 	k->qmat_dot = avx512_qmat_dot;
+	k->qmat_dot_int = avx512_qmat_dot_int;
 	k->qmat_accumulate = avx512_qmat_accumulate;
 	k->dropmat_dot = avx512_dropmat_dot;
 	k->rms_norm = avx512_rms_norm;

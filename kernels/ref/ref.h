@@ -17,6 +17,8 @@ void ref_matmul_int(float *y, size_t y_stride, const struct mat_int *w, const st
 	size_t x_stride, size_t n, size_t block0, size_t block1);
 void ref_qmat_dot(float *z, size_t z_stride, const struct qmat *m, const float *x, size_t x_stride,
 	size_t n, size_t row0, size_t row1);
+void ref_qmat_dot_int(float *z, size_t z_stride, const struct qmat *m, const struct act_group *x,
+	size_t x_stride, size_t n, size_t row0, size_t row1);
 void ref_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,
 	size_t z_stride, size_t n, size_t group0, size_t group1);
 void ref_dropmat_dot(float *y, size_t y_stride, const struct dropmat *m, const float *x,

@@ -7,6 +7,7 @@ void kernels_ref(struct kernels *k)
 		.act_round = ref_act_round,
 		.matmul_int = ref_matmul_int,
 		.qmat_dot = ref_qmat_dot,
+		.qmat_dot_int = ref_qmat_dot_int,
 		.qmat_accumulate = ref_qmat_accumulate,
 		.dropmat_dot = ref_dropmat_dot,
 		.mat_row = ref_mat_row,

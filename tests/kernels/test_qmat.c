@@ -204,6 +204,56 @@ static void check_dot(const struct kernels *k, const struct problem *p, size_t n
 	guarded_done(&z);
 }
 
+/* The bits of ref, in any company; and ref is what the definition says in double. */
+static void check_dot_int(const struct kernels *k, const struct problem *p, size_t n)
+{
+	const size_t z_stride = p->rows + 2, n_groups = max_u64(p->n_groups, 1);
+	_cleanup_(freep) float *x = random_new(n * p->cols), *inputs = random_new(p->cols);
+	_cleanup_(freep) float *expected = random_new(n * z_stride);
+	struct act_group *rounded = aligned_alloc(64, (n * n_groups + 1) * sizeof(*rounded));
+	struct guarded z = guarded_new(n * z_stride);
+	const size_t cut = p->rows / 3;
+	struct kernels ref;
+
+	assert_non_null(rounded);
+	assert_int_equal(kernels_select(&ref, "ref", NULL), 0);
+	for (size_t i = 0; n > 2 && i < p->cols; i++)
+		x[i] *= random_u32() % 100 ? 1e-20f : 1e4f;
+	ref.act_round(rounded, n, x, p->cols, n, p->cols);
+	ref.qmat_dot_int(expected, z_stride, &p->m, rounded, n, n, 0, p->rows);
+	k->qmat_dot_int(guarded_at(&z), z_stride, &p->m, rounded, n, n, 0, p->rows);
+	guarded_check(&z);
+	for (size_t t = 0; t < n; t++) {
+		const float *got = guarded_at(&z) + t * z_stride;
+
+		for (size_t c = 0; c < p->cols; c++)
+			inputs[c] = rounded[c / QMAT_GROUP * n + t].scale *
+				    (float)rounded[c / QMAT_GROUP * n + t].codes[c % QMAT_GROUP];
+		for (size_t r = 0; r < p->rows; r++)
+			if (!same_bits(got[r], expected[t * z_stride + r]))
+				fail_msg("%s: %u bits %u x %u row %zu of %zu: got %.9g, ref %.9g",
+					k->name, p->bits, p->rows, p->cols, r, t, got[r],
+					expected[t * z_stride + r]);
+		check_dot_row(k, p, inputs, got);
+		assert_true(is_untouched(got + p->rows) && is_untouched(got + p->rows + 1));
+	}
+	for (size_t t = 0; t < n; t++) {
+		struct guarded alone = guarded_new(p->rows);
+
+		k->qmat_dot_int(guarded_at(&alone), 0, &p->m, rounded + t, n, 1, cut, p->rows);
+		for (size_t r = 0; r < cut; r++)
+			assert_true(is_untouched(guarded_at(&alone) + r));
+		k->qmat_dot_int(guarded_at(&alone), 0, &p->m, rounded + t, n, 1, 0, cut);
+		guarded_check(&alone);
+		for (size_t r = 0; r < p->rows; r++)
+			assert_true(
+				same_bits(guarded_at(&alone)[r], guarded_at(&z)[t * z_stride + r]));
+		guarded_done(&alone);
+	}
+	guarded_done(&z);
+	free(rounded);
+}
+
 static void check_accumulate_alone(const struct kernels *k, const struct problem *p, const float *z,
 	const float *before, const float *together)
 {
@@ -280,15 +330,26 @@ static void check_all(const struct kernels *k,
 	for (uint32_t bits = 1; bits <= QMAT_MAX_BITS; bits++)
 		for (enum grid grid = 0; grid < N_GRIDS; grid++)
 			check_shapes(k, check, bits, grid);
-	check_shapes(k, check, 16, GRID_OF_MATRIX);
-	check_shapes(k, check, 32, GRID_OF_MATRIX);
 	check(k, &large, 3);
 	problem_done(&large);
+}
+
+static void check_plain(const struct kernels *k,
+	void (*check)(const struct kernels *, const struct problem *, size_t))
+{
+	check_shapes(k, check, 16, GRID_OF_MATRIX);
+	check_shapes(k, check, 32, GRID_OF_MATRIX);
 }
 
 static void check_all_dots(const struct kernels *k)
 {
 	check_all(k, check_dot);
+	check_plain(k, check_dot);
+}
+
+static void check_all_dots_int(const struct kernels *k)
+{
+	check_all(k, check_dot_int);
 }
 
 /* One number that is not finite spoils its row, and nothing else. */
@@ -326,6 +387,7 @@ static void check_long_rows(const struct kernels *k)
 		struct problem p = problem_new(7, 9001, bits, GRID_OF_ROW);
 
 		check_dot(k, &p, 5);
+		check_dot_int(k, &p, 5);
 		problem_done(&p);
 	}
 }
@@ -342,9 +404,16 @@ static void test_dot(void **unused)
 	for_each_set(check_all_dots);
 }
 
+static void test_dot_int(void **unused)
+{
+	(void)unused;
+	for_each_set(check_all_dots_int);
+}
+
 static void check_all_accumulates(const struct kernels *k)
 {
 	check_all(k, check_accumulate);
+	check_plain(k, check_accumulate);
 }
 
 static void test_accumulate(void **unused)
@@ -379,6 +448,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_dot),
+		cmocka_unit_test(test_dot_int),
 		cmocka_unit_test(test_long_rows),
 		cmocka_unit_test(test_broken_input),
 		cmocka_unit_test(test_accumulate),

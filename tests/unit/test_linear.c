@@ -28,8 +28,8 @@ static struct delta *deltas[N_VARIANTS];
 
 /* What a variant should make of a map, element by element. */
 struct dense_map {
-	double *both; /* base and delta */
-	double *own;  /* the delta alone */
+	double *both;  /* base and delta */
+	double *plain; /* of the delta, what has no codes and takes inputs as they are */
 };
 
 static struct dense_map dense_maps[N_VARIANTS][N_LAYER_PROJECTIONS + 1];
@@ -69,6 +69,23 @@ static double *dense(
 	return ret;
 }
 
+/* Codes take inputs as the base does. */
+static bool is_plain(const struct delta_part *part)
+{
+	return part->codec == CODEC_ROWS || part->codec == CODEC_DROPOUT ||
+	       (part->codec == CODEC_FACTORS && part->factors.v.bits > QMAT_MAX_BITS);
+}
+
+static struct linear_delta plain_parts(const struct linear_delta *delta)
+{
+	struct linear_delta ret = {.n_parts = 0};
+
+	for (uint32_t i = 0; delta && i < delta->n_parts; i++)
+		if (is_plain(&delta->parts[i]))
+			ret.parts[ret.n_parts++] = delta->parts[i];
+	return ret;
+}
+
 static const struct base_matrix *matrix_of(size_t projection)
 {
 	const struct base_layer *l = &base->layers[LAYER];
@@ -99,10 +116,11 @@ static void make_dense_maps(void)
 	for (size_t v = 0; v < N_VARIANTS; v++) {
 		for (size_t p = 0; p < array_len(dense_maps[v]); p++) {
 			const struct linear_delta *d = delta_of(deltas[v], p);
+			const struct linear_delta plain = plain_parts(d);
 			uint32_t rows = rows_of(deltas[v], p);
 
 			dense_maps[v][p].both = dense(matrix_of(p), false, d, rows);
-			dense_maps[v][p].own = dense(matrix_of(p), true, d, rows);
+			dense_maps[v][p].plain = dense(matrix_of(p), true, &plain, rows);
 		}
 	}
 }
@@ -112,7 +130,7 @@ static void free_dense_maps(void)
 	for (size_t v = 0; v < N_VARIANTS; v++) {
 		for (size_t p = 0; p < array_len(dense_maps[v]); p++) {
 			free(dense_maps[v][p].both);
-			free(dense_maps[v][p].own);
+			free(dense_maps[v][p].plain);
 		}
 	}
 }
@@ -194,7 +212,7 @@ static void round_inputs(double *ret, const struct base_matrix *m, const float *
 	}
 }
 
-/* The base's share is of the rounded inputs, the delta's of the inputs themselves. */
+/* What is plain takes the inputs themselves, all else what the base takes. */
 static void expect_product(const struct fixture *f, const struct variant *v, size_t projection,
 	const float *y, const float *x)
 {
@@ -207,11 +225,11 @@ static void expect_product(const struct fixture *f, const struct variant *v, siz
 	round_inputs(rounded, m, x);
 	for (uint32_t r = 0; r < rows_of(deltas[variant], projection); r++) {
 		const double *both = map->both + (size_t)r * m->cols;
-		const double *own = map->own + (size_t)r * m->cols;
+		const double *plain = map->plain + (size_t)r * m->cols;
 		double sum = 0, size = 0;
 
 		for (uint32_t c = 0; c < m->cols; c++) {
-			sum += own[c] * x[c] + (both[c] - own[c]) * rounded[c];
+			sum += plain[c] * x[c] + (both[c] - plain[c]) * rounded[c];
 			size += fabs(both[c] * x[c]);
 		}
 		/* Sums over inputs and ranks in f32, and cancellation between base and delta. */
