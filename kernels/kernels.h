@@ -140,6 +140,19 @@ struct kernels {
 	void (*dropmat_dot)(float *y, size_t y_stride, const struct dropmat *m, const float *x,
 		size_t x_stride, size_t n, size_t row0, size_t row1);
 
+	/*
+	 * The same, of a matrix that dropmat_takes_rounded(), with zero below 2^bits and x as
+	 * act_round() makes it. Entries of a row go by fours, which add an exact integer,
+	 *   s = sum 2^index_bits (code - zero) * x code,  |s| < 2^24
+	 * Blocks are of 8192 columns. Fours of a block whose number leaves j when divided by 16 are
+	 * a chain in ascending order, from a_j = 0, of  a_j = fma((float)s, x scale, a_j). Chains
+	 * are added in pairs 8 apart, then 4, 2, 1, and then
+	 *   y = fma(sum, step * W scale of the row / 2^index_bits, y)
+	 * block after block. So every set gives the same bits.
+	 */
+	void (*dropmat_dot_int)(float *y, size_t y_stride, const struct dropmat *m,
+		const struct act_group *x, size_t x_stride, size_t n, size_t row0, size_t row1);
+
 	/* ret[c] = W[row][c]: one row of a packed matrix, for the embedding. */
 	void (*mat_row)(float *ret, const struct mat_bf16 *w, uint32_t row);
 

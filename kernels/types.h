@@ -214,6 +214,25 @@ static inline size_t dropmat_row_entries(uint32_t cols, uint32_t group, uint32_t
 	return (size_t)(cols / group) * n_keep;
 }
 
+/* Of products with rounded inputs: columns whose products are added before the next, and chains in
+ * which they are. */
+#define DROPMAT_BLOCK 8192u
+#define DROPMAT_CHAINS 16u
+
+static inline int dropmat_is_power_of_two(uint32_t n)
+{
+	return n && !(n & (n - 1));
+}
+
+/* May the matrix be multiplied with rounded inputs? Four neighbouring entries then share an input
+ * group, and 16 columns hold whole groups. */
+static inline int dropmat_takes_rounded(const struct dropmat *m)
+{
+	return m->group >= 2 && m->group <= 16 && dropmat_is_power_of_two(m->group) &&
+	       dropmat_is_power_of_two(m->n_keep) && m->n_keep <= m->group &&
+	       m->index_bits + m->bits <= 8 && (1u << m->index_bits) == m->group;
+}
+
 /* How the numbers of a KV page are stored. */
 enum kv_type {
 	KV_TYPE_F32,

@@ -22,6 +22,8 @@ void avx512_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, con
 	size_t z_stride, size_t n, size_t group0, size_t group1);
 void avx512_dropmat_dot(float *y, size_t y_stride, const struct dropmat *m, const float *x,
 	size_t x_stride, size_t n, size_t row0, size_t row1);
+void avx512_dropmat_dot_int(float *y, size_t y_stride, const struct dropmat *m,
+	const struct act_group *x, size_t x_stride, size_t n, size_t row0, size_t row1);
 void avx512_rms_norm(float *y, const float *x, const float *w, size_t n, float eps);
 void avx512_rope(float *x, const float *cosines, const float *sines, size_t n);
 void avx512_silu_mul(float *y, const float *gate, const float *up, size_t n);

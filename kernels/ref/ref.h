@@ -23,6 +23,8 @@ void ref_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const 
 	size_t z_stride, size_t n, size_t group0, size_t group1);
 void ref_dropmat_dot(float *y, size_t y_stride, const struct dropmat *m, const float *x,
 	size_t x_stride, size_t n, size_t row0, size_t row1);
+void ref_dropmat_dot_int(float *y, size_t y_stride, const struct dropmat *m,
+	const struct act_group *x, size_t x_stride, size_t n, size_t row0, size_t row1);
 void ref_rms_norm(float *y, const float *x, const float *w, size_t n, float eps);
 void ref_rope(float *x, const float *cosines, const float *sines, size_t n);
 void ref_silu_mul(float *y, const float *gate, const float *up, size_t n);

@@ -10,6 +10,7 @@ void kernels_ref(struct kernels *k)
 		.qmat_dot_int = ref_qmat_dot_int,
 		.qmat_accumulate = ref_qmat_accumulate,
 		.dropmat_dot = ref_dropmat_dot,
+		.dropmat_dot_int = ref_dropmat_dot_int,
 		.mat_row = ref_mat_row,
 		.rms_norm = ref_rms_norm,
 		.rope = ref_rope,

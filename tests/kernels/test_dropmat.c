@@ -144,6 +144,65 @@ static void check_dot(const struct kernels *k, const struct problem *p, size_t n
 	guarded_done(&y);
 }
 
+static void check_alone_int(const struct kernels *k, const struct problem *p,
+	const struct act_group *x, size_t x_stride, const float *before, const float *together)
+{
+	struct guarded y = guarded_new(p->m.rows);
+	size_t cut = p->m.rows / 3;
+
+	memcpy(guarded_at(&y), before, p->m.rows * sizeof(*before));
+	k->dropmat_dot_int(guarded_at(&y), 0, &p->m, x, x_stride, 1, cut, p->m.rows);
+	for (size_t r = 0; r < cut; r++)
+		assert_true(same_bits(guarded_at(&y)[r], before[r]));
+	k->dropmat_dot_int(guarded_at(&y), 0, &p->m, x, x_stride, 1, 0, cut);
+	guarded_check(&y);
+	for (size_t r = 0; r < p->m.rows; r++)
+		assert_true(same_bits(guarded_at(&y)[r], together[r]));
+	guarded_done(&y);
+}
+
+/* The bits of ref, in any company; and the sums of what the inputs were rounded to. */
+static void check_dot_int(const struct kernels *k, const struct problem *p, size_t n)
+{
+	const size_t rows = p->m.rows, y_stride = rows + 2, cols = p->m.cols;
+	_cleanup_(freep) float *x = random_new(n * cols), *before = random_new(n * y_stride);
+	_cleanup_(freep) float *expected = random_new(n * y_stride), *inputs = random_new(cols);
+	struct act_group *rounded =
+		aligned_alloc(64, (n * mat_int_groups(p->m.cols) + 1) * sizeof(*rounded));
+	struct guarded y = guarded_new(n * y_stride);
+	struct kernels ref;
+
+	assert_non_null(rounded);
+	assert_int_equal(kernels_select(&ref, "ref", NULL), 0);
+	ref.act_round(rounded, n, x, cols, n, p->m.cols);
+	memcpy(expected, before, n * y_stride * sizeof(*before));
+	for (size_t t = 0; t < n; t++)
+		memcpy(guarded_at(&y) + t * y_stride, before + t * y_stride,
+			rows * sizeof(*before));
+	ref.dropmat_dot_int(expected, y_stride, &p->m, rounded, n, n, 0, rows);
+	k->dropmat_dot_int(guarded_at(&y), y_stride, &p->m, rounded, n, n, 0, rows);
+	guarded_check(&y);
+	for (size_t t = 0; t < n; t++) {
+		const float *got = guarded_at(&y) + t * y_stride;
+
+		for (size_t c = 0; c < cols; c++)
+			inputs[c] =
+				rounded[c / MAT_INT_GROUP * n + t].scale *
+				(float)rounded[c / MAT_INT_GROUP * n + t].codes[c % MAT_INT_GROUP];
+		for (size_t r = 0; r < rows; r++)
+			if (!same_bits(got[r], expected[t * y_stride + r]))
+				fail_msg("%s: group %u keep %u bits %u, %zu x %zu: got %.9g, ref "
+					 "%.9g",
+					k->name, p->m.group, p->m.n_keep, p->m.bits, rows, cols,
+					got[r], expected[t * y_stride + r]);
+		check_row(k, p, inputs, before + t * y_stride, got);
+		assert_true(is_untouched(got + rows) && is_untouched(got + rows + 1));
+		check_alone_int(k, p, rounded + t, n, before + t * y_stride, got);
+	}
+	guarded_done(&y);
+	free(rounded);
+}
+
 /* Bytes and words, narrow and wide codes, groups within one register, two, and none. */
 static const struct shape shapes[] = {
 	{1, 1, 8},
@@ -157,7 +216,14 @@ static const struct shape shapes[] = {
 	{8, 2, 3},
 	{8, 1, 6},
 	{12, 5, 4},
+	{4, 2, 6},
+	{8, 4, 5},
+	{8, 8, 5},
 	{16, 1, 4},
+	{16, 2, 4},
+	{16, 4, 4},
+	{16, 8, 3},
+	{16, 16, 4},
 	{16, 2, 5},
 	{16, 16, 8},
 	{17, 3, 3},
@@ -171,10 +237,11 @@ static const struct shape shapes[] = {
 	{256, 31, 8},
 };
 
-static void check_all_dots(const struct kernels *k)
+static void check_shapes(const struct kernels *k,
+	void (*check)(const struct kernels *, const struct problem *, size_t), bool rounded)
 {
 	static const uint32_t rows[] = {0, 1, 2, 7, 8, 15, 16, 17, 41};
-	static const uint32_t groups[] = {0, 1, 2, 3, 7};
+	static const uint32_t groups[] = {0, 1, 2, 3, 7, 70};
 	static const size_t batches[] = {0, 1, 2, 3, 5, 9};
 
 	for (size_t s = 0; s < array_len(shapes); s++) {
@@ -182,11 +249,36 @@ static void check_all_dots(const struct kernels *k)
 			struct problem p = problem_new(rows[i / array_len(groups)],
 				groups[i % array_len(groups)], shapes[s], i % 2);
 
+			if (rounded && !dropmat_takes_rounded(&p.m)) {
+				problem_done(&p);
+				continue;
+			}
 			for (size_t b = 0; b < array_len(batches); b++)
-				check_dot(k, &p, batches[b]);
+				check(k, &p, batches[b]);
 			problem_done(&p);
 		}
 	}
+}
+
+static void check_all_dots(const struct kernels *k)
+{
+	check_shapes(k, check_dot, false);
+}
+
+/* And rows of several blocks of columns. */
+static void check_all_dots_int(const struct kernels *k)
+{
+	struct problem p = problem_new(9, 1100, (struct shape){16, 2, 4}, true);
+
+	check_shapes(k, check_dot_int, true);
+	check_dot_int(k, &p, 3);
+	problem_done(&p);
+}
+
+static void test_dot_int(void **unused)
+{
+	(void)unused;
+	for_each_set(check_all_dots_int);
 }
 
 static void test_dot(void **unused)
@@ -238,6 +330,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_dot),
+		cmocka_unit_test(test_dot_int),
 		cmocka_unit_test(test_row_values),
 		cmocka_unit_test(test_layout),
 	};

@@ -72,7 +72,9 @@ static double *dense(
 /* Codes take inputs as the base does. */
 static bool is_plain(const struct delta_part *part)
 {
-	return part->codec == CODEC_ROWS || part->codec == CODEC_DROPOUT ||
+	if (part->codec == CODEC_DROPOUT)
+		return !dropmat_takes_rounded(&part->dropout);
+	return part->codec == CODEC_ROWS ||
 	       (part->codec == CODEC_FACTORS && part->factors.v.bits > QMAT_MAX_BITS);
 }
 
