@@ -165,6 +165,7 @@ help:
 	@echo 'make demo        install what is missing, build, and show the whole way once'
 	@echo 'make check       install what is missing, build, run every test'
 	@echo 'make asan        the tests under AddressSanitizer (ubsan, tsan: likewise)'
+	@echo 'make arm64       compile for arm64, and test under emulation what depends on the processor'
 	@echo 'make fuzz        fuzz every parser; FUZZ_SECONDS=60 each'
 	@echo 'make soak        a long run of many clients against one daemon; SOAK_SECONDS=300'
 	@echo 'make boot        boot systemd in a container and let a client start the service (root)'
@@ -220,6 +221,24 @@ ubsan: deps-check
 tsan: deps-check
 	@$(SANITIZED) SANITIZE=-fsanitize=thread all tests
 	@TSAN_OPTIONS="halt_on_error=1 suppressions=$(CURDIR)/tests/tsan.supp" $(SANITIZED) SANITIZE=-fsanitize=thread run-tests
+
+# Everything, compiled for arm64 where only ref/ is there, and the tests of what differs from one
+# processor to the next, under emulation.
+ARM64_ROOT := $(BUILD)/arm64-root
+ARM64_BUILD := $(BUILD)/arm64
+ARM64_TESTS := $(patsubst tests/%.c,$(ARM64_BUILD)/tests/%,$(wildcard tests/kernels/test_*.c) \
+	$(patsubst %,tests/unit/test_%.c,blas code_stream exponential image import kv ldlq linear selftest shm svd))
+.PHONY: arm64
+arm64:
+	@scripts/install_packages.sh scripts/packages.txt build check arm64
+	@scripts/arm64_root.sh scripts/packages.txt $(ARM64_ROOT)
+	@$(MAKE) --no-print-directory -s $(JOBS) ARCH=aarch64 BUILD=$(ARM64_BUILD) \
+		CC='aarch64-linux-gnu-gcc --sysroot=$(abspath $(ARM64_ROOT))' all $(ARM64_TESTS)
+	@for t in $(ARM64_TESTS); do echo "$${t##*/}"; \
+		qemu-aarch64-static -L $(abspath $(ARM64_ROOT)) \
+			-E LD_LIBRARY_PATH=/usr/lib/aarch64-linux-gnu/openblas-pthread $$t >$(ARM64_BUILD)/log 2>&1 || \
+			{ cat $(ARM64_BUILD)/log; exit 1; }; done
+	@echo 'arm64: compiled and tested with the set ref'
 
 FUZZ_SECONDS ?= 60
 FUZZ_BUILD := $(BUILD)/fuzzing

@@ -23,6 +23,14 @@
 #define _must_check_ __attribute__((warn_unused_result))
 #define _printf_(fmt, args) __attribute__((format(printf, fmt, args)))
 
+/* A function that is compiled for several vector lengths, of which the program takes what the CPU
+ * has. Without contraction every one gives the same bits. */
+#ifdef __x86_64__
+#define _vector_clones_ __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define _vector_clones_
+#endif
+
 #define array_len(a) (sizeof(a) / sizeof((a)[0]))
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 

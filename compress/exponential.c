@@ -12,10 +12,8 @@
 #define LN2_HIGH 0.693359375f
 #define LN2_LOW (-2.12194440e-4f)
 
-#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-
 /* exp(x) = 2^n exp(r), |r| <= ln 2 / 2, by its Taylor polynomial with the last terms adjusted
- * (Cephes, expf). Without contraction every clone gives the same bits. */
+ * (Cephes, expf). */
 static inline float exponential(float x)
 {
 	float clipped = x < LEAST ? LEAST : x > MOST ? MOST : x;
@@ -33,7 +31,7 @@ static inline float exponential(float x)
 	return p * power;
 }
 
-CLONES float exponential_top(const float *x, float scale, size_t n)
+_vector_clones_ float exponential_top(const float *x, float scale, size_t n)
 {
 	float tops[LANES], top;
 	size_t i = 0;
@@ -51,7 +49,7 @@ CLONES float exponential_top(const float *x, float scale, size_t n)
 	return top * scale;
 }
 
-CLONES double exponential_sum(float *y, const float *x, float scale, float top, size_t n)
+_vector_clones_ double exponential_sum(float *y, const float *x, float scale, float top, size_t n)
 {
 	double sums[LANES] = {0}, sum = 0;
 	size_t i = 0;

@@ -27,8 +27,8 @@ struct sweep {
 	double loss;
 };
 
-/* y += a x. Without contraction every clone gives the same bits. */
-__attribute__((target_clones("avx512f", "avx2", "default"))) static void add_scaled(
+/* y += a x. */
+_vector_clones_ static void add_scaled(
 	float *restrict y, float a, const float *restrict x, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
