@@ -12,6 +12,7 @@
 #include "bench/clock.h"
 #include "bench/tiles.h"
 #include "common/base.h"
+#include "engine/kv.h"
 #include "kernels/attend.h"
 #include "kernels/pack.h"
 
@@ -452,12 +453,11 @@ static void bench_dropmat(struct bench *b)
 /* Shares are of the rates of memory and of multiplication: the limit is the larger time. */
 static void measure_attend(struct bench *b)
 {
-	static const char *const names[] = {"f32", "bf16", "int8"};
 	const double rows = 2.0 * b->positions;
 	char name[64];
 
-	snprintf(name, sizeof(name), "attend %u %s heads=%u rows=%u", b->positions, names[b->type],
-		b->n, b->rows);
+	snprintf(name, sizeof(name), "attend %u %s heads=%u rows=%u", b->positions,
+		kv_type_names[b->type], b->n, b->rows);
 	measure(b,
 		(struct work){name, rows * (double)kv_row_bytes(b->type, HEAD_DIM),
 			2 * rows * HEAD_DIM * b->n * b->rows, 0},

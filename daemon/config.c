@@ -3,7 +3,7 @@
 #include "common/file.h"
 #include "daemon/config_value.h"
 #include "daemon/config_yaml.h"
-#include "kernels/types.h"
+#include "engine/kv.h"
 
 #include <string.h>
 #include <sys/un.h>
@@ -13,8 +13,6 @@
 #define MIB (UINT64_C(1) << 20)
 #define TIB (UINT64_C(1) << 40)
 
-static const char *const kv_words[] = {
-	[KV_TYPE_F32] = "f32", [KV_TYPE_BF16] = "bf16", [KV_TYPE_INT8] = "int8", NULL};
 static const char *const log_words[] = {"error", "warning", "info", "debug", NULL};
 
 #define AT(field) offsetof(struct config, field)
@@ -40,7 +38,7 @@ const struct config_key config_keys[] = {
 	{"engine.prompt_chunk", CONFIG_TYPE_COUNT, AT(engine_prompt_chunk), "64", 1, 4096,
 		.live = false},
 	{"engine.jobs", CONFIG_TYPE_COUNT, AT(engine_jobs), "64", 1, 4096, .live = false},
-	{"engine.kv_type", CONFIG_TYPE_WORD, AT(engine_kv_type), "bf16", .words = kv_words,
+	{"engine.kv_type", CONFIG_TYPE_WORD, AT(engine_kv_type), "bf16", .words = kv_type_names,
 		.live = false},
 	{"limits.connections", CONFIG_TYPE_COUNT, AT(limits_connections), "256", 1, 65536,
 		.live = true},

@@ -7,6 +7,13 @@
 #include <string.h>
 #include <sys/mman.h>
 
+const char *const kv_type_names[] = {
+	[KV_TYPE_F32] = "f32",
+	[KV_TYPE_BF16] = "bf16",
+	[KV_TYPE_INT8] = "int8",
+	NULL,
+};
+
 struct kv_pool {
 	enum kv_type type;
 	uint64_t head_bytes;  /* of all tokens of one KV head */

@@ -13,6 +13,9 @@
 struct kv_pool;
 struct kv_seq; /* the pages of one sequence and how many positions are filled */
 
+/* What configurations and commands call them, by enum kv_type; NULL after the last. */
+extern const char *const kv_type_names[];
+
 /* Bytes of one page of this model and type. */
 uint64_t kv_page_bytes(const struct model_config *config, enum kv_type type);
 

@@ -4,17 +4,6 @@
 
 #include <assert.h>
 
-static uint64_t matrix_bytes(const struct base_matrix *m)
-{
-	uint64_t lanes;
-
-	if (m->codec == CODEC_MAT_BF16)
-		return mat_bf16_bytes(m->rows, m->cols);
-	lanes = mat_int_n_scales(m->rows, m->cols) * sizeof(uint16_t);
-	return mat_int_codes_bytes(m->rows, m->cols, m->ints.bits) +
-	       (m->ints.multipliers ? 2 * lanes : lanes);
-}
-
 static uint64_t qmat_bytes(const struct qmat *m)
 {
 	uint64_t groups = (uint64_t)m->rows * qmat_groups(m->cols);
@@ -71,7 +60,7 @@ static void count_delta(struct count *c, const struct linear_delta *delta)
 
 static uint64_t counted(const struct count *c, const struct base_matrix *base)
 {
-	return c->of_deltas + (c->base_is_read ? matrix_bytes(base) : 0);
+	return c->of_deltas + (c->base_is_read ? base_matrix_bytes(base) : 0);
 }
 
 static const struct {

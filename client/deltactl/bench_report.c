@@ -5,12 +5,6 @@
 
 #include <string.h>
 
-const char *const bench_kv_names[KV_TYPE_INT8 + 1] = {
-	[KV_TYPE_F32] = "f32",
-	[KV_TYPE_BF16] = "bf16",
-	[KV_TYPE_INT8] = "int8",
-};
-
 static double bytes_of_token(const struct bench_figures *f)
 {
 	return f->weight_bytes + f->kv_bytes;
@@ -121,6 +115,6 @@ int bench_report_print_json(const struct bench_report *report, struct reason *re
 		json_pack("{ss ss ss sI sI sI ss so}", "base", report->base, "weights",
 			base_weights_name(m->base), "kernels", m->kernels.name, "threads",
 			(json_int_t)pool_threads(m->pool), "chunk", (json_int_t)s->chunk, "repeats",
-			(json_int_t)s->n_repeats, "kv", bench_kv_names[s->kv_type], "tests", tests),
+			(json_int_t)s->n_repeats, "kv", kv_type_names[s->kv_type], "tests", tests),
 		0, reason);
 }

@@ -5,9 +5,6 @@
 
 #include "client/deltactl/bench_run.h"
 
-/* By enum kv_type. */
-extern const char *const bench_kv_names[KV_TYPE_INT8 + 1];
-
 struct bench_report {
 	const struct bench_setup *setup;
 	const char *base; /* its path */

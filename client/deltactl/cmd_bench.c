@@ -80,8 +80,8 @@ static const struct option long_options[] = {
 
 static bool set_kv_type(struct bench_arguments *a)
 {
-	for (size_t i = 0; i < array_len(bench_kv_names); i++)
-		if (strcmp(optarg, bench_kv_names[i]) == 0) {
+	for (size_t i = 0; kv_type_names[i]; i++)
+		if (strcmp(optarg, kv_type_names[i]) == 0) {
 			a->kv_type = (enum kv_type)i;
 			return true;
 		}
