@@ -24,7 +24,8 @@
 #define _printf_(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /* A function that is compiled for several vector lengths, of which the program takes what the CPU
- * has. Without contraction every one gives the same bits. */
+ * has. Without contraction every one gives the same bits. Static ones: clang 14 gives others a name
+ * that nobody finds. */
 #ifdef __x86_64__
 #define _vector_clones_ __attribute__((target_clones("avx512f", "avx2", "default")))
 #else

@@ -31,7 +31,7 @@ static inline float exponential(float x)
 	return p * power;
 }
 
-_vector_clones_ float exponential_top(const float *x, float scale, size_t n)
+_vector_clones_ static float largest(const float *x, size_t n)
 {
 	float tops[LANES], top;
 	size_t i = 0;
@@ -46,10 +46,10 @@ _vector_clones_ float exponential_top(const float *x, float scale, size_t n)
 	top = tops[0];
 	for (size_t k = 1; k < LANES; k++)
 		top = tops[k] > top ? tops[k] : top;
-	return top * scale;
+	return top;
 }
 
-_vector_clones_ double exponential_sum(float *y, const float *x, float scale, float top, size_t n)
+_vector_clones_ static double make_all(float *y, const float *x, float scale, float top, size_t n)
 {
 	double sums[LANES] = {0}, sum = 0;
 	size_t i = 0;
@@ -68,4 +68,14 @@ _vector_clones_ double exponential_sum(float *y, const float *x, float scale, fl
 	for (size_t k = 0; k < LANES; k++)
 		sum += sums[k];
 	return sum;
+}
+
+float exponential_top(const float *x, float scale, size_t n)
+{
+	return largest(x, n) * scale;
+}
+
+double exponential_sum(float *y, const float *x, float scale, float top, size_t n)
+{
+	return make_all(y, x, scale, top, n);
 }
