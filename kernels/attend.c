@@ -6,7 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-void attend_parts(const struct attend_call *call, size_t *ret_part0, size_t *ret_part1)
+/* The parts that hold what the rows of a call see: [*ret_part0, *ret_part1). */
+static void attend_parts(const struct attend_call *call, size_t *ret_part0, size_t *ret_part1)
 {
 	*ret_part0 = attend_first(call->position, call->window) / ATTEND_PART;
 	*ret_part1 = (call->position + call->n_rows - 1) / ATTEND_PART + 1;
@@ -31,11 +32,6 @@ struct attend_sums attend_sums_at(void *memory, size_t n_queries, size_t head_di
 		.highest = numbers + n_queries * head_dim,
 		.totals = numbers + n_queries * head_dim + n_queries,
 	};
-}
-
-void attend_sums_clear(const struct attend_sums *sums, size_t n_queries)
-{
-	memset(sums->totals, 0, n_queries * sizeof(*sums->totals));
 }
 
 /* Where one side's highest score is the new one, its factor is 1. */

@@ -12,9 +12,6 @@ static inline size_t attend_first(size_t position, size_t window)
 	return window == 0 || position < window ? 0 : position - window + 1;
 }
 
-/* The parts that hold what the rows of a call see: [*ret_part0, *ret_part1). */
-void attend_parts(const struct attend_call *call, size_t *ret_part0, size_t *ret_part1);
-
 /* Bytes of scratch for a call of n_queries = rows x heads; a multiple of 64. */
 size_t attend_scratch_bytes(size_t n_queries, size_t head_dim);
 
@@ -23,9 +20,6 @@ size_t attend_sums_bytes(size_t n_queries, size_t head_dim);
 
 /* Sums in memory that is aligned for floats. */
 struct attend_sums attend_sums_at(void *memory, size_t n_queries, size_t head_dim);
-
-/* Sums of no positions. */
-void attend_sums_clear(const struct attend_sums *sums, size_t n_queries);
 
 /* sums += part. What is added first is kept bit for bit. */
 void attend_sums_add(const struct attend_sums *sums, const struct attend_sums *part,

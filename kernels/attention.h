@@ -154,9 +154,14 @@ static inline void attention_rows(
 	}
 }
 
-/* What one set does with a group, and how it widens a row. */
+typedef void attention_group_fn(const struct attention *a, struct attention_group *g);
+
+/* What one set does with a group of keys and one of values, how it makes weights of the scores of
+ * query k, and how it widens a row. */
 struct attention_steps {
-	void (*group)(const struct attention *a, struct attention_group *g);
+	attention_group_fn *scores;
+	void (*exponentials)(const struct attention *a, size_t k);
+	attention_group_fn *values;
 	void (*widen)(float *ret, const char *row, size_t n, enum kv_type type);
 };
 
@@ -178,8 +183,8 @@ static inline void attention_widen(const struct attention *a, struct attention_g
 }
 
 /* All positions of the part that any query sees, from one side's pages. */
-static inline void attention_walk(
-	const struct attention *a, const void *const *pages, const struct attention_steps *steps)
+static inline void attention_walk(const struct attention *a, const void *const *pages,
+	const struct attention_steps *steps, attention_group_fn *group)
 {
 	const struct kv_view *kv = &a->call->kv;
 
@@ -200,6 +205,20 @@ static inline void attention_walk(
 		attention_rows(g.ahead, pages, a, i + n, n_ahead);
 		if (kv->type != KV_TYPE_F32 && a->n >= ATTENTION_WIDE)
 			attention_widen(a, &g, steps->widen);
-		steps->group(a, &g);
+		group(a, &g);
 	}
+}
+
+static inline void attention_run(const struct attend_sums *ret, const struct attend_call *call,
+	size_t part, void *scratch, const struct attention_steps *steps)
+{
+	const size_t n = call->n_rows * call->n_heads;
+	struct attention a;
+
+	attention_init(&a, ret, call, part, scratch);
+	attention_walk(&a, call->kv.key_pages, steps, steps->scores);
+	for (size_t k = 0; k < n; k++)
+		steps->exponentials(&a, k);
+	memset(ret->vectors, 0, n * call->kv.head_dim * sizeof(*ret->vectors));
+	attention_walk(&a, call->kv.value_pages, steps, steps->values);
 }

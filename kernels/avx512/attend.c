@@ -307,15 +307,12 @@ static void values_group(const struct attention *a, struct attention_group *g)
 void avx512_attend(
 	const struct attend_sums *ret, const struct attend_call *call, size_t part, void *scratch)
 {
-	const size_t n = call->n_rows * call->n_heads, head_dim = call->kv.head_dim;
-	const struct attention_steps keys = {.group = scores_group, .widen = widen};
-	const struct attention_steps values = {.group = values_group, .widen = widen};
-	struct attention a;
+	static const struct attention_steps steps = {
+		.scores = scores_group,
+		.exponentials = exponentials,
+		.values = values_group,
+		.widen = widen,
+	};
 
-	attention_init(&a, ret, call, part, scratch);
-	attention_walk(&a, call->kv.key_pages, &keys);
-	for (size_t k = 0; k < n; k++)
-		exponentials(&a, k);
-	memset(ret->vectors, 0, n * head_dim * sizeof(*ret->vectors));
-	attention_walk(&a, call->kv.value_pages, &values);
+	attention_run(ret, call, part, scratch, &steps);
 }
