@@ -25,8 +25,8 @@
 
 /* A function that is compiled for several vector lengths, of which the program takes what the CPU
  * has. Without contraction every one gives the same bits. Static ones: clang 14 gives others a name
- * that nobody finds. */
-#ifdef __x86_64__
+ * that nobody finds. (What chooses runs before the thread sanitizer is ready for it.) */
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
 #define _vector_clones_ __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define _vector_clones_
