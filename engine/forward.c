@@ -1,6 +1,7 @@
 /*
- * One step. Each line of forward_step() is a parallel region or two; what is cheap is done for a
- * few rows at a time, so that a batch of one row passes it without waking anybody.
+ * One step. Each line of store_layer() and finish_layer() is a parallel region or two; what is
+ * cheap is done for a few rows at a time, so that a batch of one row passes it without waking
+ * anybody.
  */
 #include "engine/forward.h"
 #include "engine/attention.h"
@@ -36,18 +37,21 @@ struct forward {
 	size_t n_rounded;
 	void *panel;            /* scratch of linear_apply */
 	float *cosines, *sines; /* head_dim / 2 */
-	float *wanted;          /* hidden: rows that want logits, without gaps */
-	float *logits;          /* logits_stride */
+	float *logits;          /* logits_stride; of the rows that want them, without gaps */
 	size_t logits_stride;
-	uint32_t *logits_at;     /* index into `wanted` and `logits` */
-	struct linear_run *runs; /* of the batch */
+	uint32_t *logits_at;         /* index into `logits` */
+	struct batch_row *wanted;    /* the rows that want logits */
+	struct linear_run *all_runs; /* of the batch */
 	struct linear_run *wanted_runs;
 
 	struct attention *attention;
 
-	/* The step at hand; the caller's rows are borrowed for its length only. */
+	/* The step at hand; the caller's rows are borrowed for its length only. First all rows go
+	 * through it, in the end those that want logits. */
 	const struct batch_row *rows;
-	size_t n, n_runs, n_wanted, n_wanted_runs;
+	const struct linear_run *runs;
+	size_t n, n_runs;
+	size_t n_all, n_wanted, n_wanted_runs;
 	uint32_t layer;
 };
 
@@ -264,26 +268,15 @@ static void project_down(struct forward *f, const struct base_layer *l)
 static void final_norm_rows(void *arg, size_t piece, size_t worker)
 {
 	struct forward *f = arg;
-	size_t hidden = f->config->hidden;
 
 	(void)worker;
-	for_rows_of_piece(f, row, piece)
-	{
-		if (f->logits_at[row] == NO_LOGITS)
-			continue;
-		f->kernels->rms_norm(f->wanted + f->logits_at[row] * hidden,
-			f->residual + row * hidden, f->rows[row].variant->final_norm, hidden,
-			f->config->norm_eps);
-	}
+	for_rows_of_piece(f, row, piece) norm_row(f, row, f->rows[row].variant->final_norm);
 }
 
 static void project_head(struct forward *f)
 {
-	struct linear_call call = linear_call_of(f, f->wanted, f->config->hidden);
+	struct linear_call call = linear_call_of(f, f->normed, f->config->hidden);
 
-	call.n_rows = f->n_wanted;
-	call.runs = f->wanted_runs;
-	call.n_runs = f->n_wanted_runs;
 	add_part(&call, &f->model->base->head, PROJECTION_HEAD, f->logits);
 	call.parts[0].y_stride = f->logits_stride;
 	linear_apply(&call);
@@ -301,7 +294,8 @@ static void begin_step(struct forward *f, const struct batch_row *rows, size_t n
 {
 	assert(n <= f->max_rows);
 	f->rows = rows;
-	f->n = n;
+	f->runs = f->all_runs;
+	f->n = f->n_all = n;
 	attention_begin(f->attention, rows, n);
 	f->n_runs = 0;
 	f->n_wanted = 0;
@@ -309,40 +303,78 @@ static void begin_step(struct forward *f, const struct batch_row *rows, size_t n
 	for (size_t i = 0; i < n; i++) {
 		assert(rows[i].token < rows[i].variant->config.vocab);
 		assert(rows[i].position < kv_seq_capacity(rows[i].seq));
-		extend_runs(f->runs, &f->n_runs, rows[i].variant, i);
+		extend_runs(f->all_runs, &f->n_runs, rows[i].variant, i);
 		f->logits_at[i] = NO_LOGITS;
 		if (!rows[i].want_logits)
 			continue;
 		extend_runs(f->wanted_runs, &f->n_wanted_runs, rows[i].variant, f->n_wanted);
-		f->logits_at[i] = (uint32_t)f->n_wanted++;
+		f->logits_at[i] = (uint32_t)f->n_wanted;
+		f->wanted[f->n_wanted++] = rows[i];
 	}
+}
+
+/* When the keys and values of the last layer are stored, nobody asks for the other rows any more.
+ */
+static void keep_wanted(struct forward *f)
+{
+	size_t hidden = f->config->hidden, n_q = (size_t)f->config->n_heads * f->config->head_dim;
+
+	for (size_t i = 0; i < f->n_all; i++) {
+		size_t at = f->logits_at[i];
+
+		if (at == NO_LOGITS || at == i)
+			continue;
+		memcpy(f->residual + at * hidden, f->residual + i * hidden, hidden * sizeof(float));
+		memcpy(f->q + at * n_q, f->q + i * n_q, n_q * sizeof(float));
+	}
+	f->rows = f->wanted;
+	f->n = f->n_wanted;
+	f->runs = f->wanted_runs;
+	f->n_runs = f->n_wanted_runs;
+	attention_begin(f->attention, f->rows, f->n);
+}
+
+static void store_layer(struct forward *f, const struct base_layer *l)
+{
+	run_rows(f, attention_norm_rows);
+	project_qkv(f, l);
+	run_rows(f, rotate_and_store_rows);
+}
+
+static void finish_layer(struct forward *f, const struct base_layer *l)
+{
+	attention_run(f->attention, f->layer, f->q, f->attended);
+	project_o(f, l);
+	run_rows(f, add_attention_rows);
+	project_gate_up(f, l);
+	run_rows(f, gate_rows);
+	project_down(f, l);
+	run_rows(f, add_ffn_rows);
 }
 
 void forward_step(struct forward *f, const struct batch_row *rows, size_t n)
 {
+	const struct base_layer *layers = f->model->base->layers;
+	uint32_t last = f->config->n_layers - 1;
+
 	begin_step(f, rows, n);
 	run_rows(f, embed_rows);
-	for (f->layer = 0; f->layer < f->config->n_layers; f->layer++) {
-		const struct base_layer *l = &f->model->base->layers[f->layer];
-
-		run_rows(f, attention_norm_rows);
-		project_qkv(f, l);
-		run_rows(f, rotate_and_store_rows);
-		attention_run(f->attention, f->layer, f->q, f->attended);
-		project_o(f, l);
-		run_rows(f, add_attention_rows);
-		project_gate_up(f, l);
-		run_rows(f, gate_rows);
-		project_down(f, l);
-		run_rows(f, add_ffn_rows);
+	for (f->layer = 0; f->layer < last; f->layer++) {
+		store_layer(f, &layers[f->layer]);
+		finish_layer(f, &layers[f->layer]);
 	}
+	store_layer(f, &layers[last]);
+	keep_wanted(f);
+	if (f->n == 0)
+		return;
+	finish_layer(f, &layers[last]);
 	run_rows(f, final_norm_rows);
 	project_head(f);
 }
 
 const float *forward_logits(const struct forward *f, size_t i)
 {
-	assert(i < f->n && f->logits_at[i] != NO_LOGITS);
+	assert(i < f->n_all && f->logits_at[i] != NO_LOGITS);
 	return f->logits + f->logits_at[i] * f->logits_stride;
 }
 
@@ -406,14 +438,14 @@ static bool allocate_rows(struct forward *f)
 	f->panel = scratch(f, linear_panel_bytes(f->kernels, n, widest), 1, 1);
 	f->cosines = scratch(f, n, c->head_dim / 2, real);
 	f->sines = scratch(f, n, c->head_dim / 2, real);
-	f->wanted = scratch(f, n, c->hidden, real);
 	f->logits = scratch(f, n, f->logits_stride, real);
 	f->logits_at = scratch(f, n, 1, sizeof(*f->logits_at));
-	f->runs = scratch(f, n, 1, sizeof(*f->runs));
+	f->wanted = scratch(f, n, 1, sizeof(*f->wanted));
+	f->all_runs = scratch(f, n, 1, sizeof(*f->all_runs));
 	f->wanted_runs = scratch(f, n, 1, sizeof(*f->wanted_runs));
 	return f->residual && f->normed && f->branch && f->q && f->attended && f->k && f->v &&
 	       f->gate && f->up && f->z && f->rounded && f->panel && f->cosines && f->sines &&
-	       f->wanted && f->logits && f->logits_at && f->runs && f->wanted_runs;
+	       f->logits && f->logits_at && f->wanted && f->all_runs && f->wanted_runs;
 }
 
 static inline void forwardp(struct forward **f)
@@ -465,10 +497,10 @@ struct forward *forward_free(struct forward *f)
 	free(f->panel);
 	free(f->cosines);
 	free(f->sines);
-	free(f->wanted);
 	free(f->logits);
 	free(f->logits_at);
-	free(f->runs);
+	free(f->wanted);
+	free(f->all_runs);
 	free(f->wanted_runs);
 	attention_free(f->attention);
 	free(f);
