@@ -196,8 +196,12 @@ static void delta_prepare(const struct delta_work *w, size_t index, size_t n_sli
 static void dropout_apply(
 	const struct delta_work *w, const struct dropmat *dropout, struct slice outputs)
 {
-	w->kernels->dropmat_dot(
-		w->y, w->y_stride, dropout, w->x, w->x_stride, w->n, outputs.begin, outputs.end);
+	if (w->rounded && dropmat_takes_rounded(dropout))
+		w->kernels->dropmat_dot_int(w->y, w->y_stride, dropout, w->rounded,
+			w->rounded_stride, w->n, outputs.begin, outputs.end);
+	else
+		w->kernels->dropmat_dot(w->y, w->y_stride, dropout, w->x, w->x_stride, w->n,
+			outputs.begin, outputs.end);
 }
 
 /* Does an output of the delta need nothing but x and the base's share? */

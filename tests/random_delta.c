@@ -109,13 +109,16 @@ static void add_codes(
 	code_matrix_free(m);
 }
 
-static void add_dropout(struct plan *p, struct part_place place, bool coded)
+/* n_keep of each group of columns. */
+static void add_dropout(
+	struct plan *p, struct part_place place, uint32_t group, uint32_t n_keep, bool coded)
 {
-	struct survivors s = {.group = place.cols / 4, .n_keep = 3, .seed = p->state};
-	struct code_matrix *m = random_codes(p, place.rows, 4 * s.n_keep, 4, GRID_ROW, 0.5f);
+	struct survivors s = {.group = group, .n_keep = n_keep, .seed = p->state};
+	struct code_matrix *m =
+		random_codes(p, place.rows, place.cols / group * n_keep, 4, GRID_ROW, 0.5f);
 	struct part part;
 
-	assert_int_equal(place.cols % 4, 0);
+	assert_int_equal(place.cols % group, 0);
 	s.codes = m;
 	assert_int_equal(part_dropout(&place, &s, coded, &part), 0);
 	add(p, &part);
@@ -220,6 +223,14 @@ static void add_residual(struct plan *p, struct part_place place)
 	add_codes(p, place, 2, GRID_MATRIX, true);
 }
 
+/* The groups of the second are small enough for products with rounded inputs. */
+static void add_dropouts(struct plan *p, struct part_place place)
+{
+	add_dropout(p, place, place.cols / 4, 3, false);
+	place.level = 1;
+	add_dropout(p, place, 8, 2, false);
+}
+
 /* Every codec has its place, the same in all layers. */
 static void add_tensor(struct plan *p, struct part_place place)
 {
@@ -231,7 +242,7 @@ static void add_tensor(struct plan *p, struct part_place place)
 		add_codes(p, place, 1, GRID_ROW, false);
 		return;
 	case ROLE_V:
-		add_dropout(p, place, false);
+		add_dropouts(p, place);
 		return;
 	case ROLE_O:
 		add_residual(p, place);
@@ -243,7 +254,7 @@ static void add_tensor(struct plan *p, struct part_place place)
 		if (place.layer % 2)
 			add_rows(p, place, true);
 		else
-			add_dropout(p, place, true);
+			add_dropout(p, place, place.cols / 4, 3, true);
 		return;
 	case ROLE_DOWN:
 		add_plain_factors(p, place, place.layer % 2 ? 16 : 32);
