@@ -33,8 +33,8 @@ struct deltadq {
 bool deltadq_options_said(const struct deltadq_options *o)
 {
 	return o->claimed_ratio != 0 || o->alpha || o->code_bits || o->parts || o->group ||
-	       o->search != DELTADQ_SEARCH_CLOSED_FORM || o->min_max || o->unbiased || o->seeds ||
-	       o->seed;
+	       o->search != DELTADQ_SEARCH_CLOSED_FORM || o->min_max ||
+	       o->rescale != DELTADQ_RESCALE_MODEL || o->seeds || o->seed;
 }
 
 int deltadq_claim(double ratio, struct deltadq_options *o, struct reason *reason)
@@ -135,7 +135,7 @@ static struct dropout_request request_of(
 		.bytes = budget > fixed ? budget - fixed : 0,
 		.group = o->group,
 		.min_max = o->min_max,
-		.unbiased = o->unbiased,
+		.unbiased = o->rescale == DELTADQ_RESCALE_ALPHA,
 		.coherence = coherence,
 	};
 }
@@ -173,7 +173,8 @@ static int prepare(const struct method_model *model, void **ret_state, struct re
 	if (!d)
 		return -ENOMEM;
 	/* What is missing counts once for every layer. */
-	d->coherence = (double)model->pair->base_config.n_layers - 1;
+	if (model->options->deltadq.rescale == DELTADQ_RESCALE_MODEL)
+		d->coherence = (double)model->pair->base_config.n_layers - 1;
 	r = resolve(model->options, &d->options, reason);
 	if (r == 0 && d->options.alpha)
 		r = check_shapes(&d->options, &model->pair->base_config, reason);

@@ -27,6 +27,14 @@ enum deltadq_search {
 	DELTADQ_SEARCH_FIRST_LAYER,     /* the paper's: one for all, by compress/deltadq_search.h */
 };
 
+/* What survivors are multiplied with. */
+enum deltadq_rescale {
+	DELTADQ_RESCALE_MODEL = 0, /* what leaves least of the model's error: what is missing of a
+				      tensor's output adds up over the layers */
+	DELTADQ_RESCALE_TENSOR,    /* of the tensor's error */
+	DELTADQ_RESCALE_ALPHA,     /* the paper's: nothing is missing */
+};
+
 struct deltadq_options {
 	double claimed_ratio; /* alpha * 16 / (code_bits - log2 parts); 0: not said */
 	uint32_t alpha;       /* one of so many stays; 0: not said */
@@ -34,8 +42,8 @@ struct deltadq_options {
 	uint32_t parts;       /* a power of two below 2^code_bits; 0: 1 */
 	uint32_t group;       /* columns; 0: searched */
 	enum deltadq_search search;
-	bool min_max;   /* the paper's grid, from least to greatest, instead of the best one */
-	bool unbiased;  /* the paper's factor, alpha, instead of the one that leaves least */
+	bool min_max; /* the paper's grid, from least to greatest, instead of the best one */
+	enum deltadq_rescale rescale;
 	uint32_t seeds; /* tried for a tensor; 0: DELTADQ_DEFAULT_SEEDS */
 	uint64_t seed;  /* from which all are made */
 };

@@ -27,6 +27,22 @@ static bool set_name(const char *value, const char *no, const char *yes, bool *r
 	return *ret || strcmp(value, no) == 0;
 }
 
+static bool set_rescale(const char *value, enum deltadq_rescale *ret)
+{
+	static const char *const names[] = {
+		[DELTADQ_RESCALE_MODEL] = "model",
+		[DELTADQ_RESCALE_TENSOR] = "tensor",
+		[DELTADQ_RESCALE_ALPHA] = "alpha",
+	};
+
+	for (size_t i = 0; i < array_len(names); i++)
+		if (strcmp(value, names[i]) == 0) {
+			*ret = (enum deltadq_rescale)i;
+			return true;
+		}
+	return false;
+}
+
 bool compress_deltadq_option(int option, const char *value, struct deltadq_options *o)
 {
 	bool first_layer;
@@ -50,7 +66,7 @@ bool compress_deltadq_option(int option, const char *value, struct deltadq_optio
 	case OPTION_GRID:
 		return set_name(value, "clipped", "min-max", &o->min_max);
 	case OPTION_RESCALE:
-		return set_name(value, "best", "alpha", &o->unbiased);
+		return set_rescale(value, &o->rescale);
 	case OPTION_SEEDS:
 		return set_number(value, &o->seeds);
 	case OPTION_SEED:

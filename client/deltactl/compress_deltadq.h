@@ -44,7 +44,7 @@ enum {
 	"  --group H                columns of a group, else the best of each tensor\n"        \
 	"  --group-search WHERE     each-tensor (default), first-layer: the paper's\n"         \
 	"  --grid NAME              clipped (default), min-max: the paper's\n"                 \
-	"  --rescale NAME           best (default), alpha: the paper's\n"                      \
+	"  --rescale NAME           model (default), tensor: by whose error; alpha: the paper's\n" \
 	"  --seeds N                tried for a tensor (default 4)\n"                          \
 	"  --seed N                 that they begin with (default 0)\n"
 /* clang-format on */

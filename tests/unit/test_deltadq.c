@@ -138,8 +138,10 @@ static void range_of_survivors(
  * those of quantising and dropping where they stand, by the paper's formulas. */
 static void test_paper(void **state)
 {
-	const struct method_options options = {
-		.deltadq = {.claimed_ratio = 128, .group = 24, .min_max = true, .unbiased = true}};
+	const struct method_options options = {.deltadq = {.claimed_ratio = 128,
+						       .group = 24,
+						       .min_max = true,
+						       .rescale = DELTADQ_RESCALE_ALPHA}};
 	_cleanup_(example_done) struct example *e = example_new(&options);
 	float values[ROWS * COLS] = {0};
 	static bool stays[ROWS * COLS];
@@ -345,7 +347,8 @@ static void test_whole_way(void **state)
 		{.deltadq = {.claimed_ratio = 32,
 			 .search = DELTADQ_SEARCH_FIRST_LAYER,
 			 .min_max = true,
-			 .unbiased = true}},
+			 .rescale = DELTADQ_RESCALE_ALPHA}},
+		{.ratio = 8, .deltadq = {.rescale = DELTADQ_RESCALE_TENSOR}},
 	};
 
 	(void)state;
