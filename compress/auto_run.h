@@ -66,6 +66,8 @@ int auto_price_outer(struct auto_run *a, const struct allocate_settings *setting
 int auto_set_budget(struct auto_run *a, struct reason *reason) _must_check_;
 int auto_code(struct auto_run *a, struct reason *reason) _must_check_;
 int auto_draw_curve(struct auto_run *a, struct reason *reason) _must_check_;
+/* Steps of training unless the user says how many; `bits` of a projection weight. */
+uint32_t auto_train_steps(enum auto_text_kind kind, double bits);
 int auto_train(struct auto_run *a, struct reason *reason) _must_check_;
 
 /* Of what stands coded: bytes of the projections, and how it is trained or measured. */

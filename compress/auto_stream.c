@@ -45,21 +45,15 @@ size_t stream_tokens(const struct model_config *c)
 	return max_u64(LEAST_TOKENS, min_u64(MOST_TOKENS, TOKENS_TIMES_WIDTH / c->hidden));
 }
 
-/* Beside tasks, as much of general text: compress/auto_sense.c says why. */
 static int make_text(struct auto_stream *s, struct reason *reason)
 {
 	_cleanup_(auto_text_done) struct auto_text text = {0};
 	int r = auto_text_read(s->model, &text, reason);
-	size_t n;
 
 	if (r < 0)
 		return r;
 	s->kind = text.kind;
-	n = stream_tokens(s->config);
-	if (text.general.n > 0)
-		n /= 2;
-	r = sequences_add_some(&s->text, &text.learn, n);
-	return r < 0 ? r : sequences_add_some(&s->text, &text.general, n);
+	return auto_text_mix(&text, stream_tokens(s->config), &s->text);
 }
 
 static struct digest key_of(const struct auto_stream *s)

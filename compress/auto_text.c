@@ -201,6 +201,14 @@ static int ask_fine_tune(const struct method_model *m, struct auto_text *t, stru
 	return add_own_words(m, text, t, reason);
 }
 
+int auto_text_mix(const struct auto_text *t, size_t n_tokens, struct sequences *ret)
+{
+	size_t share = t->general.n > 0 ? n_tokens / 2 : n_tokens;
+	int r = sequences_add_some(ret, &t->learn, share);
+
+	return r < 0 ? r : sequences_add_some(ret, &t->general, share);
+}
+
 int auto_text_sample(const struct auto_text *t, struct sequences *ret)
 {
 	return sequences_add_some(ret, &t->learn, AUTO_TEXT_SENSED_TOKENS);

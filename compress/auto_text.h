@@ -41,6 +41,9 @@ int auto_text_kept_back(const struct method_model *model, struct sequences *ret,
 	struct reason *reason) _must_check_;
 /* Of `learn`, evenly spread, as much as the Fisher factors want; appended. */
 int auto_text_sample(const struct auto_text *t, struct sequences *ret) _must_check_;
+/* About n_tokens to read, half of them general text where there is some (compress/auto_sense.c says
+ * why); appended. */
+int auto_text_mix(const struct auto_text *t, size_t n_tokens, struct sequences *ret) _must_check_;
 void auto_text_done(struct auto_text *t);
 
 const char *auto_text_name(enum auto_text_kind kind);

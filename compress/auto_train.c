@@ -7,16 +7,20 @@
 #define COARSE_BITS 0.75
 #define COARSE_STEPS 120u
 
+uint32_t auto_train_steps(enum auto_text_kind kind, double bits)
+{
+	if (kind != AUTO_TEXT_TASKS || bits > MOST_BITS)
+		return 0;
+	return bits > COARSE_BITS ? STEPS : COARSE_STEPS;
+}
+
 static uint32_t n_steps(const struct auto_run *a)
 {
 	const struct method_options *o = a->model->options;
-	double bits = 8 * auto_projection_bytes(a) / a->n_weights;
 
 	if (o->train_steps_given)
 		return o->train_steps;
-	if (a->text.kind != AUTO_TEXT_TASKS || bits > MOST_BITS)
-		return 0;
-	return bits > COARSE_BITS ? STEPS : COARSE_STEPS;
+	return auto_train_steps(a->text.kind, 8 * auto_projection_bytes(a) / a->n_weights);
 }
 
 struct trial_work {
