@@ -1,7 +1,8 @@
 /*
  * The offsets of all payloads follow from the config alone, so the records are written before the
  * weights and the file is written once, front to back. At any time two tensors are in memory, as
- * read and as packed: while one is written and digested the next one is read and packed.
+ * read and as packed, and of codes what one of the two stands for: while one is written and
+ * digested the next one is read and packed.
  */
 #include "foreign/import.h"
 
@@ -41,8 +42,7 @@ struct passing {
 	const struct tensor_record *t;
 	void *source; /* in the form that is digested */
 	void *packed;
-	float *served;       /* where there are codes: what they stand for */
-	const void *payload; /* one of the first two: what goes into the file */
+	const void *payload; /* one of these two: what goes into the file */
 	size_t n_source_bytes;
 };
 
@@ -56,6 +56,7 @@ struct import {
 	struct writer *writer;
 	struct model_digest *digest, *served_digest; /* the latter NULL without codes */
 	struct passing passing[2];
+	float *served; /* where there are codes: what those of the tensor that goes stand for */
 	const struct progress *progress;
 	struct import_report *report;
 	struct reason *reason;
@@ -69,8 +70,8 @@ static void import_done(struct import *in)
 	writer_free(in->writer);
 	model_digest_free(in->digest);
 	model_digest_free(in->served_digest);
+	free(in->served);
 	for (size_t i = 0; i < array_len(in->passing); i++) {
-		free(in->passing[i].served);
 		free(in->passing[i].source);
 		free(in->passing[i].packed);
 	}
@@ -224,17 +225,17 @@ static void digest_source(struct model_digest *digest, const struct passing *p)
 		p->source, p->n_source_bytes);
 }
 
-static void digest_served(struct model_digest *digest, const struct passing *p)
+static void digest_served(struct import *in, const struct passing *p)
 {
 	const struct tensor_record *t = p->t;
 
 	if (t->codec != CODEC_MAT_INT) {
-		digest_source(digest, p);
+		digest_source(in->served_digest, p);
 		return;
 	}
-	weights_values(t, p->packed, p->served);
-	model_digest_add(digest, (enum tensor_role)t->role, t->layer, t->rows, t->cols, p->served,
-		(size_t)t->rows * t->cols * sizeof(*p->served));
+	weights_values(t, p->packed, in->served);
+	model_digest_add(in->served_digest, (enum tensor_role)t->role, t->layer, t->rows, t->cols,
+		in->served, (size_t)t->rows * t->cols * sizeof(*in->served));
 }
 
 static int write_tensor(struct import *in, const struct passing *p)
@@ -273,7 +274,7 @@ static void run_task(void *arg, size_t task)
 	switch ((enum task)task) {
 	case TASK_SERVED:
 		if (s->going && in->served_digest)
-			digest_served(in->served_digest, s->going);
+			digest_served(in, s->going);
 		break;
 	case TASK_WRITE:
 		if (s->going)
@@ -304,7 +305,8 @@ static int write_weights(struct import *in)
 		if (step.coming)
 			step.coming->t = &in->plan.records[i];
 		parallel_for(N_TASKS, run_task, &step);
-		r = step.write_error < 0 ? step.write_error : step.read_error;
+		/* The reader's first: it has said why in words. */
+		r = step.read_error < 0 ? step.read_error : step.write_error;
 		progress_update(in->progress, "importing", writer_offset(in->writer) - begin,
 			in->plan.weights_bytes);
 	}
@@ -325,13 +327,12 @@ static int write_sections(struct import *in)
 }
 
 /* Vectors are read as f32, matrices as bf16. */
-static bool passing_init(struct passing *p, const struct plan *plan, bool codes)
+static bool passing_init(struct passing *p, const struct plan *plan)
 {
 	p->source = malloc(max_u64(plan->max_numbers * sizeof(uint16_t), plan->max_tensor_bytes));
 	p->packed =
 		aligned_alloc(MATRIX_ALIGNMENT, align_up(plan->max_tensor_bytes, MATRIX_ALIGNMENT));
-	p->served = codes ? malloc(plan->max_numbers * sizeof(float)) : NULL;
-	return p->source && p->packed && codes == !!p->served;
+	return p->source && p->packed;
 }
 
 static int take_memory(struct import *in)
@@ -341,9 +342,9 @@ static int take_memory(struct import *in)
 
 	in->digest = model_digest_new(in->config);
 	in->served_digest = codes ? model_digest_new(in->config) : NULL;
-	if (in->digest && codes == !!in->served_digest &&
-		passing_init(&in->passing[0], plan, codes) &&
-		passing_init(&in->passing[1], plan, codes))
+	in->served = codes ? malloc(plan->max_numbers * sizeof(*in->served)) : NULL;
+	if (in->digest && codes == !!in->served_digest && codes == !!in->served &&
+		passing_init(&in->passing[0], plan) && passing_init(&in->passing[1], plan))
 		return 0;
 	return reason_set(in->reason, -ENOMEM, "out of memory for tensors of %llu numbers",
 		(unsigned long long)plan->max_numbers);

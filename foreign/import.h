@@ -19,8 +19,9 @@ struct import_report {
 	char chat_refusal[256]; /* why, in that case */
 };
 
-/* Writes the image into an empty open file (or memfd). Three tensors in memory at a time. A folder
- * without tokenizer.json gives an image without a tokenizer (score works, text does not). */
+/* Writes the image into an empty open file (or memfd). Two tensors in memory at a time, each as
+ * read and as packed, and one more in f32 where packing makes codes. A folder without
+ * tokenizer.json gives an image without a tokenizer (score works, text does not). */
 int import_base(struct checkpoint *checkpoint, enum weights weights, int fd,
 	const struct progress *progress, struct import_report *ret, struct reason *reason)
 	_must_check_;
