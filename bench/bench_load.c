@@ -4,6 +4,7 @@
  *
  *   bench_load [MEBIBYTES [FOLDER]]     1024 in the working folder; the file is removed at the end
  */
+#include "bench/clock.h"
 #include "common/clock.h"
 #include "common/file.h"
 #include "store/parallel.h"
@@ -225,13 +226,6 @@ static const struct {
 	{"new shared memory, one thread", fill_alone, false},
 	{"new shared memory, all threads", fill_together, false},
 };
-
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
 
 /* All in every round, another one first each time: what else the machine does, and what the disk
  * remembers of the read before, meets them alike. */

@@ -3,9 +3,9 @@
  * the first, pieces are blocks of base outputs for all rows; to these a delta that needs but x is
  * added at once, while memory brings its codes as fast as it brought the base's. Beside them is
  * `prepare` of each part that has one for each run of rows, which may only write scratch. In the
- * second region, which there is for such deltas alone, `apply` of each part finishes the outputs.
- * Every output is written by one piece at a time, in an order of sums that the kernels fix, so that
- * neither threads nor company change a result.
+ * second region, which there is for deltas with a `prepare` alone, `apply` of each part finishes
+ * the outputs. Every output is written by one piece at a time, in an order of sums that the kernels
+ * fix, so that neither threads nor company change a result.
  *
  * Slices of one map share no output, and each takes the parts in their order.
  */

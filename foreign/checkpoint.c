@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CHUNK_NUMBERS 65536u
+#define CHUNK_BYTES 65536u
 
 struct checkpoint {
 	char *folder;
@@ -154,14 +154,14 @@ static int check_tied_head(
 {
 	const struct safetensors_tensor *embed =
 		safetensors_find(c->tensors, names[ROLE_EMBED].name);
-	_cleanup_(freep) uint8_t *a = malloc(CHUNK_NUMBERS), *b = malloc(CHUNK_NUMBERS);
+	_cleanup_(freep) uint8_t *a = malloc(CHUNK_BYTES), *b = malloc(CHUNK_BYTES);
 	bool equal = head->dtype == embed->dtype && head->bytes == embed->bytes;
 	int r;
 
 	if (!a || !b)
 		return reason_set(reason, -ENOMEM, "out of memory");
-	for (uint64_t at = 0; equal && at < head->bytes; at += CHUNK_NUMBERS) {
-		size_t n = (size_t)min_u64(CHUNK_NUMBERS, head->bytes - at);
+	for (uint64_t at = 0; equal && at < head->bytes; at += CHUNK_BYTES) {
+		size_t n = (size_t)min_u64(CHUNK_BYTES, head->bytes - at);
 
 		r = safetensors_read(c->tensors, head, at, a, n, reason);
 		if (r == 0)

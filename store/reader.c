@@ -11,7 +11,6 @@
 
 /* One chunk under way: [at, end) of the file is still missing. */
 struct slot {
-	bool busy;
 	bool direct;
 	unsigned int n_retries;
 	uint64_t index;
@@ -64,7 +63,6 @@ static int submit(struct lane *lane, unsigned int i)
 		return reason_set(&lane->reason, r,
 			"cannot start reading %" PRIu64 " bytes at %" PRIu64 ": %s",
 			request.n_bytes, request.offset, strerror(-r));
-	s->busy = true;
 	lane->n_busy++;
 	return 0;
 }
@@ -137,7 +135,6 @@ static int complete_one(struct lane *lane)
 	r = lane->rd->ops->complete(lane->state, &i, &result);
 	if (r < 0)
 		return reason_set(&lane->reason, r, "cannot wait for reads: %s", strerror(-r));
-	lane->slots[i].busy = false;
 	lane->n_busy--;
 	r = take_result(&lane->slots[i], result, &arrived, &lane->reason);
 	if (r < 0)
