@@ -3,6 +3,7 @@
  */
 #include "foreign/safetensors.h"
 
+#include "foreign/safetensors_numbers.h"
 #include "tests/scratch.h"
 
 #include <fcntl.h>
@@ -196,6 +197,50 @@ static void reads_a_good_file(void **state)
 	free(path);
 }
 
+/* One number of a long tensor is infinite: read both ways, as its bytes are and converted. */
+static void expect_bad_number(const char *header, size_t size, uint32_t infinity)
+{
+	enum { N = 70000, BAD = 66000 };
+	const size_t n_header = strlen(header);
+	uint8_t *bytes = calloc(1, 8 + n_header + N * size);
+	float *floats = calloc(N, sizeof(*floats));
+	uint16_t *halves = calloc(N, sizeof(*halves));
+	struct safetensors *s = NULL;
+	struct reason reason = {0};
+	uint64_t n_inexact;
+	char *path;
+
+	memcpy(bytes, &(uint64_t){n_header}, 8);
+	memcpy(bytes + 8, header, n_header);
+	memcpy(bytes + 8 + n_header + BAD * size, &infinity, size);
+	path = scratch_write(folder, "numbers.safetensors", bytes, 8 + n_header + N * size);
+	assert_int_equal(safetensors_open(path, &s, &reason), 0);
+	assert_int_equal(
+		safetensors_read_f32(s, safetensors_at(s, 0), 0, floats, N, &reason), -EBADMSG);
+	assert_non_null(strstr(reason.text, "number 66000 is inf"));
+	reason.text[0] = '\0';
+	assert_int_equal(safetensors_read_bf16(
+				 s, safetensors_at(s, 0), 1, halves, N - 1, &n_inexact, &reason),
+		-EBADMSG);
+	assert_non_null(strstr(reason.text, "number 66000 is inf"));
+	assert_int_equal(safetensors_read_f32(s, safetensors_at(s, 0), 0, floats, BAD, &reason), 0);
+	assert_int_equal(safetensors_read_bf16(s, safetensors_at(s, 0), BAD + 1, halves,
+				 N - BAD - 1, &n_inexact, &reason),
+		0);
+	safetensors_free(s);
+	free(path);
+	free(halves);
+	free(floats);
+	free(bytes);
+}
+
+static void finds_bad_numbers_far_inside(void **state)
+{
+	(void)state;
+	expect_bad_number("{" TENSOR("a", "BF16", "[70000]", 0, 140000) "}", 2, 0x7f80);
+	expect_bad_number("{" TENSOR("a", "F32", "[70000]", 0, 280000) "}", 4, 0x7f800000);
+}
+
 static void write_shards(const char *index)
 {
 	static const char first[] = "{" TENSOR("a", "F32", "[1]", 0, 4) "}";
@@ -297,6 +342,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(refuses_wrong_header_lengths, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(refuses_what_is_not_a_file, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(reads_a_good_file, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(finds_bad_numbers_far_inside, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(reads_shards, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(refuses_broken_indexes, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(refuses_tensors_outside_the_map, set_up, tear_down),
