@@ -13,7 +13,8 @@
 #define AHEAD_BYTES 2048
 
 struct form {
-	__m256i index_mask, code_mask, above, zero;
+	__m256i index_mask, code_mask, above;
+	__m256i power, zero; /* 2^index_bits; times that */
 	__m128i index_bits;
 	__m256i others[DROPMAT_MAX_TABLES]; /* the highest bit is set where a table serves not */
 };
@@ -26,7 +27,8 @@ static always_inline_ struct form form_of(const struct dropmat_int_tile *t)
 		.index_mask = _mm256_set1_epi8((char)(t->m->group - 1)),
 		.code_mask = _mm256_set1_epi8((char)(0xff >> t->m->index_bits)),
 		.above = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)t->form.above)),
-		.zero = _mm256_set1_epi16((short)(2 * t->m->zero)),
+		.power = _mm256_set1_epi16((short)(1 << t->m->index_bits)),
+		.zero = _mm256_set1_epi16(t->form.zero),
 		.index_bits = _mm_cvtsi32_si128((int)t->m->index_bits),
 	};
 
@@ -37,7 +39,7 @@ static always_inline_ struct form form_of(const struct dropmat_int_tile *t)
 	return f;
 }
 
-/* Twice what 32 entries add, by fours, without the 2^index_bits. */
+/* What 32 entries add, by fours. */
 static always_inline_ __m256i entries_dot(
 	const struct form *f, __m256i entries, const int8_t *x, int tables)
 {
@@ -52,7 +54,7 @@ static always_inline_ __m256i entries_dot(
 		inputs = _mm256_or_si256(inputs,
 			_mm256_shuffle_epi8(_mm256_load_si256((const void *)(x + i * DROPMAT_LINE)),
 				_mm256_or_si256(places, f->others[i])));
-	products = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, inputs), _mm256_set1_epi16(2));
+	products = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, inputs), f->power);
 	sums = _mm256_madd_epi16(_mm256_maddubs_epi16(ones, inputs), f->zero);
 	return _mm256_sub_epi32(products, sums);
 }
@@ -71,7 +73,6 @@ static always_inline_ __m256i entries_load(const uint8_t *at, size_t left)
 static always_inline_ void dot_tile(const struct dropmat_int_tile *t, float ret[TILE], int tables)
 {
 	const struct form f = form_of(t);
-	const float power = (float)(1u << t->m->index_bits) / 2;
 	const int8_t(*x)[DROPMAT_LINE] = t->panel->tables;
 	__m256 chains[TILE][HALVES];
 
@@ -100,7 +101,7 @@ static always_inline_ void dot_tile(const struct dropmat_int_tile *t, float ret[
 		}
 	}
 	for (int r = 0; r < TILE; r++)
-		ret[r] = power * lanes_sum(chains[r][0], chains[r][1]);
+		ret[r] = lanes_sum(chains[r][0], chains[r][1]);
 }
 
 #define DOT(tables)                                                                                \

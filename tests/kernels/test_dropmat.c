@@ -161,11 +161,12 @@ static void check_alone_int(const struct kernels *k, const struct problem *p,
 	guarded_done(&y);
 }
 
-/* The bits of ref, in any company; and the sums of what the inputs were rounded to. */
-static void check_dot_int(const struct kernels *k, const struct problem *p, size_t n)
+/* The bits of ref, in any company; and the sums of what n rows of x were rounded to. */
+static void check_dot_int_of(
+	const struct kernels *k, const struct problem *p, const float *x, size_t n)
 {
 	const size_t rows = p->m.rows, y_stride = rows + 2, cols = p->m.cols;
-	_cleanup_(freep) float *x = random_new(n * cols), *before = random_new(n * y_stride);
+	_cleanup_(freep) float *before = random_new(n * y_stride);
 	_cleanup_(freep) float *expected = random_new(n * y_stride), *inputs = random_new(cols);
 	struct act_group *rounded =
 		aligned_alloc(64, (n * mat_int_groups(p->m.cols) + 1) * sizeof(*rounded));
@@ -201,6 +202,94 @@ static void check_dot_int(const struct kernels *k, const struct problem *p, size
 	}
 	guarded_done(&y);
 	free(rounded);
+}
+
+static void check_dot_int(const struct kernels *k, const struct problem *p, size_t n)
+{
+	_cleanup_(freep) float *x = random_new(n * p->m.cols);
+
+	check_dot_int_of(k, p, x, n);
+}
+
+/* One code and one zero for all; entries are bytes. */
+static void problem_make_uniform(struct problem *p, uint32_t code, float zero)
+{
+	const size_t n_entries = dropmat_row_entries(p->m.cols, p->m.group, p->m.n_keep);
+	uint8_t *entries = p->entries;
+
+	p->m.zero = zero;
+	for (size_t i = 0; i < p->m.rows * n_entries; i++) {
+		size_t row = i / n_entries, group = i % n_entries / p->m.n_keep;
+		uint32_t place = entries[i] & (p->m.group - 1);
+		double factor = p->m.step;
+
+		if (p->m.scales)
+			factor *= f16_to_f32(p->scales[row]);
+		entries[i] = (uint8_t)(code << p->m.index_bits | place);
+		p->values[row * p->m.cols + group * p->m.group + place] =
+			factor * (code - (double)zero);
+	}
+}
+
+/* The largest sums of four that there are, in either direction, and large terms that cancel. */
+static void check_extremes(const struct kernels *k)
+{
+	for (uint32_t index_bits = 1; index_bits <= 4; index_bits++)
+		for (uint32_t bits = 1; bits <= 8 - index_bits; bits++) {
+			const uint32_t group = 1u << index_bits, top = (1u << bits) - 1;
+			const struct shape shape = {group, group, bits};
+			const struct {
+				uint32_t code;
+				float zero;
+			} cases[] = {{top, 0}, {0, (float)top}, {top, (float)top},
+				{0, (float)top + 0.5f}};
+			struct problem p = problem_new(5, 300, shape, bits % 2);
+			_cleanup_(freep) float *x = random_new(2 * (size_t)p.m.cols);
+
+			for (size_t c = 0; c < p.m.cols; c++) {
+				x[c] = 0.7f;
+				x[p.m.cols + c] = -0.7f;
+			}
+			for (size_t i = 0; i < array_len(cases); i++) {
+				problem_make_uniform(&p, cases[i].code, cases[i].zero);
+				check_dot_int_of(k, &p, x, 2);
+			}
+			problem_done(&p);
+		}
+}
+
+static void test_extremes(void **unused)
+{
+	(void)unused;
+	for_each_set(check_extremes);
+}
+
+/* Chains that are past all numbers stay there, although others would bring them back. */
+static void check_overflow(const struct kernels *k)
+{
+	enum { COLS = 512, GROUPS = COLS / MAT_INT_GROUP };
+	struct problem p = problem_new(1, COLS / 16, (struct shape){16, 2, 4}, false);
+	_cleanup_(freep) float *x = random_new(COLS);
+	struct act_group rounded[GROUPS] __attribute__((aligned(64)));
+	float expected = 0, got = 0;
+	struct kernels ref;
+
+	problem_make_uniform(&p, 15, 0);
+	for (size_t c = 0; c < COLS; c++)
+		x[c] = c < COLS / 2 ? 1e36f : -1e36f;
+	assert_int_equal(kernels_select(&ref, "ref", NULL), 0);
+	ref.act_round(rounded, 1, x, COLS, 1, COLS);
+	ref.dropmat_dot_int(&expected, 1, &p.m, rounded, 1, 1, 0, 1);
+	k->dropmat_dot_int(&got, 1, &p.m, rounded, 1, 1, 0, 1);
+	assert_true(isnan(expected));
+	assert_true(isnan(got));
+	problem_done(&p);
+}
+
+static void test_overflow(void **unused)
+{
+	(void)unused;
+	for_each_set(check_overflow);
 }
 
 /* Bytes and words, narrow and wide codes, groups within one register, two, and none. */
@@ -331,6 +420,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_dot),
 		cmocka_unit_test(test_dot_int),
+		cmocka_unit_test(test_extremes),
+		cmocka_unit_test(test_overflow),
 		cmocka_unit_test(test_row_values),
 		cmocka_unit_test(test_layout),
 	};

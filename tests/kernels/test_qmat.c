@@ -204,12 +204,12 @@ static void check_dot(const struct kernels *k, const struct problem *p, size_t n
 	guarded_done(&z);
 }
 
-/* The bits of ref, in any company; and ref is what the definition says in double. */
-static void check_dot_int(const struct kernels *k, const struct problem *p, size_t n)
+/* The bits of ref, in any company; and ref is what the definition says in double of n rows of x. */
+static void check_dot_int_of(
+	const struct kernels *k, const struct problem *p, const float *x, size_t n)
 {
 	const size_t z_stride = p->rows + 2, n_groups = max_u64(p->n_groups, 1);
-	_cleanup_(freep) float *x = random_new(n * p->cols), *inputs = random_new(p->cols);
-	_cleanup_(freep) float *expected = random_new(n * z_stride);
+	_cleanup_(freep) float *inputs = random_new(p->cols), *expected = random_new(n * z_stride);
 	struct act_group *rounded = aligned_alloc(64, (n * n_groups + 1) * sizeof(*rounded));
 	struct guarded z = guarded_new(n * z_stride);
 	const size_t cut = p->rows / 3;
@@ -217,8 +217,6 @@ static void check_dot_int(const struct kernels *k, const struct problem *p, size
 
 	assert_non_null(rounded);
 	assert_int_equal(kernels_select(&ref, "ref", NULL), 0);
-	for (size_t i = 0; n > 2 && i < p->cols; i++)
-		x[i] *= random_u32() % 100 ? 1e-20f : 1e4f;
 	ref.act_round(rounded, n, x, p->cols, n, p->cols);
 	ref.qmat_dot_int(expected, z_stride, &p->m, rounded, n, n, 0, p->rows);
 	k->qmat_dot_int(guarded_at(&z), z_stride, &p->m, rounded, n, n, 0, p->rows);
@@ -252,6 +250,62 @@ static void check_dot_int(const struct kernels *k, const struct problem *p, size
 	}
 	guarded_done(&z);
 	free(rounded);
+}
+
+static void check_dot_int(const struct kernels *k, const struct problem *p, size_t n)
+{
+	_cleanup_(freep) float *x = random_new(n * p->cols);
+
+	for (size_t i = 0; n > 2 && i < p->cols; i++)
+		x[i] *= random_u32() % 100 ? 1e-20f : 1e4f;
+	check_dot_int_of(k, p, x, n);
+}
+
+/* One code and one zero for all. */
+static void problem_make_uniform(struct problem *p, uint8_t code, uint32_t zero)
+{
+	const size_t row_bytes = p->n_groups * qmat_group_bytes(p->bits);
+	_cleanup_(freep) uint8_t *row = numbers_new(p->cols, 1);
+
+	memset(row, code, p->cols);
+	p->m.zero = (float)zero;
+	if (p->m.zeros)
+		memset(p->zeros, (int)zero, p->rows * p->n_groups);
+	for (uint32_t r = 0; r < p->rows; r++) {
+		for (uint32_t c = 0; c < p->cols; c++)
+			p->values[(size_t)r * p->cols + c] = problem_value(p, r, c, code);
+		qmat_row_pack(p->codes + r * row_bytes, row,
+			p->m.zeros ? p->zeros + r * p->n_groups : NULL, p->cols, p->bits);
+	}
+}
+
+/* The largest sums of a group that there are, in either direction, and large terms that cancel. A
+ * zero of a group is a byte, that of a matrix may be one more than that. */
+static void check_extremes(const struct kernels *k)
+{
+	for (uint32_t i = 0; i < QMAT_MAX_BITS * N_GRIDS; i++) {
+		const uint32_t bits = i % QMAT_MAX_BITS + 1, top = (1u << bits) - 1;
+		struct problem p = problem_new(5, 1500, bits, (enum grid)(i / QMAT_MAX_BITS));
+		const uint32_t last = p.m.zeros ? top : top + 1;
+		const uint32_t cases[][2] = {{top, 0}, {0, last}, {top, last}};
+		_cleanup_(freep) float *x = random_new(2 * (size_t)p.cols);
+
+		for (size_t c = 0; c < p.cols; c++) {
+			x[c] = 0.7f;
+			x[p.cols + c] = -0.7f;
+		}
+		for (size_t j = 0; j < array_len(cases); j++) {
+			problem_make_uniform(&p, (uint8_t)cases[j][0], cases[j][1]);
+			check_dot_int_of(k, &p, x, 2);
+		}
+		problem_done(&p);
+	}
+}
+
+static void test_extremes(void **unused)
+{
+	(void)unused;
+	for_each_set(check_extremes);
 }
 
 static void check_accumulate_alone(const struct kernels *k, const struct problem *p, const float *z,
@@ -449,6 +503,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_dot),
 		cmocka_unit_test(test_dot_int),
+		cmocka_unit_test(test_extremes),
 		cmocka_unit_test(test_long_rows),
 		cmocka_unit_test(test_broken_input),
 		cmocka_unit_test(test_accumulate),
