@@ -445,6 +445,7 @@ static struct tensor_quality quality_down_to(const struct embedding *e, uint32_t
 		.delta_norm = (float)sqrt(all / e->base_norm),
 		.loss = (float)used_left,
 		.why = e->automatic ? WHY_LOWEST_COST : WHY_METHOD,
+		.unchanged = QUALITY_UNMEASURED,
 	};
 }
 

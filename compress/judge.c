@@ -82,6 +82,17 @@ static void find_error(const struct method_matrix *m, const float *weights, floa
 		ret[i] = (float)((double)m->delta[i] - ((double)weights[i] - (double)m->base[i]));
 }
 
+/* Fine-tunes in bf16 leave many weights as they were: it decides whether leaving numbers out or
+ * coding them sparsely is worth more. */
+static uint16_t unchanged_share(const float *delta, size_t n)
+{
+	size_t zeros = 0;
+
+	for (size_t i = 0; i < n; i++)
+		zeros += delta[i] == 0;
+	return (uint16_t)lround((double)zeros / (double)n * (QUALITY_UNMEASURED - 1));
+}
+
 int judge_matrix(const struct method_group *group, struct method_matrix *m, float *ret_weights,
 	struct judgement *ret, struct reason *reason)
 {
@@ -89,6 +100,7 @@ int judge_matrix(const struct method_group *group, struct method_matrix *m, floa
 	_cleanup_(freep) float *error = malloc((n + 1) * sizeof(*error));
 	struct sizes whole, missed;
 	uint8_t spectrum[FORMAT_SPECTRUM];
+	uint16_t unchanged;
 	double base;
 	int r;
 
@@ -103,6 +115,7 @@ int judge_matrix(const struct method_group *group, struct method_matrix *m, floa
 	if (r < 0)
 		return r;
 	base = norm_of(m->base, n);
+	unchanged = unchanged_share(m->delta, n);
 	*ret = judge(&whole, &whole);
 	for (uint32_t i = 0; i < m->n_parts; i++) {
 		struct tensor_quality *q = &m->parts[i].quality;
@@ -120,6 +133,7 @@ int judge_matrix(const struct method_group *group, struct method_matrix *m, floa
 		q->weight_error = (float)ret->weight_error;
 		q->activation_error = (float)ret->held_out_error;
 		q->delta_norm = (float)share(whole.norm, base);
+		q->unchanged = unchanged;
 		memcpy(q->spectrum, spectrum, sizeof(q->spectrum));
 	}
 	return 0;

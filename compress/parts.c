@@ -21,7 +21,11 @@ static struct part begin(const struct part_place *place, enum tensor_codec codec
 				.cols = place->cols,
 				.level = place->level,
 			},
-		.quality = {.energy = NAN, .delta_norm = NAN, .loss = NAN, .why = WHY_METHOD},
+		.quality = {.energy = NAN,
+			.delta_norm = NAN,
+			.loss = NAN,
+			.why = WHY_METHOD,
+			.unchanged = QUALITY_UNMEASURED},
 	};
 }
 
@@ -305,8 +309,11 @@ int part_vector(const struct part_place *place, const float *values, struct part
 	_cleanup_(part_done) struct part p = begin(place, CODEC_VECTOR_F32, 0);
 	int r;
 
-	p.quality = (struct tensor_quality){
-		.energy = NAN, .delta_norm = NAN, .loss = NAN, .why = WHY_EXACT};
+	p.quality = (struct tensor_quality){.energy = NAN,
+		.delta_norm = NAN,
+		.loss = NAN,
+		.why = WHY_EXACT,
+		.unchanged = QUALITY_UNMEASURED};
 	r = make_payload(&p, place->rows * sizeof(*values));
 	if (r < 0)
 		return r;

@@ -237,6 +237,7 @@ enum quality_why {
 };
 
 #define FORMAT_SPECTRUM 16u
+#define QUALITY_UNMEASURED UINT16_MAX
 
 /*
  * One for each tensor record, in the same order: the tensor as this part and those of lower levels
@@ -249,7 +250,9 @@ struct tensor_quality {
 	float energy;     /* share of ||D||_F^2, or of its outputs', in what is kept; else NaN */
 	float delta_norm; /* ||D||_F / ||W||_F */
 	float loss;   /* what the error costs, as KL in nats, by the Fisher information; or NaN */
-	uint32_t why; /* enum quality_why */
+	uint16_t why; /* enum quality_why */
+	/* In 65534ths: share of D's numbers that are 0; or QUALITY_UNMEASURED. */
+	uint16_t unchanged;
 	/* [i]: share of ||D||_F^2 in its first (i + 1) / 16 singular values, of 255; or zeros */
 	uint8_t spectrum[FORMAT_SPECTRUM];
 };

@@ -95,6 +95,10 @@ static void describe_quality(json_t *row, const struct tensor_quality *q)
 	document_set(row, "loss", inspect_measured((double)q->loss));
 	document_set(row, "energy", inspect_measured((double)q->energy));
 	document_set(row, "delta_norm", inspect_measured((double)q->delta_norm));
+	document_set(row, "unchanged",
+		q->unchanged == QUALITY_UNMEASURED
+			? json_null()
+			: json_real((double)q->unchanged / (QUALITY_UNMEASURED - 1)));
 	document_set(row, "spectrum", describe_spectrum(q));
 }
 

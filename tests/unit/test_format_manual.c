@@ -128,6 +128,7 @@ static const struct row rows[] = {
 	ROW("Certificate", tensor_quality, delta_norm),
 	ROW("Certificate", tensor_quality, loss),
 	ROW("Certificate", tensor_quality, why),
+	ROW("Certificate", tensor_quality, unchanged),
 	ROW("Certificate", tensor_quality, spectrum),
 };
 
