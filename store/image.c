@@ -136,10 +136,9 @@ int image_peek(int fd, struct format_header *ret, struct reason *reason)
 	return read_header(fd, page, &n_bytes, ret, reason);
 }
 
-static int no_memory(const struct load *l, int r, struct reason *reason)
+static int not_filled(int r, struct reason *reason)
 {
-	return reason_set(reason, r, "cannot get %" PRIu64 " bytes of shared memory: %s",
-		l->file_bytes, strerror(-r));
+	return reason_set(reason, r, "cannot fill shared memory: %s", strerror(-r));
 }
 
 /* Everything before the body, into memory that is made now that its size is believed. */
@@ -152,7 +151,8 @@ static int load_head(struct load *l, int fd, struct reason *reason)
 		return r;
 	r = shm_create("deltad-image", l->file_bytes, &l->shm);
 	if (r < 0)
-		return no_memory(l, r, reason);
+		return reason_set(reason, r, "cannot get %" PRIu64 " bytes of shared memory: %s",
+			l->file_bytes, strerror(-r));
 	l->head = malloc(l->header.body_offset);
 	if (!l->head)
 		return reason_set(reason, -ENOMEM, "out of memory");
@@ -165,7 +165,7 @@ static int load_head(struct load *l, int fd, struct reason *reason)
 	if (r < 0)
 		return r;
 	r = shm_write(&l->shm, 0, l->head, l->header.body_offset);
-	return r < 0 ? no_memory(l, r, reason) : 0;
+	return r < 0 ? not_filled(r, reason) : 0;
 }
 
 static void tell_progress(struct load *l, uint64_t n_bytes)
@@ -188,7 +188,7 @@ static int chunk_arrived(void *user, const struct read_chunk *chunk, struct reas
 	assert(n_bytes == chunk->n_bytes);
 	r = shm_write(&l->shm, offset, chunk->bytes, n_bytes);
 	if (r < 0)
-		return no_memory(l, r, reason);
+		return not_filled(r, reason);
 	tell_progress(l, n_bytes);
 	return 0;
 }

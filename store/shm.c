@@ -110,21 +110,39 @@ static int create(struct shm *shm, const char *name, unsigned int flags, uint64_
 	return 0;
 }
 
+/* Gives the mapping its memory at [at, at + n_bytes), so that writing there cannot fail; or says
+ * why not. */
+static int make_room(const struct shm *shm, uint64_t at, uint64_t n_bytes)
+{
+	uint64_t begin = at & ~(HUGE_PAGE - 1), n = at + n_bytes - begin;
+
+	if (madvise(shm->room + begin, n, MADV_POPULATE_WRITE) == 0)
+		return 0;
+	/* Linux before 5.14, whose pwrite() takes no reserved pages. */
+	if (errno == EINVAL && shm->reserved && fallocate(shm->fd, 0, (off_t)begin, (off_t)n) == 0)
+		return 0;
+	/* Writing there would be a signal. */
+	return errno == EFAULT ? -ENOMEM : -errno;
+}
+
 /* Reserved huge pages are promised to the mapping, or it is refused: somebody else may have taken
- * them since they were counted. */
+ * them since they were counted. What a control group may have of them the kernel asks only when
+ * pages are made, so one is made at once: mostly it may have none, and small ones will do. */
 static int create_reserved(struct shm *shm, const char *name, uint64_t n_bytes)
 {
-	int r = create(shm, name, MFD_HUGETLB | MFD_HUGE_2MB, align_up(n_bytes, HUGE_PAGE));
+	_cleanup_(shm_done) struct shm reserved = *shm;
+	int r = create(&reserved, name, MFD_HUGETLB | MFD_HUGE_2MB, align_up(n_bytes, HUGE_PAGE));
 
 	if (r < 0)
 		return r;
-	r = map(shm, PROT_READ | PROT_WRITE, &shm->room);
-	if (r < 0) {
-		close(shm->fd);
-		shm->fd = -1;
+	reserved.reserved = true;
+	r = map(&reserved, PROT_READ | PROT_WRITE, &reserved.room);
+	if (r == 0)
+		r = make_room(&reserved, 0, 1);
+	if (r < 0)
 		return r;
-	}
-	shm->huge_bytes = shm->mapped_bytes;
+	*shm = reserved;
+	reserved = SHM_INIT;
 	return 0;
 }
 
@@ -178,21 +196,14 @@ static int write_all(int fd, uint64_t at, const uint8_t *bytes, uint64_t n_bytes
 	return 0;
 }
 
-/* Has the mapping the memory by now, so that writing there cannot fail? */
-static bool make_room(const struct shm *shm, uint64_t at, uint64_t n_bytes)
-{
-	uint64_t begin = at & ~(HUGE_PAGE - 1);
-
-	/* Reserved pages are promised already. */
-	return shm->huge_bytes > 0 ||
-	       madvise(shm->room + begin, at + n_bytes - begin, MADV_POPULATE_WRITE) == 0;
-}
-
 int shm_write(struct shm *shm, uint64_t at, const void *bytes, uint64_t n_bytes)
 {
+	int r;
+
 	assert(range_inside(at, n_bytes, shm->n_bytes));
-	if (!shm->room || !make_room(shm, at, n_bytes))
-		return write_all(shm->fd, at, bytes, n_bytes);
+	r = shm->room ? make_room(shm, at, n_bytes) : -ENOSYS;
+	if (r < 0)
+		return shm->reserved ? r : write_all(shm->fd, at, bytes, n_bytes);
 	memcpy(shm->room + at, bytes, n_bytes);
 	return 0;
 }
@@ -207,11 +218,12 @@ static uint64_t transparent_bytes(const uint8_t *mapping)
 
 	if (!f)
 		return 0;
-	while (kib == 0 && fgets(line, sizeof(line), f)) {
+	/* Each further mapping of the list would cost the kernel a walk through its pages. */
+	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%" SCNx64 "-%" SCNx64, &begin, &end) == 2)
 			inside = begin == (uint64_t)(uintptr_t)mapping;
-		else if (inside)
-			(void)sscanf(line, "ShmemPmdMapped: %" SCNu64, &kib);
+		else if (inside && sscanf(line, "ShmemPmdMapped: %" SCNu64, &kib) == 1)
+			break;
 	}
 	fclose(f);
 	return kib << 10;
@@ -236,7 +248,9 @@ int shm_seal(struct shm *shm)
 {
 	int r;
 
-	if (shm->room && shm->huge_bytes == 0)
+	if (shm->reserved)
+		shm->huge_bytes = shm->mapped_bytes;
+	else if (shm->room)
 		shm->huge_bytes = transparent_bytes(shm->room);
 	unmap(shm, &shm->room);
 	r = add_seals(shm->fd);

@@ -16,14 +16,16 @@ struct shm {
 	uint8_t *room;  /* until then, where huge pages are to be had: a mapping to write through */
 	uint64_t n_bytes;
 	uint64_t mapped_bytes; /* n_bytes rounded up to the page size of the memory */
-	uint64_t huge_bytes;   /* of these, in huge pages; known when shm_seal() has been */
+	bool reserved;         /* all in huge pages that the machine keeps for those who ask */
+	uint64_t huge_bytes;   /* of mapped_bytes, in huge pages; known when shm_seal() has been */
 	unsigned int n_nodes;  /* that the memory is spread over; 1 where there are no several */
 };
 
 #define SHM_INIT ((struct shm){.fd = -1})
 
-/* Uses reserved huge pages if enough are free, else transparent ones if the kernel gives them to
- * those who ask; where there are several memory nodes, all of them in turn. */
+/* Uses reserved huge pages if enough are free and we may have the first, else transparent ones if
+ * the kernel gives them to those who ask; where there are several memory nodes, all of them in
+ * turn. */
 int shm_create(const char *name, uint64_t n_bytes, struct shm *ret) _must_check_;
 /* Fills [at, at + n_bytes), making the memory. Several threads may, each its own part. Running out
  * of memory is -ENOMEM or -ENOSPC here and not a signal later. */
