@@ -243,12 +243,19 @@ static void on_base_loaded(struct waiter *w, int condition, int error, const str
 
 static void tell_io_uring(struct server *server, const struct load_result *result)
 {
-	int refused = result->loaded ? result->loaded->image->io_uring_refused : 0;
+	const struct image *image = result->loaded ? result->loaded->image : NULL;
 
-	if (!refused || server->io_uring_told)
-		return;
-	server->io_uring_told = true;
-	log_warning("the kernel refuses io_uring (%s): files are read plainly", strerror(refused));
+	if (image && image->io_uring_refused && !server->io_uring_told) {
+		server->io_uring_told = true;
+		log_warning("the kernel refuses io_uring (%s): files are read plainly",
+			strerror(image->io_uring_refused));
+	}
+	if (image && image->registration_refused && !server->registration_told) {
+		server->registration_told = true;
+		log_warning("io_uring may not hold the memory that it reads to (%s): "
+			    "files are read more slowly; see RLIMIT_MEMLOCK",
+			strerror(image->registration_refused));
+	}
 }
 
 /* Which pages hold the base says how long it took to fill them, and a little how fast it is read.

@@ -50,7 +50,7 @@ struct server {
 	struct waiter base_waiter;
 	struct entry *base; /* held from the time it is loaded to the end */
 	uint64_t kv_positions;
-	bool io_uring_told;
+	bool io_uring_told, registration_told;
 
 	struct session *sessions;
 	uint64_t n_sessions;

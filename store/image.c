@@ -21,6 +21,7 @@ struct load {
 	struct format_header header;
 	uint64_t file_bytes;  /* less than the header's if the file was cut */
 	uint64_t first_chunk; /* of the level that is being read */
+	int slower;           /* what the reader said of reading */
 	/* Chunks arrive in several threads, and whoever is told of progress is told by one at a
 	 * time. */
 	pthread_mutex_t telling;
@@ -208,7 +209,7 @@ static int load_body(struct load *l, const struct reader_ops *ops, int fd, struc
 	uint64_t begin = l->header.body_offset;
 	int r = 0;
 
-	for (uint32_t i = 0; r == 0 && i < image_levels(&l->header, l->file_bytes); i++) {
+	for (uint32_t i = 0; r >= 0 && i < image_levels(&l->header, l->file_bytes); i++) {
 		const struct read_plan plan = {
 			.fd = fd,
 			.direct_fd = direct_fd,
@@ -222,10 +223,12 @@ static int load_body(struct load *l, const struct reader_ops *ops, int fd, struc
 		};
 
 		r = reader_run(ops, &plan, reason);
+		if (r > 0)
+			l->slower = r;
 		l->first_chunk += div_up(plan.end - plan.begin, FORMAT_CHUNK);
 		begin = plan.end;
 	}
-	return r;
+	return r < 0 ? r : 0;
 }
 
 int image_load_through(const struct reader_ops *ops, int fd, struct image **ret,
@@ -247,6 +250,7 @@ int image_load_through(const struct reader_ops *ops, int fd, struct image **ret,
 		r = wrap(&l.shm, &l.header, l.file_bytes, ret);
 	if (r < 0)
 		return reason_set(reason, r, "cannot seal the memory: %s", strerror(-r));
+	(*ret)->registration_refused = l.slower;
 	return 0;
 }
 

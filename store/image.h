@@ -31,6 +31,9 @@ struct image {
 	/* The errno with which the kernel refused io_uring, so that plain reads were used; else 0.
 	 * Worth one line in a log. */
 	int io_uring_refused;
+	/* The same of the memory that io_uring reads to, which the limit on locked memory may keep
+	 * it from holding, so that every read holds its own. */
+	int registration_refused;
 	struct format_header header; /* checked copy */
 };
 

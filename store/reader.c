@@ -32,6 +32,7 @@ struct lane {
 	uint8_t *memory; /* a chunk for each slot */
 	uint64_t memory_bytes;
 	unsigned int n_busy;
+	int slower; /* what open said of it */
 	int error;
 	struct reason reason;
 	struct slot slots[READER_DEPTH];
@@ -159,16 +160,19 @@ static void drain(struct lane *lane)
 		lane->n_busy--;
 }
 
-static int run_open_lane(struct lane *lane)
+static void run_open_lane(struct lane *lane)
 {
+	struct reader *rd = lane->rd;
 	int r = 0;
 
 	for (unsigned int i = 0; r == 0 && i < READER_DEPTH; i++)
 		r = submit_next_chunk(lane, i);
-	while (r == 0 && lane->n_busy > 0 && !atomic_load(&lane->rd->failed))
+	while (r == 0 && lane->n_busy > 0 && !atomic_load(&rd->failed))
 		r = complete_one(lane);
+	if (r < 0)
+		atomic_store(&rd->failed, true);
 	drain(lane);
-	return r;
+	lane->error = r;
 }
 
 /* Mapped and not malloced: the heap would keep it. In huge pages where they are to be had. */
@@ -185,25 +189,29 @@ static int map_memory(const struct reader *rd, struct lane *lane)
 	return 0;
 }
 
-static int run_new_lane(struct lane *lane)
+static int open_lane(struct lane *lane)
 {
-	const struct reader_ops *ops = lane->rd->ops;
 	int r = map_memory(lane->rd, lane);
 
-	if (r == 0)
-		r = ops->open(lane->memory, lane->memory_bytes, &lane->state);
+	if (r < 0)
+		return r;
+	r = lane->rd->ops->open(lane->memory, lane->memory_bytes, &lane->state);
 	if (r < 0) {
-		r = reason_set(&lane->reason, r, "cannot prepare reading: %s", strerror(-r));
-	} else {
-		r = run_open_lane(lane);
-		ops->close(lane->state);
-	}
-	if (lane->memory)
 		munmap(lane->memory, lane->memory_bytes);
-	return r;
+		return r;
+	}
+	lane->slower = r;
+	return 0;
 }
 
-/* A lane whose thread comes late may find everything done. */
+static void close_lane(struct lane *lane)
+{
+	lane->rd->ops->close(lane->state);
+	munmap(lane->memory, lane->memory_bytes);
+}
+
+/* The first lane is open and can do it all. One whose thread comes late may find everything done.
+ */
 static void run_lane(void *lanes, size_t i)
 {
 	struct lane *lane = &((struct lane *)lanes)[i];
@@ -211,9 +219,25 @@ static void run_lane(void *lanes, size_t i)
 
 	if (atomic_load(&rd->failed) || atomic_load(&rd->next_chunk) >= rd->n_chunks)
 		return;
-	lane->error = run_new_lane(lane);
-	if (lane->error < 0)
-		atomic_store(&rd->failed, true);
+	if (i == 0) {
+		run_open_lane(lane);
+	} else if (open_lane(lane) == 0) {
+		run_open_lane(lane);
+		close_lane(lane);
+	}
+}
+
+static int outcome(const struct lane *lanes, unsigned int n_lanes, struct reason *reason)
+{
+	int slower = 0;
+
+	for (unsigned int i = 0; i < n_lanes; i++) {
+		if (lanes[i].error < 0)
+			return reason_set(reason, lanes[i].error, "%s", lanes[i].reason.text);
+		if (slower == 0)
+			slower = lanes[i].slower;
+	}
+	return slower;
 }
 
 unsigned int reader_lanes(uint64_t n_chunks)
@@ -231,15 +255,19 @@ int reader_run(const struct reader_ops *ops, const struct read_plan *plan, struc
 		.n_chunks = div_up(plan->end - plan->begin, plan->chunk),
 	};
 	struct lane lanes[READER_MAX_LANES] = {0};
+	int r;
 
 	assert(plan->n_lanes >= 1 && plan->n_lanes <= READER_MAX_LANES);
 	for (unsigned int i = 0; i < plan->n_lanes; i++)
 		lanes[i].rd = &rd;
+	if (rd.n_chunks == 0)
+		return 0;
+	r = open_lane(&lanes[0]);
+	if (r < 0)
+		return reason_set(reason, r, "cannot prepare reading: %s", strerror(-r));
 	parallel_for(plan->n_lanes, run_lane, lanes);
-	for (unsigned int i = 0; i < plan->n_lanes; i++)
-		if (lanes[i].error < 0)
-			return reason_set(reason, lanes[i].error, "%s", lanes[i].reason.text);
-	return 0;
+	close_lane(&lanes[0]);
+	return outcome(lanes, plan->n_lanes, reason);
 }
 
 /* Plain reads: a submitted request is remembered and carried out when its end is asked for. */

@@ -25,8 +25,9 @@ struct read_request {
 /*
  * A way of carrying out up to READER_DEPTH reads at once, each known by its slot.
  *
- *   open      all reads will go to that memory, page-aligned, which stays until close; 0, or an
- *             errno; ENOSYS, EPERM and EACCES mean that the kernel forbids this way
+ *   open      all reads will go to that memory, page-aligned, which stays until close; 0, or a
+ *             positive errno: why it will read more slowly than it might, or a negative one, of
+ *             which ENOSYS, EPERM and EACCES mean that the kernel forbids this way
  *   submit    starts a read in a slot that has none under way; 0 or an errno, then nothing started
  *   complete  waits for one read to end: its slot, and its result as read(2) gives it (bytes, 0 at
  *             the end of the file, or a negative errno). An errno of its own means that waiting is
@@ -57,7 +58,8 @@ struct read_plan {
 	uint64_t begin, end;
 	uint64_t chunk;
 	/* So many lanes, each with a thread and READER_DEPTH reads of its own, take the chunks as
-	 * they come to them; at most READER_MAX_LANES. */
+	 * they come to them; at most READER_MAX_LANES. Later ones that cannot be opened are done
+	 * without. */
 	unsigned int n_lanes;
 	/* Called for each chunk, in the order of arrival, with its bytes, which stay where they are
 	 * until it returns; an error ends the reading and is returned. With several lanes several
@@ -72,7 +74,8 @@ unsigned int reader_lanes(uint64_t n_chunks);
 /*
  * Reads [begin, end). A short read is continued; -EINTR and -EAGAIN are tried again, within a
  * limit; -EINVAL from `direct_fd` goes to `fd` instead; the file's end before `end` is -ENODATA;
- * anything else ends the reading. When it returns, nothing is under way any more.
+ * anything else ends the reading. When it returns, nothing is under way any more. 0, or what open
+ * returned of a lane that read more slowly, or an errno.
  */
 int reader_run(const struct reader_ops *ops, const struct read_plan *plan, struct reason *reason)
 	_must_check_;

@@ -7,8 +7,9 @@
 
 struct ring {
 	struct io_uring uring;
-	/* Is the memory registered, its pages held once and not by every read? An old kernel may
-	 * count it as locked memory and refuse; reads then hold and let go of it themselves. */
+	/* Is the memory registered, its pages held once and not by every read? It counts as locked
+	 * then, of which RLIMIT_MEMLOCK allows its user so much, unless he has CAP_IPC_LOCK. Where
+	 * that is refused, reads hold and let go of it themselves. */
 	bool registered;
 };
 
@@ -24,9 +25,10 @@ static int ring_open(void *memory, uint64_t n_bytes, void **ret_state)
 	r = io_uring_queue_init(2 * READER_DEPTH, &ring->uring, 0);
 	if (r < 0)
 		return r;
-	ring->registered = n_bytes > 0 && io_uring_register_buffers(&ring->uring, &all, 1) == 0;
+	r = n_bytes > 0 ? io_uring_register_buffers(&ring->uring, &all, 1) : 0;
+	ring->registered = n_bytes > 0 && r == 0;
 	*ret_state = take_ptr(ring);
-	return 0;
+	return -r;
 }
 
 static int enter(struct io_uring *uring)

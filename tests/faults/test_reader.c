@@ -2,6 +2,7 @@
  * Reading when reads go wrong: every kind of trouble at every read, and nothing under way
  * afterwards.
  */
+#include "common/cpus.h"
 #include "store/image.h"
 #include "store/reader.h"
 #include "store/ring.h"
@@ -14,7 +15,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -33,42 +37,57 @@ enum trouble {
 	TROUBLE_IO,           /* -EIO */
 	TROUBLE_NO_DIRECT,    /* -EINVAL for every read of the direct descriptor */
 	TROUBLE_SUBMIT,       /* -ENOMEM from submit */
-	TROUBLE_OPEN,         /* -ENOMEM from open */
+	TROUBLE_OPEN,         /* -ENOMEM from the Nth open on */
+	TROUBLE_SLOW,         /* ENOMEM from open: all is well, but slower */
 };
 
-/* Plain reads with one trouble, completed newest first so that chunks arrive out of order. */
+static void pause_ms(long ms)
+{
+	(void)nanosleep(&(struct timespec){.tv_nsec = ms * 1000000}, NULL);
+}
+
+/* The trouble of all lanes, whose reads are counted together. */
 static struct {
 	enum trouble trouble;
-	unsigned int at; /* which read */
+	unsigned int at; /* which read, or which lane's opening */
 	int direct_fd;
-	unsigned int n_submitted, n_completed;
-	bool open, cancelled;
+	unsigned int n_expected; /* lanes: no read ends before so many were to be opened */
+	atomic_uint n_submitted, n_completed;
+	atomic_uint n_asked, n_opened, n_closed;
+	atomic_uint n_cancelled; /* lanes */
+} faulty;
+
+/* A lane: plain reads, completed newest first so that chunks arrive out of order. */
+struct faulty_lane {
+	bool cancelled;
 	unsigned int n_waiting;
 	unsigned int waiting[READER_DEPTH];
 	struct read_request requests[READER_DEPTH];
-} faulty;
+};
 
 static int faulty_open(void *memory, uint64_t n_bytes, void **ret_state)
 {
 	assert_true(n_bytes > 0 && (uintptr_t)memory % 4096 == 0);
-	if (faulty.trouble == TROUBLE_OPEN)
+	faulty.n_asked++;
+	if (faulty.trouble == TROUBLE_OPEN && faulty.n_opened >= faulty.at)
 		return -ENOMEM;
-	faulty.open = true;
-	*ret_state = &faulty;
-	return 0;
+	faulty.n_opened++;
+	*ret_state = calloc(1, sizeof(struct faulty_lane));
+	return faulty.trouble == TROUBLE_SLOW ? ENOMEM : 0;
 }
 
 static int faulty_submit(void *state, unsigned int slot, const struct read_request *request)
 {
-	(void)state;
-	assert_true(faulty.open && !faulty.cancelled && slot < READER_DEPTH);
+	struct faulty_lane *lane = state;
+
+	assert_true(!lane->cancelled && slot < READER_DEPTH);
 	assert_true(request->n_bytes > 0);
-	for (unsigned int i = 0; i < faulty.n_waiting; i++)
-		assert_int_not_equal(faulty.waiting[i], slot);
+	for (unsigned int i = 0; i < lane->n_waiting; i++)
+		assert_int_not_equal(lane->waiting[i], slot);
 	if (faulty.n_submitted++ == faulty.at && faulty.trouble == TROUBLE_SUBMIT)
 		return -ENOMEM;
-	faulty.requests[slot] = *request;
-	faulty.waiting[faulty.n_waiting++] = slot;
+	lane->requests[slot] = *request;
+	lane->waiting[lane->n_waiting++] = slot;
 	return 0;
 }
 
@@ -96,26 +115,33 @@ static int result_of(const struct read_request *q, unsigned int n)
 
 static int faulty_complete(void *state, unsigned int *ret_slot, int *ret_result)
 {
-	(void)state;
-	assert_true(faulty.n_waiting > 0);
-	*ret_slot = faulty.waiting[--faulty.n_waiting];
-	*ret_result = faulty.cancelled ? -ECANCELED
-				       : result_of(&faulty.requests[*ret_slot], faulty.n_completed);
-	faulty.n_completed++;
+	struct faulty_lane *lane = state;
+
+	assert_true(lane->n_waiting > 0);
+	for (int ms = 0; ms < 5000 && !lane->cancelled && faulty.n_asked < faulty.n_expected; ms++)
+		pause_ms(1);
+	*ret_slot = lane->waiting[--lane->n_waiting];
+	*ret_result = lane->cancelled ? -ECANCELED
+				      : result_of(&lane->requests[*ret_slot], faulty.n_completed++);
 	return 0;
 }
 
 static void faulty_cancel(void *state)
 {
-	(void)state;
-	faulty.cancelled = true;
+	struct faulty_lane *lane = state;
+
+	assert_true(lane->n_waiting > 0);
+	lane->cancelled = true;
+	faulty.n_cancelled++;
 }
 
 static void faulty_close(void *state)
 {
-	(void)state;
-	assert_int_equal(faulty.n_waiting, 0);
-	faulty.open = false;
+	struct faulty_lane *lane = state;
+
+	assert_int_equal(lane->n_waiting, 0);
+	faulty.n_closed++;
+	free(lane);
 }
 
 static const struct reader_ops faulty_reader = {
@@ -184,17 +210,25 @@ static int run(
 	return reader_run(ops, &plan, reason);
 }
 
-static int run_faulty(struct file *f, enum trouble trouble, unsigned int at, struct reason *reason)
+/* Lanes that are sure to have a thread each. */
+static unsigned int most_lanes(void)
+{
+	return cpus_usable() < 2 ? 1 : 2;
+}
+
+static int run_faulty(struct file *f, enum trouble trouble, unsigned int at, unsigned int n_lanes,
+	struct reason *reason)
 {
 	int r;
 
 	memset(&faulty, 0, sizeof(faulty));
 	faulty.trouble = trouble;
 	faulty.at = at;
+	faulty.n_expected = n_lanes < most_lanes() ? n_lanes : most_lanes();
 	faulty.direct_fd = trouble == TROUBLE_NO_DIRECT ? dup(f->fd) : -1;
 	f->stop_at = UINT64_MAX;
-	r = run(f, &faulty_reader, 1, reason);
-	assert_false(faulty.open);
+	r = run(f, &faulty_reader, n_lanes, reason);
+	assert_int_equal(faulty.n_closed, faulty.n_opened);
 	if (faulty.direct_fd >= 0)
 		close(faulty.direct_fd);
 	faulty.direct_fd = -1;
@@ -214,10 +248,38 @@ static void passing_trouble_is_overcome(void **state)
 	struct file *f = *state;
 
 	for (size_t i = 0; i < array_len(troubles); i++)
-		for (unsigned int at = 0; at < N_CHUNKS; at++) {
-			assert_int_equal(run_faulty(f, troubles[i], at, NULL), 0);
+		for (unsigned int k = 0; k < N_CHUNKS * most_lanes(); k++) {
+			assert_int_equal(
+				run_faulty(f, troubles[i], k % N_CHUNKS, k / N_CHUNKS + 1, NULL),
+				0);
 			assert_complete(f);
 		}
+}
+
+/* Lanes after the first are a matter of speed. */
+static void a_lane_that_does_not_open_is_done_without(void **state)
+{
+	struct file *f = *state;
+
+	for (unsigned int n_lanes = 1; n_lanes <= READER_MAX_LANES; n_lanes++) {
+		struct reason reason = {0};
+
+		assert_int_equal(run_faulty(f, TROUBLE_OPEN, 0, n_lanes, &reason), -ENOMEM);
+		assert_non_null(strstr(reason.text, "cannot prepare reading"));
+		assert_int_equal(run_faulty(f, TROUBLE_OPEN, 1, n_lanes, NULL), 0);
+		assert_complete(f);
+		assert_int_equal(faulty.n_opened, 1);
+	}
+}
+
+static void slower_reading_is_told(void **state)
+{
+	struct file *f = *state;
+
+	for (unsigned int n_lanes = 1; n_lanes <= READER_MAX_LANES; n_lanes++) {
+		assert_int_equal(run_faulty(f, TROUBLE_SLOW, 0, n_lanes, NULL), ENOMEM);
+		assert_complete(f);
+	}
 }
 
 static void lasting_trouble_ends_the_reading(void **state)
@@ -235,14 +297,14 @@ static void lasting_trouble_ends_the_reading(void **state)
 	struct file *f = *state;
 
 	for (size_t i = 0; i < array_len(cases); i++)
-		for (unsigned int at = 0; at < N_CHUNKS; at++) {
+		for (unsigned int k = 0; k < N_CHUNKS * most_lanes(); k++) {
 			struct reason reason = {0};
 
-			assert_int_equal(
-				run_faulty(f, cases[i].trouble, at, &reason), cases[i].error);
+			assert_int_equal(run_faulty(f, cases[i].trouble, k % N_CHUNKS,
+						 k / N_CHUNKS + 1, &reason),
+				cases[i].error);
 			assert_non_null(strstr(reason.text, cases[i].words));
 		}
-	assert_int_equal(run_faulty(f, TROUBLE_OPEN, 0, NULL), -ENOMEM);
 }
 
 static void a_refused_chunk_ends_the_reading(void **state)
@@ -261,6 +323,62 @@ static void a_refused_chunk_ends_the_reading(void **state)
 		}
 }
 
+struct meeting {
+	atomic_bool begun, met;
+	atomic_uint n_others;
+};
+
+/* The first arrival waits for one of another lane, and fails. All others are thus of other lanes,
+ * and slow, so that these have reads under way when that happens. */
+static int arrived_in_meeting(void *user, const struct read_chunk *chunk, struct reason *reason)
+{
+	struct meeting *m = user;
+
+	(void)chunk;
+	if (atomic_exchange(&m->begun, true)) {
+		atomic_fetch_add(&m->n_others, 1);
+		atomic_store(&m->met, true);
+		pause_ms(20);
+		return 0;
+	}
+	for (unsigned int ms = 0; ms < 10000 && !atomic_load(&m->met); ms++)
+		pause_ms(1);
+	return atomic_load(&m->met) ? reason_set(reason, -EBADMSG, "told to stop")
+				    : reason_set(reason, -ETIMEDOUT, "nobody came");
+}
+
+static void a_failing_lane_stops_the_other(void **state)
+{
+	static const struct reader_ops *const readers[] = {
+		&faulty_reader, &plain_reader, &ring_reader};
+	const struct file *f = *state;
+
+	if (most_lanes() < 2)
+		skip();
+	memset(&faulty, 0, sizeof(faulty));
+	for (size_t i = 0; i < array_len(readers); i++) {
+		struct meeting m = {.n_others = 0};
+		struct reason reason = {0};
+		const struct read_plan plan = {
+			.fd = f->fd,
+			.direct_fd = -1,
+			.begin = BEGIN,
+			.end = BEGIN + N_BYTES,
+			.chunk = CHUNK,
+			.n_lanes = 2,
+			.arrived = arrived_in_meeting,
+			.user = &m,
+		};
+
+		assert_int_equal(reader_run(readers[i], &plan, &reason), -EBADMSG);
+		assert_string_equal(reason.text, "told to stop");
+		assert_in_range(m.n_others, 1, N_CHUNKS - READER_DEPTH - 1);
+	}
+	assert_int_equal(faulty.n_opened, 2);
+	assert_int_equal(faulty.n_cancelled, 2);
+	assert_int_equal(faulty.n_closed, 2);
+}
+
 static void both_ways_read_the_same(void **state)
 {
 	static const struct reader_ops *const readers[] = {&plain_reader, &ring_reader};
@@ -272,7 +390,8 @@ static void both_ways_read_the_same(void **state)
 		for (unsigned int n_lanes = 1; n_lanes <= READER_MAX_LANES; n_lanes++) {
 			struct reason reason = {0};
 
-			assert_int_equal(run(f, readers[i], n_lanes, &reason), 0);
+			/* More than 0: more slowly. */
+			assert_true(run(f, readers[i], n_lanes, &reason) >= 0);
 			assert_complete(f);
 		}
 }
@@ -358,6 +477,38 @@ static void forbidden_io_uring_is_told_and_read_without(void **state)
 	}
 }
 
+/* Without the privilege to lock what one likes. */
+static int load_with_little_locked(int fd)
+{
+	const struct rlimit limit = {.rlim_cur = 128 << 10, .rlim_max = 128 << 10};
+	struct image *image;
+
+	if (setrlimit(RLIMIT_MEMLOCK, &limit) < 0)
+		return 2;
+	if (geteuid() == 0 && setresuid(65534, 65534, 65534) < 0)
+		return 3;
+	if (image_load(fd, &image, NULL, NULL) < 0)
+		return 4;
+	if (!image->io_uring_refused && image->registration_refused != ENOMEM)
+		return 5;
+	image_free(image);
+	return 0;
+}
+
+static void memory_that_may_not_be_locked_is_told(void **state)
+{
+	_cleanup_(closep) int fd = small_base_file();
+	pid_t child = fork();
+	int status;
+
+	(void)state;
+	if (child == 0)
+		_exit(load_with_little_locked(fd));
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 #define with_file(test) cmocka_unit_test_setup_teardown(test, make_file, drop_file)
 
 int main(void)
@@ -365,11 +516,15 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		with_file(passing_trouble_is_overcome),
 		with_file(lasting_trouble_ends_the_reading),
+		with_file(a_lane_that_does_not_open_is_done_without),
+		with_file(slower_reading_is_told),
 		with_file(a_refused_chunk_ends_the_reading),
+		with_file(a_failing_lane_stops_the_other),
 		with_file(both_ways_read_the_same),
 		with_file(a_file_that_ends_early_is_an_error),
 		cmocka_unit_test(a_failed_load_leaves_nothing),
 		cmocka_unit_test(forbidden_io_uring_is_told_and_read_without),
+		cmocka_unit_test(memory_that_may_not_be_locked_is_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
