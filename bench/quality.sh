@@ -48,7 +48,7 @@ plan() {
 		low-rank+k-bit generic exact $ratios
 		sparse generic exact $ratios
 		auto task exact $ratios
-		auto task auto f12 f13 f20 k0.99
+		auto task auto f10 f12 f13 f20 k0.99
 		auto own-words exact r16
 		auto generic exact r16
 		auto none exact r16
