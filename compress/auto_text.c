@@ -214,6 +214,17 @@ int auto_text_sample(const struct auto_text *t, struct sequences *ret)
 	return sequences_add_some(ret, &t->learn, AUTO_TEXT_SENSED_TOKENS);
 }
 
+/* Are all ids words of the model? */
+static int check_ids(const struct auto_text *t, uint32_t vocab, struct reason *reason)
+{
+	const struct sequences *const all[] = {&t->learn, &t->kept_back, &t->general};
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < array_len(all); i++)
+		r = sequences_check(all[i], vocab, reason);
+	return r;
+}
+
 /* What the calibration text is: --text none makes it one of random tokens. */
 static enum auto_text_kind calibration_kind(const struct method_options *o)
 {
@@ -240,9 +251,7 @@ int auto_text_read(const struct method_model *m, struct auto_text *ret, struct r
 	if (r == 0 && t.learn.n == 0)
 		r = reason_set(reason, -EINVAL, "there is no text that fits into the model");
 	if (r == 0)
-		r = sequences_check(&t.learn, m->pair->tuned_config.vocab, reason);
-	if (r == 0)
-		r = sequences_check(&t.general, m->pair->tuned_config.vocab, reason);
+		r = check_ids(&t, m->pair->tuned_config.vocab, reason);
 	if (r < 0)
 		return r;
 	*ret = t;
@@ -280,7 +289,6 @@ static bool may_be_generic(const struct method_options *o)
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)
 {
 	_cleanup_(auto_text_done) struct auto_text t = {.kind = calibration_kind(model->options)};
-	uint32_t vocab = model->pair->tuned_config.vocab;
 	struct reason refusal = {0};
 	int r = -EOPNOTSUPP;
 
@@ -291,11 +299,7 @@ int auto_text_make(const struct method_model *model, struct auto_text *ret, stru
 	else if (r < 0)
 		*reason = refusal;
 	if (r == 0)
-		r = sequences_check(&t.learn, vocab, reason);
-	if (r == 0)
-		r = sequences_check(&t.kept_back, vocab, reason);
-	if (r == 0)
-		r = sequences_check(&t.general, vocab, reason);
+		r = check_ids(&t, model->pair->tuned_config.vocab, reason);
 	if (r < 0)
 		return r;
 	*ret = t;

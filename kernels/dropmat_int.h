@@ -110,7 +110,7 @@ static inline float dropmat_int_factor(const struct dropmat *m, size_t row)
 static inline void dropmat_int_rows(struct dropmat_int_tile *t, dropmat_int_fn *fn,
 	const uint8_t *entries, size_t row_bytes, float *y, size_t row0, size_t row1)
 {
-	const size_t quarter = (row1 - row0 + DROPMAT_TILE - 1) / DROPMAT_TILE;
+	const size_t quarter = div_up(row1 - row0, DROPMAT_TILE);
 
 	for (size_t i = 0; i < quarter; i++) {
 		float totals[DROPMAT_TILE];
@@ -150,8 +150,7 @@ static inline void dropmat_int_input(
 	for (size_t at = 0; at < row_bytes; at += block_bytes) {
 		tile.n_bytes = min_u64(row_bytes - at, block_bytes);
 		dropmat_int_panel_fill(&panel, m, c->x + group * c->x_stride + t, c->x_stride,
-			mat_int_groups(m->cols) - group,
-			(tile.n_bytes + DROPMAT_LINE - 1) / DROPMAT_LINE);
+			mat_int_groups(m->cols) - group, div_up(tile.n_bytes, DROPMAT_LINE));
 		dropmat_int_rows(&tile, fn, (const uint8_t *)m->entries + at, row_bytes,
 			c->y + t * c->y_stride, row0, row1);
 		group += DROPMAT_BLOCK / MAT_INT_GROUP;

@@ -6,9 +6,9 @@
 #include "client/deltactl/command.h"
 #include "client/deltactl/commands.h"
 #include "client/deltactl/number.h"
+#include "client/deltactl/word.h"
 
 #include <getopt.h>
-#include <string.h>
 
 #define MAX_ROWS 4096u
 #define MAX_REPEATS 1000u
@@ -80,12 +80,12 @@ static const struct option long_options[] = {
 
 static bool set_kv_type(struct bench_arguments *a)
 {
-	for (size_t i = 0; kv_type_names[i]; i++)
-		if (strcmp(optarg, kv_type_names[i]) == 0) {
-			a->kv_type = (enum kv_type)i;
-			return true;
-		}
-	return false;
+	size_t i;
+
+	if (!word_find(optarg, kv_type_names, &i))
+		return false;
+	a->kv_type = (enum kv_type)i;
+	return true;
 }
 
 static bool set_count(uint32_t least, uint32_t most, uint32_t *ret)

@@ -1,23 +1,18 @@
 #include "client/deltactl/compress_auto.h"
 
 #include "client/deltactl/number.h"
-
-#include <string.h>
+#include "client/deltactl/word.h"
 
 static bool find_text(const char *name, enum method_text *ret)
 {
-	static const char *const names[] = {
-		[METHOD_TEXT_OWN_WORDS] = "own-words",
-		[METHOD_TEXT_GENERIC] = "generic",
-		[METHOD_TEXT_NONE] = "none",
-	};
+	/* From METHOD_TEXT_OWN_WORDS on. */
+	static const char *const names[] = {"own-words", "generic", "none", NULL};
+	size_t i;
 
-	for (size_t i = METHOD_TEXT_OWN_WORDS; i < array_len(names); i++)
-		if (strcmp(names[i], name) == 0) {
-			*ret = (enum method_text)i;
-			return true;
-		}
-	return false;
+	if (!word_find(name, names, &i))
+		return false;
+	*ret = (enum method_text)(METHOD_TEXT_OWN_WORDS + i);
+	return true;
 }
 
 bool compress_auto_option(

@@ -1,6 +1,7 @@
 #include "client/deltactl/compress_deltadq.h"
 
 #include "client/deltactl/number.h"
+#include "client/deltactl/word.h"
 
 #include <string.h>
 
@@ -33,14 +34,14 @@ static bool set_rescale(const char *value, enum deltadq_rescale *ret)
 		[DELTADQ_RESCALE_MODEL] = "model",
 		[DELTADQ_RESCALE_TENSOR] = "tensor",
 		[DELTADQ_RESCALE_ALPHA] = "alpha",
+		NULL,
 	};
+	size_t i;
 
-	for (size_t i = 0; i < array_len(names); i++)
-		if (strcmp(value, names[i]) == 0) {
-			*ret = (enum deltadq_rescale)i;
-			return true;
-		}
-	return false;
+	if (!word_find(value, names, &i))
+		return false;
+	*ret = (enum deltadq_rescale)i;
+	return true;
 }
 
 bool compress_deltadq_option(int option, const char *value, struct deltadq_options *o)

@@ -4,6 +4,7 @@
 #include "client/deltactl/commands.h"
 #include "client/deltactl/compress_deltadq.h"
 #include "client/deltactl/number.h"
+#include "client/deltactl/word.h"
 
 #include <getopt.h>
 #include <string.h>
@@ -111,21 +112,15 @@ static bool set_positive(double *ret)
 
 static bool set_measure(enum compress_measure *ret)
 {
-	static const struct {
-		const char *name;
-		enum compress_measure how;
-	} words[] = {
-		{"always", COMPRESS_MEASURE_ENGINE},
-		{"blocks", COMPRESS_MEASURE_BLOCKS},
-		{"never", COMPRESS_MEASURE_NEVER},
-	};
+	static const enum compress_measure ways[] = {
+		COMPRESS_MEASURE_ENGINE, COMPRESS_MEASURE_BLOCKS, COMPRESS_MEASURE_NEVER};
+	static const char *const words[] = {"always", "blocks", "never", NULL};
+	size_t i;
 
-	for (size_t i = 0; i < array_len(words); i++)
-		if (strcmp(optarg, words[i].name) == 0) {
-			*ret = words[i].how;
-			return true;
-		}
-	return false;
+	if (!word_find(optarg, words, &i))
+		return false;
+	*ret = ways[i];
+	return true;
 }
 
 static bool set_against(enum compress_against *ret)

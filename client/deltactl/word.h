@@ -1,0 +1,9 @@
+/*
+ * Words from the command line.
+ */
+#pragma once
+
+#include "common/base.h"
+
+/* Which of `words`, which end with NULL, the text is; false, with *ret untouched, if none. */
+bool word_find(const char *text, const char *const *words, size_t *ret) _must_check_;
