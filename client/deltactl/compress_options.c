@@ -255,17 +255,18 @@ static int check_options(struct compress_options *o)
 int compress_options_parse(int argc, char **argv, struct compress_options *o)
 {
 	const struct command *self = &command_compress;
-	int option;
+	int option, index = 0;
 
 	optind = 0;
 	opterr = 0;
-	while ((option = getopt_long(argc, argv, "o:q", long_options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "o:q", long_options, &index)) != -1) {
 		if (option == OPTION_HELP)
 			return -1;
 		if (option == '?')
 			return command_bad_option(self, argv);
 		if (!set_option(o, option))
-			return command_usage(self, "'%s' is not what the option takes", optarg);
+			return command_usage(self, "'%s' is not what --%s takes", optarg,
+				long_options[index].name);
 		remember(o, option);
 	}
 	if (optind < argc)
