@@ -6,79 +6,80 @@
 #     --models DIR    folders base, math and chat (../shared/models)
 #     --tasks DIR     math.jsonl and chat.jsonl (../shared/tasks)
 #     --results DIR   base_weights.tsv and base_weights.md (bench/results)
-#     --work DIR      base images and deltas, kept (a folder in /tmp)
+#     --threads N     of a row (all processors); rows are made one after the other
+#     --only KEY=A,B  rows with these values only: tuned, method, weights, against; repeatable
+#     --list          the rows that would be made, and nothing else
 #
 # KL to the fine-tune over the reference answers of the first tasks; nothing is generated. A row that
-# is in base_weights.tsv is not made again. Needs jq (make deps-bench).
+# is in base_weights.tsv is not made again: what was interrupted goes on, and a row is made afresh by
+# deleting its line.
 set -eu -o pipefail
 cd "$(dirname "$0")/.."
 . bench/rows.sh
 
 build=build models=../shared/models tasks=../shared/tasks results=bench/results
-work=${TMPDIR:-/tmp}/base_weights
-calibration_tokens=8192
+threads=$(nproc) list=no
+only=()
 
-while [ $# -gt 0 ]; do
-	case $1 in
-	--build | --models | --tasks | --results | --work)
-		[ $# -ge 2 ] || usage
-		declare "${1#--}=$2"
-		shift 2
-		;;
-	*) usage ;;
-	esac
-done
-
-judged() { # fine-tune: rows of its tasks file
-	case $1 in math) echo 0:40 ;; *) echo 0:24 ;; esac
+judged() { # fine-tune: the first so many tasks
+	case $1 in math) echo 40 ;; *) echo 24 ;; esac
 }
 
-method_options() {
+method_options() { # method, fine-tune
 	case $1 in
-	k-bit-1) echo --method k-bit --bits 1 ;;
-	k-bit-2) echo --method k-bit --bits 2 ;;
-	delta-come) echo --method delta-come --ratio 16 ;;
+	k-bit-*) echo --method k-bit --bits "${1#k-bit-}" --calibration-tokens 8192 ;;
+	delta-come) echo --method delta-come --ratio 16 --calibration-tokens 8192 ;;
+	auto) echo --method auto --ratio 16 --tasks "$work/$2.jsonl" ;;
 	esac
 }
 
-table=$results/base_weights.tsv
-
-have() { # tuned method base against
-	[ -e "$table" ] && grep -q "^$1	$2	$3	$4	" "$table"
+# One line a row: fine-tune, method, weights, against.
+rows() {
+	local method tuned
+	for method in k-bit-1 k-bit-2 delta-come auto; do
+		for tuned in math chat; do
+			printf '%s\n' "bf16 original" "int8 original" "int8 served" \
+				"int4 original" "int4 served" | sed "s/^/$tuned $method /"
+		done
+	done
 }
 
+# The rows that are asked for and not made yet.
+needed() {
+	rows | rows_wanted tuned method weights against | rows_missing "$table" 4
+}
+
+# One made against the original fits every base.
 make_delta() { # tuned method weights against file
-	[ -e "$5" ] && return
 	# shellcheck disable=SC2046 # the options are words
-	"$build/bin/deltactl" compress --base "$models/base" --tuned "$models/$1" -o "$5" \
-		$(method_options "$2") --base-weights "$3" --against "$4" \
-		--calibration-tokens $calibration_tokens --quiet --json >"$5.json"
+	"$build/bin/deltactl" compress --base "$models/base" --tuned "$models/$1" -o "$5.new" \
+		--embedding exact $(method_options "$2" "$1") --base-weights "$3" --against "$4" \
+		--threads "$threads" --measure never --quiet
+	mv "$5.new" "$5"
 }
 
-measure() { # tuned method base against delta
-	local report
-	report=$("$build/bin/deltactl" eval --base "$work/$3.base" --delta "$5" \
-		--tuned "$models/$1" --tasks "$tasks/$1.jsonl" --rows "$(judged "$1")" --no-score \
-		--quiet --json)
-	printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" \
-		"$(jq -r .kl <<<"$report")" "$(jq -r .agreement <<<"$report")" >>"$table"
+make_row() { # tuned method weights against
+	local delta=$work/$1-$2-original.delta
+	if [ "$4" = served ]; then
+		delta=$work/$1-$2-$3.delta
+		[ -e "$delta" ] || make_delta "$1" "$2" "$3" served "$delta" || return
+	else
+		[ -e "$delta" ] || make_delta "$1" "$2" bf16 original "$delta" || return
+	fi
+	"$build/bin/deltactl" eval --base "$work/$3.base" --delta "$delta" --tuned "$models/$1" \
+		--tasks "$tasks/$1.jsonl" --rows "0:$(judged "$1")" --threads "$threads" --no-score \
+		--quiet --json >"$work/eval" || return
+	printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" "$(field "$work/eval" kl)" \
+		"$(field "$work/eval" agreement)" >>"$table"
+	echo "made $*: KL $(tail -n 1 "$table" | cut -f 5)"
 }
 
-row() { # tuned method base against
-	local weights=$3 delta
-	have "$@" && return
-	[ "$4" = served ] || weights=bf16
-	delta=$work/$1-$2-$weights.delta
-	make_delta "$1" "$2" "$weights" "$4" "$delta"
-	measure "$@" "$delta"
-}
-
-write_table() {
+render() {
 	cat <<-END
 		# Deltas for a base of codes
 
-		KL to the fine-tune in nats, over the reference answers of the first tasks (math $(judged math),
-		chat $(judged chat)); the delta made against the original base, and against what the codes
+		KL to the fine-tune in nats, over the reference answers of the first tasks ($(judged math) of math,
+		$(judged chat) of chat); the delta made against the original base, and against what the codes
 		serve. Made by \`bench/base_weights.sh\`.
 
 		Default: methods that give every weight a code (k-bit, sign) are made against what is served.
@@ -90,6 +91,7 @@ write_table() {
 		| --- | --- | --- | --- | --- | --- | --- |
 	END
 	awk -F '\t' '
+		NR == 1 { next }
 		{
 			key = $1 "\t" $2
 			if (!(key in seen)) { seen[key] = 1; keys[++n] = key }
@@ -108,19 +110,43 @@ write_table() {
 		}' "$table"
 }
 
+while [ $# -gt 0 ]; do
+	case $1 in
+	--build | --models | --tasks | --results | --threads)
+		[ $# -ge 2 ] || usage
+		declare "${1#--}=$2" && shift
+		;;
+	--only)
+		[ $# -ge 2 ] || usage
+		only+=("$2") && shift
+		;;
+	--list) list=yes ;;
+	*) usage ;;
+	esac
+	shift
+done
+table=$results/base_weights.tsv
+work=$build/base_weights
+
+if [ $list = yes ]; then
+	needed
+	exit
+fi
 mkdir -p "$results" "$work"
+[ -f "$table" ] || printf 'tuned\tmethod\tweights\tagainst\tkl\tagreement\n' >"$table"
 for weights in bf16 int8 int4; do
 	[ -e "$work/$weights.base" ] || "$build/bin/deltactl" import "$models/base" \
 		--weights "$weights" -o "$work/$weights.base" --quiet
 done
-for method in k-bit-1 delta-come k-bit-2; do
-	for tuned in math chat; do
-		row $tuned $method bf16 original
-		row $tuned $method int8 original
-		row $tuned $method int4 original
-		row $tuned $method int4 served
-		row $tuned $method int8 served
-		write_table >"$results/base_weights.md"
-	done
+for tuned in math chat; do
+	tail -n +$(($(judged $tuned) + 1)) "$tasks/$tuned.jsonl" >"$work/$tuned.jsonl"
 done
-cat "$results/base_weights.md"
+status=0
+while read -r row; do
+	# shellcheck disable=SC2086 # a row is words
+	make_row $row </dev/null || { echo "FAILED $row" >&2; status=1; }
+done < <(needed)
+render >"$results/base_weights.md.new"
+mv "$results/base_weights.md.new" "$results/base_weights.md"
+echo "$results/base_weights.md"
+exit $status

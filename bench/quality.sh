@@ -8,7 +8,8 @@
 #     --results DIR   quality.tsv and quality.md (bench/results)
 #     --jobs N        rows made at a time (1); the CPUs are shared out among them
 #     --only KEY=A,B  rows with these values only: tuned, method, text, embedding, size; repeatable
-#     --score         generate answers too: a minute or two more for a row
+#     --score         generate answers too, a minute or two more for a row; a row that has no score
+#                     is made again
 #     --list          the rows that would be made, and nothing else
 #
 # A row that is in quality.tsv is not made again: what was interrupted goes on, and a row is made
@@ -68,18 +69,19 @@ rows() {
 	done
 }
 
+# The rows of the table that need not be made again.
+made() {
+	[ ! -f "$results/quality.tsv" ] || awk -F '\t' -v score="$score" 'score == "no" || $14 != "null"' "$results/quality.tsv"
+}
+
 # The rows that are asked for and not made yet.
 needed() {
-	rows | rows_wanted tuned method text embedding size | rows_missing "$results/quality.tsv" 5
+	rows | rows_wanted tuned method text embedding size | rows_missing <(made) 5
 }
 
 columns='tuned method text embedding size projection_ratio projection_bytes file_bytes file_ratio
 	embedding_bytes kl kl_error agreement score tuned_score base_score perplexity tuned_perplexity
 	seconds'
-
-field() { # file of one JSON object, key; a method's own figures come last and may be called the same
-	grep -o "\"$2\": *[-+.0-9a-z]*" "$1" | sed 's/.*: *//; q'
-}
 
 # Makes one row and prints its line.
 make_row() { # fine-tune method text embedding size
@@ -123,11 +125,19 @@ make_row() { # fine-tune method text embedding size
 	echo "$line"
 }
 
-# One line appended whole: rows of several jobs do not mix.
+# One line, instead of an older one of the same row, if there is one.
+write_line() { # line
+	local table=$results/quality.tsv
+	cut -f 1-5 <<<"$1" | awk 'NR == FNR { row = $0; next } index($0, row "\t") != 1' - "$table" >"$table.new"
+	echo "$1" >>"$table.new"
+	mv "$table.new" "$table"
+}
+
+# Rows of several jobs do not mix.
 add_row() {
 	local line
 	if line=$(make_row "$@"); then
-		flock "$results" sh -c 'printf "%s\n" "$1" >>"$2"' sh "$line" "$results/quality.tsv"
+		(flock 9 && write_line "$line") 9>"$build/quality/lock"
 		echo "made $*: KL $(echo "$line" | cut -f 11)"
 	else
 		echo "FAILED $*" >&2

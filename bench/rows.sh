@@ -28,13 +28,18 @@ rows_wanted() { # column...
 
 # Those of the input that the table does not have.
 rows_missing() { # table, columns that name a row
-	[ -f "$1" ] || { cat; return; }
+	[ -e "$1" ] || { cat; return; }
 	awk -F '\t' -v n="$2" '
-		NR == FNR {
+		FILENAME == ARGV[1] {
 			name = $1
 			for (f = 2; f <= n; f++) name = name " " $f
 			done[name] = 1
 			next
 		}
 		!($0 in done)' "$1" -
+}
+
+# A value of a report of deltactl.
+field() { # file of one JSON object, key; a method's own figures come last and may be called the same
+	grep -o "\"$2\": *[-+.0-9a-z]*" "$1" | sed 's/.*: *//; q'
 }
