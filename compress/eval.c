@@ -38,7 +38,8 @@ static void eval_done(struct eval *e)
 static int open_texts(struct eval *e, struct reason *reason)
 {
 	const struct served *base = e->settings->base;
-	const struct image *image = base->base->image, *delta = base->delta->image;
+	const struct image *image = base->base->image;
+	const struct image *delta = base->delta ? base->delta->image : NULL;
 	int r;
 
 	r = tokenizer_of(image, delta, &e->tokenizer, reason);
@@ -147,7 +148,7 @@ static int measure_closeness(struct eval *e, struct reason *reason)
 		.tuned_model = s->tuned->model,
 		.model = s->base->model,
 		.tuned = s->tuned->variant,
-		.delta = s->base->with_delta,
+		.delta = served_variant(s->base),
 		.base = base_reads_all(e) ? s->base->variant : NULL,
 		.max_positions = (uint32_t)min_u64(
 			e->config->max_positions, model_config(s->base->model)->max_positions),
@@ -253,7 +254,7 @@ static int measure_usefulness(struct eval *e, struct reason *reason)
 	struct eval_report *report = &e->report;
 	const struct contestant contestants[] = {
 		{"fine-tune", tuned->model, tuned->variant, &report->tuned_score},
-		{"base + delta", base->model, base->with_delta, &report->score},
+		{"base + delta", base->model, served_variant(base), &report->score},
 		{"base", base->model, base->variant, &report->base_score},
 	};
 	size_t n = base_reads_all(e) ? 3 : 2;
@@ -292,12 +293,18 @@ static int judge(struct eval *e, struct reason *reason)
 	return 0;
 }
 
+/* The file whose size counts. */
+static const struct image *judged_image(const struct served *s)
+{
+	return s->delta ? s->delta->image : s->base->image;
+}
+
 int eval_run(const struct eval_settings *settings, struct eval_report *ret, struct reason *reason)
 {
 	const struct tasks *tasks = settings->tasks;
 	_cleanup_(eval_done) struct eval e = {
 		.settings = settings,
-		.config = variant_config(settings->base->with_delta),
+		.config = variant_config(served_variant(settings->base)),
 		.max_tokens = settings->max_tokens ? settings->max_tokens
 						   : task_metric_tokens(tasks->metric),
 	};
@@ -312,7 +319,7 @@ int eval_run(const struct eval_settings *settings, struct eval_report *ret, stru
 		return r;
 	e.report.metric = tasks->metric;
 	e.report.n_tasks = tasks->n;
-	e.report.file_bytes = settings->base->delta->image->header.file_bytes;
+	e.report.file_bytes = judged_image(settings->base)->header.file_bytes;
 	e.report.original_bytes = model_16bit_bytes(e.config);
 	e.report.ratio = (double)e.report.original_bytes / (double)e.report.file_bytes;
 	*ret = e.report;

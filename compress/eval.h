@@ -1,5 +1,6 @@
 /*
- * How good base + delta is, beside the uncompressed fine-tune, on tasks.
+ * How good base + delta is, beside the uncompressed fine-tune, on tasks; or a base without a delta,
+ * beside a model of the same shape: what codes in the place of its weights cost, say.
  *
  * Closeness: KL(fine-tune || base + delta) and agreement over the positions that predict the
  * reference answer and its end, teacher-forced on the reference: both models read the same tokens.
@@ -11,7 +12,7 @@
 #include "compress/tasks.h"
 
 struct eval_settings {
-	const struct served *base;  /* with the delta */
+	const struct served *base;  /* with the delta, if there is one */
 	const struct served *tuned; /* the fine-tune as a model of its own */
 	const struct tasks *tasks;
 	uint32_t max_tokens; /* of a generated answer; 0: what the metric says */

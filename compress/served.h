@@ -28,4 +28,10 @@ int served_add_delta(struct served *s, struct delta *delta, struct reason *reaso
 /* Forgets the delta, if there is one. */
 void served_drop_delta(struct served *s);
 
+/* What answers: the base with its delta, or alone where it has none. */
+static inline const struct variant *served_variant(const struct served *s)
+{
+	return s->with_delta ? s->with_delta : s->variant;
+}
+
 void served_done(struct served *s);

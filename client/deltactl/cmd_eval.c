@@ -1,5 +1,5 @@
 /*
- * deltactl eval: a delta on tasks, beside the uncompressed fine-tune.
+ * deltactl eval: a delta, or a base alone, on tasks, beside the uncompressed model.
  */
 #include "client/deltactl/command.h"
 #include "client/deltactl/commands.h"
@@ -15,8 +15,9 @@
 
 static const char options_help[] =
 	"      --base FILE      the base image\n"
-	"      --delta FILE     the delta file\n"
-	"      --tuned DIR      the fine-tune itself\n"
+	"      --delta FILE     the delta file (default: none, the base is measured)\n"
+	"      --tuned DIR      the fine-tune itself; without a delta, what the base was\n"
+	"                       imported from, or another model of its shape\n"
 	"      --tasks FILE     one JSON object a line: prompt, reference, answer, metric\n"
 	"                       (final-number, exact, perplexity)\n"
 	"      --rows A:B       tasks A up to but not B of the file, from 0 (default: all)\n"
@@ -144,9 +145,8 @@ static int parse_arguments(int argc, char **argv, struct eval_arguments *ret)
 	}
 	if (optind < argc)
 		return command_usage(&command_eval, "unexpected argument '%s'", argv[optind]);
-	if (!ret->base || !ret->delta || !ret->tuned || !ret->tasks)
-		return command_usage(
-			&command_eval, "--base, --delta, --tuned and --tasks are needed");
+	if (!ret->base || !ret->tuned || !ret->tasks)
+		return command_usage(&command_eval, "--base, --tuned and --tasks are needed");
 	return 0;
 }
 
@@ -157,9 +157,26 @@ static int open_served(struct eval_call *call, const struct kernels *kernels, st
 	int r;
 
 	r = served_of_base(take_ptr(call->base), kernels, ret, reason);
-	if (r < 0)
+	if (r < 0 || !call->delta)
 		return r;
 	return served_add_delta(ret, take_ptr(call->delta), reason);
+}
+
+/* The model that a delta was made from; without one, any that reads the same tokens. */
+static int check_tuned(const struct eval_arguments *a, const struct served *base,
+	const struct base *tuned, struct reason *reason)
+{
+	const struct model_config *config = &base->base->config;
+
+	if (!base->delta && tuned->config.vocab != config->vocab)
+		return reason_set(reason, -EMEDIUMTYPE, "%s has a vocabulary of %u, %s one of %u",
+			a->tuned, tuned->config.vocab, a->base, config->vocab);
+	if (!base->delta)
+		return model_config_fits(&tuned->config, config, reason);
+	if (!digest_equal(&base->delta->image->header.tuned, base_model_digest(tuned)))
+		return reason_set(
+			reason, -EMEDIUMTYPE, "%s was not made from %s", a->delta, a->tuned);
+	return 0;
 }
 
 static int open_tuned(const struct eval_arguments *a, const struct kernels *kernels,
@@ -171,12 +188,7 @@ static int open_tuned(const struct eval_arguments *a, const struct kernels *kern
 	r = checkpoint_open(a->tuned, &checkpoint, reason);
 	if (r == 0)
 		r = served_of_checkpoint(checkpoint, WEIGHTS_BF16, kernels, NULL, ret, reason);
-	if (r < 0)
-		return r;
-	if (!digest_equal(&base->delta->image->header.tuned, base_model_digest(ret->base)))
-		return reason_set(
-			reason, -EMEDIUMTYPE, "%s was not made from %s", a->delta, a->tuned);
-	return 0;
+	return r < 0 ? r : check_tuned(a, base, ret->base, reason);
 }
 
 /* In the sandboxed child. */
@@ -221,7 +233,7 @@ static void print_report(const struct eval_arguments *a, const struct eval_repor
 {
 	char file[16], original[16];
 
-	printf("%s: %s, %.2fx smaller than the fine-tune's %s\n", a->delta,
+	printf("%s: %s, %.2fx smaller than the fine-tune's %s\n", a->delta ? a->delta : a->base,
 		human_bytes(r->file_bytes, file), r->ratio,
 		human_bytes(r->original_bytes, original));
 	printf("  %" PRIu64 " tasks, %" PRIu64 " tokens of reference answers, chat format %s\n",
@@ -248,7 +260,7 @@ static json_t *real(double value)
 static int print_json(
 	const struct eval_arguments *a, const struct eval_report *r, struct reason *reason)
 {
-	json_t *object = json_pack("{ss ss so so so so so so so so so so sI sI so sI sI sI ss}",
+	json_t *object = json_pack("{ss? ss so so so so so so so so so so sI sI so sI sI sI ss}",
 		"delta", a->delta, "metric", task_metric_name(r->metric), "kl", real(r->kl),
 		"kl_error", real(r->kl_error), "agreement", real(r->agreement), "score",
 		real(r->score), "score_error", real(r->score_error), "tuned_score",
@@ -269,7 +281,7 @@ static int eval(struct eval_call *call, struct reason *reason)
 	int r;
 
 	r = base_open(a->base, &call->base, NULL, reason);
-	if (r == 0)
+	if (r == 0 && a->delta)
 		r = delta_open(a->delta, call->base, &call->delta, NULL, reason);
 	if (r == 0)
 		r = sandbox_call(eval_in_sandbox, call, &limits, reason);
@@ -313,8 +325,9 @@ static int run(int argc, char **argv)
 
 const struct command command_eval = {
 	.name = "eval",
-	.arguments = "--base FILE --delta FILE --tuned DIR --tasks FILE [--rows A:B] [--no-score] "
-		     "[--json]",
-	.summary = "measure a delta on tasks beside the uncompressed fine-tune",
+	.arguments =
+		"--base FILE [--delta FILE] --tuned DIR --tasks FILE [--rows A:B] [--no-score] "
+		"[--json]",
+	.summary = "measure a delta, or a base, on tasks beside the uncompressed model",
 	.run = run,
 };

@@ -51,6 +51,11 @@ for key in kl agreement score tuned_score file_bytes ratio tokens; do
 	grep -q "\"$key\":" "$work/out" && ok "eval reports $key" || not_ok "eval reports $key"
 done
 
+check "eval measures a base without a delta" "$deltactl" eval --base "$base" --tuned $base_model \
+	--tasks models/math.jsonl --limit 2 --no-score --json --quiet
+grep -q '"delta": *null.*"kl": *0\.0[,}]' "$work/out" && ok "which is the model that it was imported from" ||
+	not_ok "a base in bf16 says $(cat "$work/out")"
+
 # Broken and foreign files.
 head -c 100000 "$delta" >"$work/short.delta"
 check_fails 3 'short.delta' "verify names a truncated delta" "$deltactl" verify "$work/short.delta"
