@@ -68,8 +68,7 @@ static int add_questions(struct auto_keep *k, const struct task *task, struct re
 	const struct tasks one = {
 		.metric = tasks_of(k)->metric, .n = 1, .tasks = (struct task[]){*task}};
 	_cleanup_(sequences_done) struct sequences reference = {0};
-	int r = sequences_of_tasks(checkpoint_folder(m->pair->tuned), &m->pair->tuned_config, &one,
-		&reference, reason);
+	int r = sequences_of_tasks(m->pair, &one, &reference, reason);
 
 	for (size_t i = 0; r == 0 && reference.n > 0 && i < k->references.n; i++)
 		if (same_prompt(&k->references, i, &reference, 0)) {

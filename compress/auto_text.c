@@ -171,6 +171,7 @@ static int add_own_words(const struct method_model *m, struct task_text *text, s
 static int ask_fine_tune(const struct method_model *m, struct auto_text *t, struct reason *reason)
 {
 	_cleanup_(served_done) struct served tuned = {0};
+	_cleanup_(imagep) struct image *words = NULL;
 	_cleanup_(task_textp) struct task_text *text = NULL;
 	struct task_text_settings settings = {
 		.config = &m->pair->tuned_config,
@@ -186,9 +187,11 @@ static int ask_fine_tune(const struct method_model *m, struct auto_text *t, stru
 	if (r == 0)
 		r = served_of_checkpoint(
 			m->pair->tuned, WEIGHTS_BF16, &kernels, m->progress, &tuned, reason);
+	if (r == 0)
+		r = words_of_pair(m->pair, &words, reason);
 	if (r < 0)
 		return r;
-	settings.base = tuned.base->image;
+	settings.base = words;
 	settings.model = tuned.model;
 	settings.variant = tuned.variant;
 	settings.sampling.temperature = 1;
@@ -241,8 +244,7 @@ int auto_text_read(const struct method_model *m, struct auto_text *ret, struct r
 			"own words take the fine-tune in memory, which --memory does not allow");
 	if (m->options->tasks) {
 		t.kind = AUTO_TEXT_TASKS;
-		r = sequences_of_tasks(checkpoint_folder(m->pair->tuned), &m->pair->tuned_config,
-			m->options->tasks, &t.learn, reason);
+		r = sequences_of_tasks(m->pair, m->options->tasks, &t.learn, reason);
 		if (r == 0)
 			r = add_general(m, &t);
 	} else {
@@ -264,8 +266,7 @@ int auto_text_kept_back(const struct method_model *m, struct sequences *ret, str
 	_cleanup_(auto_text_done) struct auto_text t = {0};
 	_cleanup_(sequences_done) struct sequences all = {0};
 	_cleanup_(dealer_done) struct dealer dealer = {0};
-	int r = sequences_of_tasks(checkpoint_folder(m->pair->tuned), &m->pair->tuned_config,
-		m->options->tasks, &all, reason);
+	int r = sequences_of_tasks(m->pair, m->options->tasks, &all, reason);
 
 	dealer.every = share_of(m, &all);
 	if (r == 0)

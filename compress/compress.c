@@ -119,8 +119,8 @@ static int calibrate(struct job *j, struct reason *reason)
 	if (s->options.tasks && !learns_from_tasks(s))
 		j->certificate_tasks.text = CERTIFICATE_TASKS;
 	if (s->options.tasks && !learns_from_tasks(s))
-		r = calibration_of_tasks(checkpoint_folder(j->pair.tuned), &j->pair.tuned_config,
-			s->options.tasks, &limits, &j->calibration, reason);
+		r = calibration_of_tasks(
+			&j->pair, s->options.tasks, &limits, &j->calibration, reason);
 	else if (s->calibration_text)
 		r = calibration_of_text(j->tokenizer, s->calibration_text, s->n_calibration_text,
 			&limits, &j->calibration, reason);

@@ -8,7 +8,7 @@
 
 #define MOST_BYTES (UINT64_C(1) << 30) /* of tokenizer and chat format */
 
-/* What a folder says of text, as the sections of an image. */
+/* What folders say of text, as the sections of an image. */
 struct words {
 	uint8_t *tokenizer, *chat; /* chat NULL: it has no format that is known */
 	size_t n_tokenizer, n_chat;
@@ -20,14 +20,39 @@ static void words_done(struct words *w)
 	free(w->chat);
 }
 
-static int read_words(const char *folder, struct words *ret, struct reason *reason)
+static int read_tokenizer(const struct pair *pair, struct words *ret, struct reason *reason)
 {
-	int r = tokenizer_compile(folder, &ret->tokenizer, &ret->n_tokenizer, reason);
+	const char *const folders[] = {
+		checkpoint_folder(pair->tuned), checkpoint_folder(pair->base)};
+	int r = -ENOENT;
 
-	if (r < 0)
-		return r;
-	r = chat_format_compile(folder, &ret->chat, &ret->n_chat, reason);
+	for (size_t i = 0; r == -ENOENT && i < array_len(folders); i++)
+		r = tokenizer_compile(folders[i], &ret->tokenizer, &ret->n_tokenizer, reason);
+	if (r == -ENOENT)
+		return reason_set(reason, -EOPNOTSUPP,
+			"there is no tokenizer.json: neither %s nor %s has one", folders[0],
+			folders[1]);
+	return r;
+}
+
+/* No format is no error. */
+static int read_chat(const char *folder, struct words *ret, struct reason *reason)
+{
+	int r = chat_format_compile(folder, &ret->chat, &ret->n_chat, reason);
+
 	return r == -EOPNOTSUPP || r == -ENOENT ? 0 : r;
+}
+
+static int read_words(const struct pair *pair, struct words *ret, struct reason *reason)
+{
+	int r;
+
+	r = read_tokenizer(pair, ret, reason);
+	if (r == 0)
+		r = read_chat(checkpoint_folder(pair->tuned), ret, reason);
+	if (r == 0 && !ret->chat)
+		r = read_chat(checkpoint_folder(pair->base), ret, reason);
+	return r;
 }
 
 static int write_image(
@@ -50,9 +75,7 @@ static int write_image(
 	return writer_finish(w, &none, NULL, NULL, reason);
 }
 
-/* An image with the words of a folder and without weights. */
-static int image_of_words(const char *folder, const struct model_config *config, struct image **ret,
-	struct reason *reason)
+int words_of_pair(const struct pair *pair, struct image **ret, struct reason *reason)
 {
 	_cleanup_(closep) int fd = memfd_create("deltad-words", MFD_CLOEXEC);
 	_cleanup_(words_done) struct words words = {0};
@@ -60,23 +83,23 @@ static int image_of_words(const char *folder, const struct model_config *config,
 
 	if (fd < 0)
 		return reason_set(reason, -errno, "cannot make a memory file");
-	r = read_words(folder, &words, reason);
+	r = read_words(pair, &words, reason);
 	if (r == 0)
-		r = write_image(fd, &words, config, reason);
+		r = write_image(fd, &words, &pair->tuned_config, reason);
 	if (r < 0)
 		return r;
 	return image_load(fd, ret, NULL, reason);
 }
 
-int sequences_of_tasks(const char *folder, const struct model_config *config,
-	const struct tasks *tasks, struct sequences *ret, struct reason *reason)
+int sequences_of_tasks(const struct pair *pair, const struct tasks *tasks, struct sequences *ret,
+	struct reason *reason)
 {
 	_cleanup_(imagep) struct image *image = NULL;
 	_cleanup_(task_textp) struct task_text *text = NULL;
-	struct task_text_settings settings = {.config = config};
+	struct task_text_settings settings = {.config = &pair->tuned_config};
 	int r;
 
-	r = image_of_words(folder, config, &image, reason);
+	r = words_of_pair(pair, &image, reason);
 	if (r < 0)
 		return r;
 	settings.base = image;
@@ -84,12 +107,11 @@ int sequences_of_tasks(const char *folder, const struct model_config *config,
 	return r == 0 ? task_text_references(text, tasks, ret, reason) : r;
 }
 
-int calibration_of_tasks(const char *folder, const struct model_config *config,
-	const struct tasks *tasks, const struct calibration_limits *limits,
-	struct calibration **ret, struct reason *reason)
+int calibration_of_tasks(const struct pair *pair, const struct tasks *tasks,
+	const struct calibration_limits *limits, struct calibration **ret, struct reason *reason)
 {
 	_cleanup_(sequences_done) struct sequences sequences = {0};
-	int r = sequences_of_tasks(folder, config, tasks, &sequences, reason);
+	int r = sequences_of_tasks(pair, tasks, &sequences, reason);
 
 	if (r < 0)
 		return r;

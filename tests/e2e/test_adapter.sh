@@ -34,9 +34,13 @@ cp "$work/out" "$work/report"
 check "all factors are stored in fp16" grep -q '"fp16_factors": *7[.,}]' "$work/report"
 check "verify" "$deltactl" verify "$work/store/lora.delta" --base "$work/store/base.base"
 check "merge" "$deltactl" merge --base $base_model --delta "$work/store/lora.delta" -o "$work/merged" --quiet
-head -n 4 models/math.jsonl >"$work/tasks.jsonl"
+head -n 40 models/math.jsonl >"$work/tasks.jsonl"
+check "tasks are read with the base's tokenizer" compress "$work/of_tasks.delta" --adapter $adapter \
+	--tasks "$work/tasks.jsonl" --calibration-tokens 512
+cp "$work/out" "$work/report"
+check "and measured on" grep -q 'on tasks' "$work/report"
 check "the merged folder is the fine-tune that the file names" "$deltactl" eval --base "$work/store/base.base" \
-	--delta "$work/store/lora.delta" --tuned "$work/merged" --tasks "$work/tasks.jsonl" --no-score
+	--delta "$work/store/lora.delta" --tuned "$work/merged" --tasks "$work/tasks.jsonl" --rows 0:4 --no-score
 check "and becomes a base" "$deltactl" import "$work/merged" -o "$work/merged.base" --quiet
 
 ask() { # model
