@@ -40,25 +40,40 @@ static int list_methods(void)
 	return EXIT_OK;
 }
 
-/* The bar's numbers are bytes while files are read, then blocks, then windows of text. */
+/* What the bar counts in a stage. */
+static const struct stage {
+	const char *name, *unit;
+	uint32_t steps; /* in one of them */
+} stages[] = {
+	{"reading", "bytes", 1},
+	{"importing", "bytes", 1},
+	{"digesting", "blocks", 1},
+	{WALK_STAGE, "blocks", WALK_GROUPS},
+	{STREAM_FORWARD, "blocks", 1},
+	{STREAM_CODING, "blocks", STREAM_CODING_STEPS},
+	{"sensing", "blocks", 1},
+	{"sensing the embedding", "sizes", 1},
+	{"choosing widths", "blocks", 1},
+	{"searching the group", "groups", 1},
+	{"allocating", "trials", 1},
+	{"inventing prompts", "prompts", 1},
+	{"inventing answers", "answers", 1},
+	{"answering", "answers", 1},
+	{"distilling", "steps", 1},
+	{"measuring", "windows", 1},
+};
+
 static void update_bar(void *user, const char *stage, uint64_t done, uint64_t total)
 {
 	struct progress_bar *bar = user;
 
-	bar->unit = "bytes";
+	bar->unit = "parts";
 	bar->steps = 1;
-	if (strcmp(stage, WALK_STAGE) == 0) {
-		bar->unit = "blocks";
-		bar->steps = WALK_GROUPS;
-	}
-	if (strcmp(stage, STREAM_FORWARD) == 0)
-		bar->unit = "blocks";
-	if (strcmp(stage, STREAM_CODING) == 0) {
-		bar->unit = "blocks";
-		bar->steps = STREAM_CODING_STEPS;
-	}
-	if (strcmp(stage, "measuring") == 0)
-		bar->unit = "windows";
+	for (size_t i = 0; i < array_len(stages); i++)
+		if (strcmp(stage, stages[i].name) == 0) {
+			bar->unit = stages[i].unit;
+			bar->steps = stages[i].steps;
+		}
 	progress_update(&bar->progress, stage, done, total);
 }
 

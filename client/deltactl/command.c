@@ -101,8 +101,11 @@ static void format_rate(const struct progress_bar *bar, uint64_t done, uint64_t 
 		snprintf(ret, 64, "%s/s", human_bytes((uint64_t)per_second, amount));
 		return;
 	}
-	snprintf(ret, 64, "%.0f of %.0f %s", floor((double)done / steps),
-		floor((double)total / steps), bar->unit);
+	if (total)
+		snprintf(ret, 64, "%.0f of %.0f %s", floor((double)done / steps),
+			floor((double)total / steps), bar->unit);
+	else
+		snprintf(ret, 64, "%.0f %s", floor((double)done / steps), bar->unit);
 	if (per_second > 0)
 		snprintf(ret + strlen(ret), 64 - strlen(ret), ", %.3g s each", steps / per_second);
 }
@@ -119,6 +122,11 @@ static void draw(struct progress_bar *bar, uint64_t done, uint64_t total, uint64
 		snprintf(left, sizeof(left), ", %s left",
 			human_duration(
 				(uint64_t)((double)(total - done) / per_second * 1e9), duration));
+	if (total == 0) {
+		fprintf(stderr, "%s%s: %s%s", bar->terminal ? "\r\033[K" : "", bar->stage, rate,
+			bar->terminal ? "" : "\n");
+		return;
+	}
 	if (!bar->terminal) {
 		fprintf(stderr, "%s: %.0f %%, %s%s\n", bar->stage, 100 * share, rate, left);
 		return;

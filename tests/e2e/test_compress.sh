@@ -74,4 +74,33 @@ check 'three threads make one' compress $tiny/llama-gqa-ft "$work/three.delta" -
 	--calibration-tokens 2048
 check 'the method is auto where none is said' grep -q '"method": *"auto"' "$work/inspected"
 check 'the bytes are the same' cmp "$work/one.delta" "$work/three.delta"
+
+# On a terminal each stage is shown when it begins: by what it counts, and bytes only of files.
+on_terminal() { # options
+	script -qec "$deltactl compress --base $tiny/llama-gqa --tuned $tiny/llama-gqa-ft -o $work/shown.delta \
+		--calibration-tokens 2048 $*" "$work/terminal" && tr '\r' '\n' <"$work/terminal" >>"$work/shown"
+}
+check 'stages of auto' on_terminal --train-steps 2 --embedding auto
+check 'stages of auto, block by block' on_terminal --memory 100M
+check 'stages of k-bit' on_terminal --method k-bit --ratio 8
+check 'stages of deltadq' on_terminal --method deltadq --claimed-ratio 32 --group-search first-layer
+for stage in sensing 'sensing the embedding' 'reading forward' coding 'choosing widths' compressing distilling; do
+	check "$stage: a share and a count" grep -qE "$stage .*[0-9] %  [0-9]+ of [0-9]+ [a-z]+" "$work/shown"
+done
+check 'allocating: trials' grep -qE 'allocating: [0-9]+ trials' "$work/shown"
+check 'all that is counted is told' sh -c '! grep " parts" "$1"' sh "$work/shown"
+
+# Tasks are read as base and delta will be served: by the base's tokenizer where the fine-tune's
+# folder has none.
+mkdir "$work/no_tokenizer"
+cp $math_model/* "$work/no_tokenizer"
+rm "$work/no_tokenizer/tokenizer.json"
+head -n 40 models/math.jsonl >"$work/tasks"
+of_tasks() { # fine-tune output
+	"$deltactl" compress --base $base_model --tuned "$1" -o "$2" --quiet --method sign --tasks "$work/tasks" \
+		--calibration-tokens 1024 --measure never
+}
+check 'tasks for a fine-tune with a tokenizer' of_tasks $math_model "$work/with.delta"
+check 'and for one without' of_tasks "$work/no_tokenizer" "$work/without.delta"
+check 'give the same bytes' cmp "$work/with.delta" "$work/without.delta"
 finish
