@@ -278,6 +278,7 @@ static void fill_report(struct job *j)
 {
 	const struct certificate *c = &j->certificate;
 	const struct walk_report *p = &j->projections;
+	uint32_t n_changed = p->n_stored + p->n_left_out;
 	struct compress_report *r = j->report;
 
 	r->original_bytes = model_16bit_bytes(&j->pair.tuned_config);
@@ -288,9 +289,9 @@ static void fill_report(struct job *j)
 	r->n_projections = p->n_stored;
 	r->n_unchanged = p->n_unchanged;
 	r->n_left_out = p->n_left_out;
-	r->mean_weight_error = p->n_stored ? p->sum_weight_error / p->n_stored : 0;
-	r->mean_calibration_error = p->n_stored ? p->sum_calibration_error / p->n_stored : 0;
-	r->mean_activation_error = p->n_stored ? p->sum_held_out_error / p->n_stored : 0;
+	r->mean_weight_error = n_changed ? p->sum_weight_error / n_changed : 0;
+	r->mean_calibration_error = n_changed ? p->sum_calibration_error / n_changed : 0;
+	r->mean_activation_error = n_changed ? p->sum_held_out_error / n_changed : 0;
 	memcpy(r->figures, p->figures, sizeof(r->figures));
 	r->n_figures = p->n_figures;
 	r->kl = c->kl;

@@ -85,6 +85,7 @@ struct compress_report {
 	uint32_t n_projections; /* stored */
 	uint32_t n_unchanged;   /* projections equal to the base's */
 	uint32_t n_left_out;    /* changed, but the base's weights stay: no room, or not worth it */
+	/* Over all projections that changed; 1 where the base's weights stay. */
 	double mean_weight_error;
 	double mean_calibration_error; /* NaN where the method needs no calibration */
 	double mean_activation_error;  /* on held-out text */

@@ -220,11 +220,10 @@ static int store_parts(struct walk *w, struct method_matrix *m, const struct jud
 {
 	int r = 0;
 
-	if (m->n_parts == 0) {
+	if (m->n_parts > 0)
+		w->report.n_stored++;
+	else
 		w->report.n_left_out++;
-		return 0;
-	}
-	w->report.n_stored++;
 	w->report.sum_weight_error += j->weight_error;
 	w->report.sum_calibration_error += j->calibration_error;
 	w->report.sum_held_out_error += j->held_out_error;

@@ -241,6 +241,8 @@ static int check_options(struct compress_options *o)
 		return command_usage(self, "--adapter has a size of its own, there is no ratio");
 	if (!o->base || !(o->tuned || o->adapter) || !o->output)
 		return command_usage(self, "--base, --tuned or --adapter, and -o are needed");
+	if (o->automatic.end_row && !o->automatic.tasks)
+		return command_usage(self, "--task-rows are rows of --tasks, which is not given");
 	if (o->method && strcmp(o->method, of_adapters) == 0)
 		return command_usage(self, "--method %s is what --adapter does", of_adapters);
 	if (o->method)

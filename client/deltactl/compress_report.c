@@ -41,6 +41,16 @@ static void print_quality(const struct compress_report *r)
 		r->tasks.perplexity_base, r->tasks.perplexity_tuned, r->tasks.perplexity_delta);
 }
 
+static void print_number(const struct method_figure *f)
+{
+	char bytes[16];
+
+	if (strstr(f->name, "bytes"))
+		printf("  %-13s %s\n", f->name, human_bytes((uint64_t)f->value, bytes));
+	else
+		printf("  %-13s %.6g\n", f->name, f->value);
+}
+
 /* What auto had to learn from decides much of what it makes. */
 static void print_figures(const struct compress_report *r)
 {
@@ -48,7 +58,7 @@ static void print_figures(const struct compress_report *r)
 		const struct method_figure *f = &r->figures[i];
 
 		if (!f->word[0]) {
-			printf("  %-13s %.6g\n", f->name, f->value);
+			print_number(f);
 			continue;
 		}
 		printf("  %-13s %s\n", f->name, f->word);
@@ -60,6 +70,21 @@ static void print_figures(const struct compress_report *r)
 	}
 }
 
+static void print_projections(const struct compress_report *r)
+{
+	char bytes[16];
+
+	if (r->projection_bytes == 0) {
+		printf("  projections          0 B  none is stored (%u unchanged)\n",
+			r->n_unchanged);
+		return;
+	}
+	printf("  projections   %10s  %.2fx, everything counted (%u stored, %u unchanged)\n",
+		human_bytes(r->projection_bytes, bytes),
+		ratio_of(r->projection_original_bytes, r->projection_bytes), r->n_projections,
+		r->n_unchanged);
+}
+
 void compress_report_print(
 	const char *output, const struct compress_settings *s, const struct compress_report *r)
 {
@@ -68,10 +93,7 @@ void compress_report_print(
 	printf("%s: %s, %.2fx smaller than the fine-tune's %s\n", output,
 		human_bytes(r->file_bytes, a), ratio_of(r->original_bytes, r->file_bytes),
 		human_bytes(r->original_bytes, b));
-	printf("  projections   %10s  %.2fx, everything counted (%u stored, %u unchanged)\n",
-		human_bytes(r->projection_bytes, a),
-		ratio_of(r->projection_original_bytes, r->projection_bytes), r->n_projections,
-		r->n_unchanged);
+	print_projections(r);
 	printf("  embedding     %10s  %s\n", human_bytes(r->embedding_bytes, a),
 		compress_embedding(s).kind == EMBEDDING_EXACT ? "exact" : "as codes");
 	printf("  the rest      %10s  norms, biases, tables, digests\n",

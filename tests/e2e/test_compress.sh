@@ -33,6 +33,8 @@ check_fails 2 'ratio is 0.5' 'an impossible ratio is wrong usage' \
 	compress $tiny/llama-gqa-ft "$old" --ratio 0.5
 check_fails 2 'magic' 'an unknown method is wrong usage' \
 	compress $tiny/llama-gqa-ft "$old" --method magic
+check_fails 2 'task-rows.*--tasks' 'rows of no tasks are wrong usage' \
+	compress $tiny/llama-gqa-ft "$old" --task-rows 0:3
 check_fails 1 'absent.txt' 'a missing calibration text is named' \
 	compress $tiny/llama-gqa-ft "$old" --calibrate "$work/absent.txt"
 check 'none of them touched the old file' only_old_file

@@ -243,6 +243,7 @@ static void test_zero_leaves_the_projections(void **state)
 	assert_int_equal(report.projection_bytes, 0);
 	assert_int_equal(report.n_projections, 0);
 	assert_true(report.n_left_out > 0);
+	assert_true(report.mean_weight_error == 1 && report.mean_activation_error == 1);
 	for (size_t i = 0; i < served.delta->n_records; i++)
 		assert_false(
 			tensor_role_is_projection((enum tensor_role)served.delta->records[i].role));
