@@ -257,14 +257,17 @@ static size_t report(const void *state, struct method_figure *ret)
 	n++;
 	ret[n++] =
 		(struct method_figure){.name = METHOD_FIGURE_MADE, .word = METHOD_MADE_BY_BLOCKS};
-	ret[n++] = (struct method_figure){"text_tokens", (double)sequences_read(&s->text), ""};
-	ret[n++] = (struct method_figure){"in_components", (double)n_in_components(s), ""};
-	ret[n++] = (struct method_figure){"lambda", s->choice.lambda, ""};
-	ret[n++] = (struct method_figure){"estimated_kl", s->choice.sum.loss, ""};
+	ret[n++] = (struct method_figure){
+		.name = "text_tokens", .value = (double)sequences_read(&s->text)};
+	ret[n++] = (struct method_figure){
+		.name = "in_components", .value = (double)n_in_components(s)};
+	ret[n++] = (struct method_figure){.name = "lambda", .value = s->choice.lambda};
+	ret[n++] = (struct method_figure){.name = "estimated_kl", .value = s->choice.sum.loss};
 	if (s->budget > 0)
-		ret[n++] =
-			(struct method_figure){"unused_bytes", s->budget - s->choice.sum.bytes, ""};
-	ret[n++] = (struct method_figure){"resumed_menus", s->n_resumed, ""};
+		ret[n++] = (struct method_figure){.name = "unused_bytes",
+			.value = s->budget - s->choice.sum.bytes,
+			.bytes = true};
+	ret[n++] = (struct method_figure){.name = "resumed_menus", .value = s->n_resumed};
 	return n;
 }
 

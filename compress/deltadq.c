@@ -397,11 +397,13 @@ static size_t report(const void *state, struct method_figure *ret)
 	const double whole = 16 * t->weights;
 	const struct method_figure figures[] = {
 		{.name = "claimed_ratio", .value = whole / t->claimed_bits},
-		{.name = "file_bytes", .value = t->file_bytes},
-		{.name = "memory_bytes", .value = t->memory_bytes},
-		{.name = "entropy_bytes", .value = t->entropy_bits / 8},
-		{.name = "entropy_stored_places", .value = (t->entropy_bits + t->mask_bits) / 8},
-		{.name = "sparse_row_bytes", .value = t->sparse_row_bytes},
+		{.name = "file_bytes", .value = t->file_bytes, .bytes = true},
+		{.name = "memory_bytes", .value = t->memory_bytes, .bytes = true},
+		{.name = "entropy_bytes", .value = t->entropy_bits / 8, .bytes = true},
+		{.name = "entropy_stored_places",
+			.value = (t->entropy_bits + t->mask_bits) / 8,
+			.bytes = true},
+		{.name = "sparse_row_bytes", .value = t->sparse_row_bytes, .bytes = true},
 		{.name = "alpha", .value = t->weights / t->survivors},
 		{.name = "code_bits", .value = t->code_bits / t->survivors},
 	};

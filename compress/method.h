@@ -121,6 +121,7 @@ struct method_figure {
 	char name[32]; /* a JSON key */
 	double value;
 	char word[16]; /* in the place of the value, unless it is empty */
+	bool bytes;    /* the value is a size */
 };
 
 #define METHOD_FIGURE_TEXT "task_text" /* what auto learnt from, a word of auto_text_name() */

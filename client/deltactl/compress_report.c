@@ -45,7 +45,7 @@ static void print_number(const struct method_figure *f)
 {
 	char bytes[16];
 
-	if (strstr(f->name, "bytes"))
+	if (f->bytes)
 		printf("  %-13s %s\n", f->name, human_bytes((uint64_t)f->value, bytes));
 	else
 		printf("  %-13s %.6g\n", f->name, f->value);
