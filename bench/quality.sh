@@ -163,7 +163,8 @@ render() {
 			print "# Every method at every size\n"
 			print "Made by `bench/quality.sh`, whose head tells how. Projections: 16-bit bytes over all bytes of"
 			print "their payloads and records. KL to the fine-tune, nats a token, teacher-forced on reference"
-			print "answers that nothing was calibrated on, with its standard error.\n"
+			print "answers that nothing was calibrated on, with its standard error. A score is the share of right"
+			print "answers, for chat the perplexity of the reference answers. Seconds were taken on several machines, some busy.\n"
 			n = split(order, names, " ")
 			for (i = 1; i <= n; i++) {
 				if (lines[names[i]] == "") continue
