@@ -143,7 +143,7 @@ static int finish(struct search *s, struct allocation *ret, struct reason *reaso
 	int r;
 
 	if (!s->good.known)
-		return reason_set(reason, -ENOSPC, "%g after %u trials, expected at most %g",
+		return reason_set(reason, -ERANGE, "%g after %u trials, expected at most %g",
 			s->bad.value, s->n_trials, s->limit);
 	if (s->at.lambda != s->good.lambda) {
 		r = try_lambda(s, s->good.lambda, &value, reason);
@@ -163,7 +163,7 @@ int allocate_bytes(const struct allocate_settings *settings, double bytes, struc
 
 	if (r == 0)
 		r = finish(&s, ret, reason);
-	return r == -ENOSPC ? reason_prefix(reason, r, "bytes of all tensors") : r;
+	return r == -ERANGE ? reason_prefix(reason, r, "bytes of all tensors") : r;
 }
 
 int allocate_quality(const struct allocate_settings *settings, allocate_measure_fn *measure,

@@ -49,7 +49,7 @@ int allocate_at(const struct allocate_settings *s, double lambda, struct rate_lo
 
 /*
  * The smallest lambda found at which all tensors take at most `bytes`; they stand coded so. Less
- * than bytes * (1 - slack) if sizes jump there, or if everything is as fine as it can be. -ENOSPC
+ * than bytes * (1 - slack) if sizes jump there, or if everything is as fine as it can be. -ERANGE
  * if even the coarsest codes are larger.
  */
 int allocate_bytes(const struct allocate_settings *s, double bytes, struct allocation *ret,
@@ -59,6 +59,6 @@ int allocate_bytes(const struct allocate_settings *s, double bytes, struct alloc
 typedef int allocate_measure_fn(void *user, double *ret, struct reason *reason);
 
 /* The largest lambda found at which the measure is at most `limit`; all tensors stand coded so.
- * -ENOSPC if it is above at the finest codes. */
+ * -ERANGE if it is above at the finest codes. */
 int allocate_quality(const struct allocate_settings *s, allocate_measure_fn *measure, void *user,
 	double limit, struct allocation *ret, struct reason *reason) _must_check_;

@@ -95,14 +95,19 @@ static uint32_t codecs_of(const struct auto_run *a)
 static int allocate(
 	struct auto_run *a, const struct allocate_settings *settings, struct reason *reason)
 {
-	double most = a->model->options->max_kl;
+	const struct method_options *o = a->model->options;
+	int r;
 
 	if (a->budget > 0)
 		return allocate_bytes(settings, a->budget, &a->allocation, reason);
 	if (a->keep)
-		return allocate_quality(settings, auto_keep_loss, a->keep,
-			1 - a->model->options->keep, &a->allocation, reason);
-	return allocate_quality(settings, auto_measure, a, most, &a->allocation, reason);
+		r = allocate_quality(
+			settings, auto_keep_loss, a->keep, 1 - o->keep, &a->allocation, reason);
+	else
+		r = allocate_quality(settings, auto_measure, a, o->max_kl, &a->allocation, reason);
+	return r == -ERANGE ? reason_prefix(reason, r, "no codes lose as little as %s allows",
+				      a->keep ? "keep" : "max-kl")
+			    : r;
 }
 
 /* Near what was found with another price of embedding and head. */

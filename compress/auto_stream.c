@@ -146,21 +146,24 @@ static int make_menus(struct auto_stream *s, struct reason *reason)
 	return r > 0 ? reason_set(reason, -EIO, "what was just written cannot be read again") : r;
 }
 
-static int check_training(const struct method_model *model, struct reason *reason)
+/* What takes all of a model at once. */
+static int check_options(const struct method_model *model, struct reason *reason)
 {
 	const struct method_options *o = model->options;
+	const char *what = o->keep > 0 ? "keep is" : "training steps are";
 
-	if (!o->train_steps_given || o->train_steps == 0)
+	if (o->keep == 0 && (!o->train_steps_given || o->train_steps == 0))
 		return 0;
 	return reason_set(reason, -EINVAL,
-		"training steps are for models whose gradients fit into memory; this one is made "
-		"one block at a time");
+		"%s for models whose gradients fit into memory; this one is made one block at a "
+		"time",
+		what);
 }
 
 static int prepare(const struct method_model *model, void **ret_state, struct reason *reason)
 {
 	_cleanup_(streamp) struct auto_stream *s = calloc(1, sizeof(*s));
-	int r = check_training(model, reason);
+	int r = check_options(model, reason);
 
 	if (!s)
 		return -ENOMEM;

@@ -46,7 +46,7 @@ int file_room(const struct file_room *f, double *ret, struct reason *reason)
 	/* Gaps between payloads, ends of levels, the end. */
 	taken += n * (PART_ALIGNMENT / 2) + EMBEDDING_MAX_PARTS * (uint64_t)FORMAT_PAGE;
 	if (whole <= (double)taken)
-		return reason_set(reason, -ENOSPC,
+		return reason_set(reason, -ERANGE,
 			"a file of %.0f bytes, of which all but tensors takes up to %" PRIu64,
 			whole, taken);
 	*ret = whole - (double)taken;

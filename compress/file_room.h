@@ -14,5 +14,5 @@ struct file_room {
 };
 
 /* Bytes of payloads and records, if all norms have changed and everything lies as badly as it can.
- * -ENOSPC if there are none. */
+ * -ERANGE if there are none. */
 int file_room(const struct file_room *f, double *ret, struct reason *reason) _must_check_;

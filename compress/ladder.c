@@ -138,7 +138,8 @@ static int code_directly(const struct ladder_settings *s, struct rung *rung)
 
 	if (!error || !codes)
 		return -ENOMEM;
-	problem.step = (double)(float)ldlq_step(s->g, s->h, problem.lambda);
+	problem.step = (double)(float)fmax(
+		ldlq_step(s->g, s->h, problem.lambda), ldlq_least_step(s->delta, n));
 	r = ldlq_run(&problem, &result);
 	if (r < 0)
 		return r;

@@ -10,6 +10,7 @@
 #define BLOCK 64u
 #define ROW_SPAN 256u
 #define COLUMN_SPAN 512u
+#define LARGEST_SHARE .75 /* of the range of codes: the rest is for what feedback adds */
 
 /* Rows and columns [first, end). */
 struct range {
@@ -262,6 +263,15 @@ static double mean_weight(const struct metric *m)
 double ldlq_step(const struct metric *g, const struct metric *h, double lambda)
 {
 	return sqrt(6 * lambda / (M_LN2 * mean_weight(g) * mean_weight(h)));
+}
+
+double ldlq_least_step(const float *target, size_t n)
+{
+	float largest = 0;
+
+	for (size_t i = 0; i < n; i++)
+		largest = fmaxf(largest, fabsf(target[i]));
+	return (double)largest / (LARGEST_SHARE * CODE_LIMIT);
 }
 
 int ldlq_run(const struct ldlq_problem *problem, struct ldlq *ret)

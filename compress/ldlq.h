@@ -46,6 +46,9 @@ struct ldlq {
  * step^2 / 12 of weight w a code, 6 lambda / ln 2 = w step^2. Coarse grids want a little more. */
 double ldlq_step(const struct metric *g, const struct metric *h, double lambda);
 
+/* The finest step that is of use: the largest of the numbers has a code, and feedback some room. */
+double ldlq_least_step(const float *target, size_t n);
+
 /* Fills codes and error and sets the sums. BLAS must run on one thread; calls may run side by side.
  * -ENOMEM. */
 int ldlq_run(const struct ldlq_problem *problem, struct ldlq *ret) _must_check_;

@@ -137,12 +137,12 @@ int menu_choose(const struct menu *menus, size_t n_menus, const struct menu_goal
 		c.sum.loss += menus[i].entries[0].point.loss;
 	}
 	if (goal->loss <= 0 && c.sum.bytes > goal->bytes)
-		return reason_set(reason, -ENOSPC,
+		return reason_set(reason, -ERANGE,
 			"the smallest codings take %.0f bytes, expected at most %.0f", c.sum.bytes,
 			goal->bytes);
 	take_steps(steps, n, goal, &c);
 	if (goal->loss > 0 && !is_reached(goal, &c.sum))
-		return reason_set(reason, -ENOSPC,
+		return reason_set(reason, -ERANGE,
 			"the finest codings at hand lose %g, expected at most %g", c.sum.loss,
 			goal->loss);
 	*ret = c;

@@ -35,7 +35,7 @@ struct menu_choice {
 	double lambda; /* loss a byte of the last step that one lambda takes; 0: of none */
 };
 
-/* Menus are hulls. -ENOSPC, with a reason, if the smallest entries are too large together, or the
+/* Menus are hulls. -ERANGE, with a reason, if the smallest entries are too large together, or the
  * finest lose too much; -ENOMEM. */
 int menu_choose(const struct menu *menus, size_t n_menus, const struct menu_goal *goal,
 	struct menu_choice *ret, struct reason *reason) _must_check_;

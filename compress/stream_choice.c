@@ -140,7 +140,7 @@ int stream_lambda(const struct auto_stream *s, double *ret)
 		return 0;
 	r = menu_choose(menus, n, &goal, &choice, &reason);
 	/* Even the finest lose too much: finer ones are to come. */
-	if (r == -ENOSPC)
+	if (r == -ERANGE)
 		r = menu_choose(menus, n, &(struct menu_goal){.bytes = INFINITY}, &choice, &reason);
 	*ret = r == 0 ? choice.lambda : 0;
 	return r;

@@ -172,8 +172,9 @@ static int code_directly(struct trial *t, double lambda)
 	t->at.wanted = malloc((n + 1) * sizeof(*t->at.wanted));
 	if (!error || !t->at.codes || !t->at.wanted)
 		return -ENOMEM;
-	t->at.step = (double)(float)(t->at.winner.step *
-				     ldlq_step(problem.g, problem.h, problem.lambda));
+	t->at.step = (double)(float)fmax(
+		t->at.winner.step * ldlq_step(problem.g, problem.h, problem.lambda),
+		ldlq_least_step(s->delta, n));
 	problem.step = t->at.step;
 	result.codes = t->at.codes;
 	result.wanted = t->at.wanted;

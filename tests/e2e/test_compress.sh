@@ -35,6 +35,10 @@ check_fails 2 'magic' 'an unknown method is wrong usage' \
 	compress $tiny/llama-gqa-ft "$old" --method magic
 check_fails 2 'task-rows.*--tasks' 'rows of no tasks are wrong usage' \
 	compress $tiny/llama-gqa-ft "$old" --task-rows 0:3
+check_fails 1 'as little as max-kl allows' 'a KL that no codes reach' \
+	compress $tiny/llama-gqa-ft "$old" --calibration-tokens 2048 --max-kl 1e-9
+check_fails 1 'finest codings' 'a KL that no codes reach, block by block' \
+	compress $tiny/llama-gqa-ft "$old" --calibration-tokens 2048 --max-kl 1e-9 --memory 100M
 check_fails 1 'absent.txt' 'a missing calibration text is named' \
 	compress $tiny/llama-gqa-ft "$old" --calibrate "$work/absent.txt"
 check 'none of them touched the old file' only_old_file

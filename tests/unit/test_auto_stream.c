@@ -186,6 +186,18 @@ static void test_training_is_refused(void **state)
 	assert_int_equal(compressed(&c, &r, &reason), 0);
 }
 
+static void test_a_share_is_refused(void **state)
+{
+	_cleanup_(tiny_pair_done) struct tiny_pair f = tiny_pair(TINY);
+	struct call c = {.pair = &f, .options.keep = .9};
+	struct compress_report r;
+	struct reason reason = {0};
+
+	(void)state;
+	assert_int_equal(compressed(&c, &r, &reason), -EINVAL);
+	assert_non_null(strstr(reason.text, "keep"));
+}
+
 static int copy_of(int fd, size_t n)
 {
 	_cleanup_(freep) uint8_t *bytes = malloc(n + 1);
@@ -428,6 +440,7 @@ int main(void)
 		cmocka_unit_test(test_threads_do_not_matter),
 		cmocka_unit_test(test_other_goals_are_kept),
 		cmocka_unit_test(test_training_is_refused),
+		cmocka_unit_test(test_a_share_is_refused),
 		cmocka_unit_test(test_a_file_that_ends_anywhere_is_gone_on_with),
 		cmocka_unit_test(test_wrong_bytes_are_found),
 		cmocka_unit_test(test_work_of_another_command_is_not_taken),

@@ -203,9 +203,9 @@ static void test_goals_out_of_reach_are_refused(void **state)
 
 	(void)state;
 	assert_int_equal(
-		menu_choose(&menu, 1, &(struct menu_goal){.bytes = 9}, &c, &reason), -ENOSPC);
+		menu_choose(&menu, 1, &(struct menu_goal){.bytes = 9}, &c, &reason), -ERANGE);
 	assert_int_equal(
-		menu_choose(&menu, 1, &(struct menu_goal){.loss = .5}, &c, &reason), -ENOSPC);
+		menu_choose(&menu, 1, &(struct menu_goal){.loss = .5}, &c, &reason), -ERANGE);
 	assert_int_equal(menu_choose(&menu, 1, &(struct menu_goal){.loss = 1}, &c, &reason), 0);
 	assert_int_equal(c.picks[0], 1);
 }
