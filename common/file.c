@@ -75,9 +75,13 @@ int new_file_open(struct new_file *f, const char *path, struct reason *reason)
 {
 	_cleanup_(freep) char *final_path = NULL;
 	_cleanup_(freep) char *temporary = NULL;
+	struct stat st;
 	mode_t mask;
 	int fd;
 
+	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+		return reason_set(
+			reason, -EEXIST, "%s: there is something that is not a regular file", path);
 	final_path = strdup(path);
 	if (!final_path || asprintf(&temporary, "%s.XXXXXX", path) < 0)
 		return reason_set(reason, -ENOMEM, "%s: out of memory", path);

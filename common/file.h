@@ -21,7 +21,8 @@ int file_load(const char *path, uint64_t max_bytes, char **ret, size_t *ret_n,
 /*
  * A file being made: it lives under a temporary name in the folder of its final name, and
  * new_file_commit() syncs it, renames it over `path` and syncs the folder. A crash leaves the old
- * file or the new one; new_file_done() without commit removes the temporary.
+ * file or the new one; new_file_done() without commit removes the temporary. Only files are
+ * replaced: -EEXIST where `path` is a folder, device or pipe, before anything is computed for it.
  */
 struct new_file {
 	int fd;     /* open for reading and writing; owned */

@@ -27,6 +27,11 @@ check 'it left the old file' only_old_file
 
 check_fails 1 'nowhere' 'a folder that is not there is named' \
 	compress $tiny/llama-gqa-ft "$work/nowhere/x.delta"
+mkfifo "$work/pipe"
+for output in "$work/cut" "$work/pipe"; do
+	check_fails 1 'not a regular file' "${output##*/}: only files are replaced" \
+		compress $tiny/llama-gqa-ft "$output" --method sign --measure never
+done
 check_fails 2 "'0'" 'a ratio of nothing is wrong usage' \
 	compress $tiny/llama-gqa-ft "$old" --ratio 0
 check_fails 2 'ratio is 0.5' 'an impossible ratio is wrong usage' \
