@@ -39,6 +39,7 @@ plan() {
 		delta-come-solved generic exact r16
 		delta-come-whitened generic exact r16
 		deltadq generic exact $ratios
+		deltadq task exact r16 r32 r64 r128
 		k-bit generic exact r8 r14
 		k-bit generic exact b1 b2 b3
 		k-bit task exact b1 b2
