@@ -82,10 +82,10 @@ render() {
 		$(judged chat) of chat); the delta made against the original base, and against what the codes
 		serve. Made by \`bench/base_weights.sh\`.
 
-		Default: methods that give every weight a code (k-bit, sign) are made against what is served.
-		They win much where int4 lost much (chat), and lose little where it lost little (math). All
-		other methods are made against the original: rounding noise has full rank and would take
-		the components that the change needs.
+		Default: against what int4 serves, whatever the method: what 4 bits lose is worth repairing.
+		Rounding to 8 bits is noise of full rank that would take what the change needs, so that only
+		methods that give every weight a code (k-bit, sign) lead from what int8 serves. An adapter leads
+		from the original.
 
 		| fine-tune | method | bf16 base | int8: original | served | int4: original | served |
 		| --- | --- | --- | --- | --- | --- | --- |

@@ -67,10 +67,20 @@ int compress_settings_check(const struct compress_settings *s, struct reason *re
 	return 0;
 }
 
+/* What 4 bits lose is worth repairing whatever the method; an adapter cannot. */
+static bool does_best_against_served(const struct compress_settings *s)
+{
+	const struct method *method = method_find(s->method);
+
+	if (method->takes & METHOD_TAKES_ADAPTERS)
+		return false;
+	return method->against_served || s->base_weights == WEIGHTS_INT4;
+}
+
 enum weights compress_against(const struct compress_settings *s)
 {
 	bool served = s->against == AGAINST_SERVED ||
-		      (s->against == AGAINST_METHOD && method_find(s->method)->against_served);
+		      (s->against == AGAINST_METHOD && does_best_against_served(s));
 
 	return served ? s->base_weights : WEIGHTS_BF16;
 }

@@ -135,8 +135,8 @@ struct method {
 	uint32_t takes;       /* enum method_takes, or-ed */
 	bool exact;           /* also meets projections where only bits changed: -0, NaN */
 	double default_ratio; /* where neither ratio nor bits is said; 0: sizes itself */
-	bool against_served;  /* by default made for the values that a base of codes serves, else
-				 for the numbers that were packed; bench/results/base_weights.md */
+	bool against_served;  /* by default made for the values that any base of codes serves, else
+				 only for those of int4; bench/results/base_weights.md */
 	/* -EINVAL names the option and what is expected. */
 	int (*check)(const struct method_options *options, struct reason *reason);
 	/* NULL: nothing to prepare. */

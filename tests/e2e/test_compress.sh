@@ -114,4 +114,31 @@ of_tasks() { # fine-tune output
 check 'tasks for a fine-tune with a tokenizer' of_tasks $math_model "$work/with.delta"
 check 'and for one without' of_tasks "$work/no_tokenizer" "$work/without.delta"
 check 'give the same bytes' cmp "$work/with.delta" "$work/without.delta"
+
+# What a delta leads from, for a base that serves codes.
+against() { # what is expected, options
+	expected=$1
+	shift
+	"$deltactl" compress --base $tiny/llama-gqa --tuned $tiny/llama-gqa-ft -o "$work/against.delta" \
+		--measure never --calibration-tokens 1024 --json --quiet "$@" >"$work/against" &&
+		grep -q "\"against\": *\"$expected\"" "$work/against"
+}
+check 'low-rank leads from the original of int8' against original --method low-rank --base-weights int8
+check 'and from what int4 serves' against served --method low-rank --base-weights int4
+check 'sign leads from what int8 serves' against served --method sign --base-weights int8
+check 'unless it is told otherwise' against original --method sign --base-weights int4 --against original
+
+# Every bit of the fine-tune, from what 4 bits left of the base.
+head -n 4 models/math.jsonl >"$work/few"
+check 'a base of 4 bits' "$deltactl" import $base_model --weights int4 -o "$work/int4.base" --quiet
+check 'a base of bf16' "$deltactl" import $base_model -o "$work/bf16.base" --quiet
+check 'lossless against 4 bits' "$deltactl" compress --base $base_model --tuned $math_model \
+	--method lossless --base-weights int4 --measure never --quiet -o "$work/exact.delta"
+on_base() { # base
+	"$deltactl" eval --base "$work/$1.base" --delta "$work/exact.delta" --tuned $math_model \
+		--tasks "$work/few" --no-score --json --quiet
+}
+on_base int4 >"$work/exact" 2>&1
+check 'as the fine-tune does, bit for bit' grep -qE '"kl": *0(\.0)?,' "$work/exact"
+check_fails 5 'made for the base' 'another base is a mismatch' on_base bf16
 finish
