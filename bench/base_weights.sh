@@ -95,7 +95,7 @@ render() {
 		{
 			key = $1 "\t" $2
 			if (!(key in seen)) { seen[key] = 1; keys[++n] = key }
-			kl[key, $3, $4] = sprintf("%.4f", $5)
+			kl[key, $3, $4] = sprintf("%.5f", $5)
 		}
 		function at(k, b, a) { return (k, b, a) in kl ? kl[k, b, a] : "-" }
 		END {
