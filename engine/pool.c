@@ -15,13 +15,18 @@
 
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
 
-/* Longer than the gap between two jobs of a step and than a piece, shorter than a time slice that
- * somebody else could use. */
+/* Longer than the gap between two jobs of a step, shorter than a time slice that somebody else could
+ * use. */
 #define SPIN_NS 20000
+/* Longer than a piece of a prompt, which others wait for. Until then a thread offers its CPU to
+ * whoever wants it instead of sleeping: to wake an idle CPU takes as long as many a job, and most
+ * of all in a virtual machine. */
+#define OFFER_NS 1000000
 /* Between two looks at the clock, which costs about as much. */
 #define SPIN_ROUNDS 4
 #define MAX_THREADS 1024
@@ -70,8 +75,9 @@ static void relax(void)
 }
 
 struct spin {
-	uint64_t until;
+	uint64_t begin;
 	unsigned int rounds;
+	bool offers;
 };
 
 /* Passes a moment; false once there were enough of them. */
@@ -79,13 +85,17 @@ static bool spin_on(struct spin *s)
 {
 	uint64_t now;
 
-	relax();
+	if (s->offers)
+		sched_yield();
+	else
+		relax();
 	if (++s->rounds % SPIN_ROUNDS)
 		return true;
 	now = clock_ns();
-	if (!s->until)
-		s->until = now + SPIN_NS;
-	return now < s->until;
+	if (!s->begin)
+		s->begin = now;
+	s->offers = now - s->begin > SPIN_NS;
+	return now - s->begin < OFFER_NS;
 }
 
 /* Takes a piece of whatever job there is; false if none is left. */
