@@ -50,14 +50,13 @@ struct passing {
 struct import {
 	struct checkpoint *checkpoint;
 	const struct model_config *config;
-	enum weights weights;
+	const struct import_settings *settings;
 	struct plan plan;
 	struct text_sections text;
 	struct writer *writer;
 	struct model_digest *digest, *served_digest; /* the latter NULL without codes */
 	struct passing passing[2];
 	float *served; /* where there are codes: what those of the tensor that goes stand for */
-	const struct progress *progress;
 	struct import_report *report;
 	struct reason *reason;
 };
@@ -109,8 +108,8 @@ static int plan_tensors(struct import *in)
 	for (uint32_t layer = 0; layer < c->n_layers; layer++)
 		for (int role = 0; role < N_ROLES; role++)
 			if (model_config_shape(c, (enum tensor_role)role, layer, &rows, &cols))
-				plan_tensor(&in->plan, in->weights, (enum tensor_role)role, layer,
-					rows, cols);
+				plan_tensor(&in->plan, in->settings->weights,
+					(enum tensor_role)role, layer, rows, cols);
 	return 0;
 }
 
@@ -215,6 +214,9 @@ static int read_tensor(struct import *in, struct passing *p)
 	in->report->n_inexact += n_inexact;
 	p->payload = p->packed;
 	p->n_source_bytes = (size_t)t->rows * t->cols * sizeof(uint16_t);
+	if (in->settings->rounding && t->codec == CODEC_MAT_INT)
+		return in->settings->rounding->pack(
+			in->settings->rounding->user, t, p->packed, in->reason);
 	weights_pack(t, p->source, p->packed);
 	return 0;
 }
@@ -307,8 +309,8 @@ static int write_weights(struct import *in)
 		parallel_for(N_TASKS, run_task, &step);
 		/* The reader's first: it has said why in words. */
 		r = step.read_error < 0 ? step.read_error : step.write_error;
-		progress_update(in->progress, "importing", writer_offset(in->writer) - begin,
-			in->plan.weights_bytes);
+		progress_update(in->settings->progress, "importing",
+			writer_offset(in->writer) - begin, in->plan.weights_bytes);
 	}
 	return r < 0 ? r : writer_section_end(in->writer);
 }
@@ -338,7 +340,7 @@ static bool passing_init(struct passing *p, const struct plan *plan)
 static int take_memory(struct import *in)
 {
 	const struct plan *plan = &in->plan;
-	bool codes = in->weights != WEIGHTS_BF16;
+	bool codes = in->settings->weights != WEIGHTS_BF16;
 
 	in->digest = model_digest_new(in->config);
 	in->served_digest = codes ? model_digest_new(in->config) : NULL;
@@ -369,16 +371,15 @@ static int prepare(struct import *in, int fd)
 	return take_memory(in);
 }
 
-int import_base(struct checkpoint *checkpoint, enum weights weights, int fd,
-	const struct progress *progress, struct import_report *ret, struct reason *reason)
+int import_image(struct checkpoint *checkpoint, const struct import_settings *settings, int fd,
+	struct import_report *ret, struct reason *reason)
 {
 	struct import_report report = {0};
 	struct reason ignored;
 	_cleanup_(import_done) struct import in = {
 		.checkpoint = checkpoint,
 		.config = checkpoint_config(checkpoint),
-		.weights = weights,
-		.progress = progress,
+		.settings = settings,
 		.report = &report,
 		.reason = reason ? reason : &ignored,
 	};
@@ -393,8 +394,8 @@ int import_base(struct checkpoint *checkpoint, enum weights weights, int fd,
 	report.model = report.served = model_digest_finish(take_ptr(in.digest));
 	if (in.served_digest)
 		report.served = model_digest_finish(take_ptr(in.served_digest));
-	r = writer_finish(in.writer, &report.model, weights == WEIGHTS_BF16 ? NULL : &report.served,
-		&header, in.reason);
+	r = writer_finish(in.writer, &report.model,
+		settings->weights == WEIGHTS_BF16 ? NULL : &report.served, &header, in.reason);
 	if (r < 0)
 		return r;
 	report.root = header.root;
@@ -402,4 +403,12 @@ int import_base(struct checkpoint *checkpoint, enum weights weights, int fd,
 	report.n_parameters = in.plan.n_parameters;
 	*ret = report;
 	return 0;
+}
+
+int import_base(struct checkpoint *checkpoint, enum weights weights, int fd,
+	const struct progress *progress, struct import_report *ret, struct reason *reason)
+{
+	const struct import_settings settings = {.weights = weights, .progress = progress};
+
+	return import_image(checkpoint, &settings, fd, ret, reason);
 }
