@@ -200,3 +200,20 @@ int calibration_of_vocabulary(
 		s.ids[i] = (uint32_t)(mix64_at(0, i) % vocab);
 	return cut(&s, limits, ret, NULL);
 }
+
+static int check_ids(const uint32_t *ids, size_t n, uint32_t vocab, struct reason *reason)
+{
+	for (size_t i = 0; i < n; i++)
+		if (ids[i] >= vocab)
+			return reason_set(reason, -EBADMSG,
+				"the tokenizer makes id %u, the model has a vocabulary of %u",
+				ids[i], vocab);
+	return 0;
+}
+
+int calibration_check(const struct calibration *c, uint32_t vocab, struct reason *reason)
+{
+	int r = check_ids(c->ids, (size_t)c->n_windows * c->window, vocab, reason);
+
+	return r < 0 ? r : check_ids(c->held_out, (size_t)c->n_held_out * c->window, vocab, reason);
+}

@@ -41,6 +41,10 @@ int calibration_of_ids(const uint32_t *ids, size_t n, const struct calibration_l
 int calibration_of_vocabulary(uint32_t vocab, const struct calibration_limits *limits,
 	struct calibration **ret) _must_check_;
 
+/* Is every id below `vocab`? -EBADMSG names one that is not. */
+int calibration_check(const struct calibration *c, uint32_t vocab, struct reason *reason)
+	_must_check_;
+
 struct calibration *calibration_free(struct calibration *c);
 
 static inline void calibration_freep(struct calibration **c)

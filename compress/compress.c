@@ -68,19 +68,6 @@ static int open_tokenizer(struct job *j, struct reason *reason)
 	return tokenizer_new(t->at, t->n, NULL, 0, &j->tokenizer, reason);
 }
 
-static int check_ids(const struct job *j, struct reason *reason)
-{
-	const struct calibration *c = j->calibration;
-	uint32_t vocab = j->pair.base_config.vocab;
-
-	for (size_t i = 0; i < (size_t)c->n_windows * c->window; i++)
-		if (c->ids[i] >= vocab)
-			return reason_set(reason, -EBADMSG,
-				"the tokenizer makes id %u, the model has a vocabulary of %u",
-				c->ids[i], vocab);
-	return 0;
-}
-
 static bool learns_from_tasks(const struct compress_settings *s)
 {
 	return s->options.tasks && method_find(s->method)->takes & METHOD_TAKES_TASKS;
@@ -126,7 +113,7 @@ static int calibrate(struct job *j, struct reason *reason)
 			&limits, &j->calibration, reason);
 	else
 		r = reason_set(reason, -EINVAL, "no calibration text");
-	return r < 0 ? r : check_ids(j, reason);
+	return r < 0 ? r : calibration_check(j->calibration, j->pair.base_config.vocab, reason);
 }
 
 static bool is_open(const struct compress_settings *s)

@@ -1,7 +1,5 @@
 #include "foreign/integers.h"
 
-#include "kernels/convert.h"
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,15 +13,15 @@ static const float largest_multiples[] = {10.5f, 10, 9.5f, 9, 8.5f, 8, 7.5f, 7};
 
 /* Neighbouring numbers with one step, and codes from -half to half - 1. */
 struct stretch {
-	const float *values;
+	const float *values, *weights;
 	size_t n;
 	float half;
-	double squares; /* of the values, summed */
+	double squares; /* of the values, weighed and summed */
 };
 
 /* What the codes of a step say of the values. */
 struct moments {
-	double by_values, squares; /* sums of code * value and code * code */
+	double by_values, squares; /* weighed sums of code * value and code * code */
 };
 
 /* Adding and taking away this rounds what is much smaller to an integer, ties to even. */
@@ -58,9 +56,10 @@ static struct moments moments_of(const struct stretch *s, float step)
 	for (size_t i = 0; i < s->n; i += LANES)
 		for (size_t l = 0; l < LANES; l++) {
 			float value = s->values[i + l], code = rounded(value * inverse, s->half);
+			float weighed = s->weights[i + l] * code;
 
-			by_values[l] += code * value;
-			squares[l] += code * code;
+			by_values[l] += weighed * value;
+			squares[l] += weighed * code;
 		}
 	return (struct moments){lanes_sum(by_values), lanes_sum(squares)};
 }
@@ -70,12 +69,12 @@ static double error_of(const struct stretch *s, const struct moments *m, double 
 	return s->squares - 2 * step * m->by_values + step * step * m->squares;
 }
 
-static struct stretch stretch_of(const float *values, size_t n, float half)
+static struct stretch stretch_of(const float *values, const float *weights, size_t n, float half)
 {
-	struct stretch s = {.values = values, .n = n, .half = half};
+	struct stretch s = {.values = values, .weights = weights, .n = n, .half = half};
 
 	for (size_t i = 0; i < n; i++)
-		s.squares += (double)values[i] * values[i];
+		s.squares += (double)weights[i] * values[i] * values[i];
 	return s;
 }
 
@@ -175,13 +174,14 @@ static float to_bf16(float x)
 	return bf16_to_f32(bf16_from_f32(x));
 }
 
-static void search_scale(struct search *f, const float *values)
+static void search_scale(struct search *f, const float *values, const float *weights)
 {
 	float largest = 0;
 
 	f->least = INFINITY;
 	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
-		f->parts[s] = stretch_of(values + s * MAT_INT_SUBGROUP, MAT_INT_SUBGROUP, 8);
+		f->parts[s] = stretch_of(values + s * MAT_INT_SUBGROUP,
+			weights + s * MAT_INT_SUBGROUP, MAT_INT_SUBGROUP, 8);
 		f->steps[s] = best_step(&f->parts[s]);
 		largest = fmaxf(largest, fabsf(f->steps[s]));
 	}
@@ -204,12 +204,12 @@ static void put_codes(uint8_t *ret, const struct stretch *s, float step)
 		ret[i] = (uint8_t)(rounded(s->values[i] * inverse, s->half) + s->half);
 }
 
-static void fit_4_bits(struct int_group *ret, const float *values)
+static void fit_4_bits(struct int_group *ret, const float *values, const float *weights)
 {
 	struct search f = {.multipliers = {MAT_INT_MULTIPLIER, MAT_INT_MULTIPLIER,
 				   MAT_INT_MULTIPLIER, MAT_INT_MULTIPLIER}};
 
-	search_scale(&f, values);
+	search_scale(&f, values, weights);
 	ret->scale = bf16_from_f32(f.scale);
 	ret->multipliers = 0;
 	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
@@ -219,9 +219,9 @@ static void fit_4_bits(struct int_group *ret, const float *values)
 	}
 }
 
-static void fit_8_bits(struct int_group *ret, const float *values)
+static void fit_8_bits(struct int_group *ret, const float *values, const float *weights)
 {
-	const struct stretch s = stretch_of(values, MAT_INT_GROUP, 128);
+	const struct stretch s = stretch_of(values, weights, MAT_INT_GROUP, 128);
 	float scale = to_bf16(best_step(&s));
 
 	ret->scale = bf16_from_f32(scale);
@@ -229,10 +229,13 @@ static void fit_8_bits(struct int_group *ret, const float *values)
 	put_codes(ret->codes, &s, scale);
 }
 
-void int_group_fit(struct int_group *ret, const float values[static MAT_INT_GROUP], uint32_t bits)
+void int_group_fit(struct int_group *ret, const float values[static MAT_INT_GROUP],
+	const float *weights, uint32_t bits)
 {
+	static const float equal[MAT_INT_GROUP] = {[0 ... MAT_INT_GROUP - 1] = 1};
+
 	if (bits == 4)
-		fit_4_bits(ret, values);
+		fit_4_bits(ret, values, weights ? weights : equal);
 	else
-		fit_8_bits(ret, values);
+		fit_8_bits(ret, values, weights ? weights : equal);
 }

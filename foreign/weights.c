@@ -1,6 +1,5 @@
 #include "foreign/weights.h"
 
-#include "foreign/integers.h"
 #include "kernels/convert.h"
 #include "kernels/pack.h"
 #include "store/codec.h"
@@ -47,16 +46,28 @@ void weights_record(enum weights w, struct tensor_record *record)
 
 /* The blocks of a matrix on their way to integers. */
 struct packing {
+	const struct tensor_record *record;
 	const uint16_t *values;
 	struct mat_int m;
 	uint8_t *payload;
-	struct part_layout layout;
 };
+
+void weights_put_group(const struct tensor_record *t, uint8_t *payload, uint32_t row, size_t group,
+	const struct int_group *g)
+{
+	const struct payload p = {.record = t, .bytes = payload};
+	const struct mat_int m = codec_mat_int(&p);
+	const struct part_layout layout = part_layout(t);
+	size_t lane = mat_int_lane(&m, row, group);
+
+	((uint16_t *)(void *)(payload + layout.v.scales))[lane] = g->scale;
+	if (m.bits == 4)
+		((uint16_t *)(void *)(payload + layout.v.zeros))[lane] = g->multipliers;
+	mat_int_group_pack(payload + layout.v.codes, &m, row, group, g->codes);
+}
 
 static void pack_group(const struct packing *p, uint32_t row, size_t group)
 {
-	uint16_t *scales = (void *)(p->payload + p->layout.v.scales);
-	uint16_t *multipliers = (void *)(p->payload + p->layout.v.zeros);
 	const uint16_t *from = p->values + (size_t)row * p->m.cols + group * MAT_INT_GROUP;
 	size_t n = min_u64(p->m.cols - group * MAT_INT_GROUP, MAT_INT_GROUP);
 	float values[MAT_INT_GROUP] = {0};
@@ -64,11 +75,8 @@ static void pack_group(const struct packing *p, uint32_t row, size_t group)
 
 	for (size_t i = 0; i < n; i++)
 		values[i] = bf16_to_f32(from[i]);
-	int_group_fit(&g, values, p->m.bits);
-	scales[mat_int_lane(&p->m, row, group)] = g.scale;
-	if (p->m.bits == 4)
-		multipliers[mat_int_lane(&p->m, row, group)] = g.multipliers;
-	mat_int_group_pack(p->payload + p->layout.v.codes, &p->m, row, group, g.codes);
+	int_group_fit(&g, values, NULL, p->m.bits);
+	weights_put_group(p->record, p->payload, row, group, &g);
 }
 
 static void pack_block(void *arg, size_t block)
@@ -85,10 +93,10 @@ static void pack_integers(const struct tensor_record *t, const uint16_t *values,
 {
 	const struct payload payload = {.record = t, .bytes = ret};
 	struct packing p = {
+		.record = t,
 		.values = values,
 		.m = codec_mat_int(&payload),
 		.payload = ret,
-		.layout = part_layout(t),
 	};
 
 	memset(ret, 0, t->bytes);

@@ -12,6 +12,7 @@
 
 #include "common/progress.h"
 #include "foreign/checkpoint.h"
+#include "foreign/integers.h"
 
 enum weights {
 	WEIGHTS_BF16,
@@ -30,6 +31,11 @@ void weights_record(enum weights w, struct tensor_record *record);
 /* The payload of a matrix from its rows x cols numbers, row-major: record->bytes at `ret`, aligned
  * to 64. Numbers are finite. */
 void weights_pack(const struct tensor_record *record, const uint16_t *values, uint8_t *ret);
+
+/* One group of a row of a payload of codes, of which all bytes were zeroed before; different ones
+ * may be put at once. For whoever finds better codes than weights_pack(). */
+void weights_put_group(const struct tensor_record *record, uint8_t *payload, uint32_t row,
+	size_t group, const struct int_group *g);
 
 /* The values that such a payload serves, row-major. */
 void weights_values(const struct tensor_record *record, const uint8_t *payload, float *ret);

@@ -1,0 +1,139 @@
+#include "compress/group_codes.h"
+
+#include "kernels/pack.h"
+
+#include <math.h>
+#include <string.h>
+
+#define PIECE_ROWS 64u /* that are swept together */
+/* Of the mean weight, for inputs that are never seen. */
+#define LEAST_WEIGHT 1e-4
+
+struct packing {
+	const struct group_codes *g;
+	size_t n_groups; /* of a row */
+	float *weights;  /* of all groups' numbers; 0 where inputs are missing */
+	uint8_t *payload;
+	int *errors; /* of each piece */
+};
+
+/* Some rows on their way. */
+struct piece {
+	const struct packing *packing;
+	uint32_t first;
+	struct int_group *groups; /* of each row */
+	double *steps;            /* of each sub-group */
+};
+
+static size_t group_of(const struct piece *p, uint32_t row, size_t group)
+{
+	return (size_t)row * p->packing->n_groups + group;
+}
+
+static void fit_grid(struct piece *p, uint32_t row, size_t group)
+{
+	const struct group_codes *g = p->packing->g;
+	uint32_t cols = g->record->cols;
+	const float *from = g->matrix + (size_t)(p->first + row) * cols + group * MAT_INT_GROUP;
+	size_t n = min_u64(cols - group * MAT_INT_GROUP, MAT_INT_GROUP),
+	       at = group_of(p, row, group);
+	float values[MAT_INT_GROUP] = {0};
+
+	memcpy(values, from, n * sizeof(*values));
+	int_group_fit(&p->groups[at], values, p->packing->weights + group * MAT_INT_GROUP,
+		g->record->bits);
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
+		p->steps[at * MAT_INT_SUBGROUPS + s] =
+			(double)int_group_step(&p->groups[at], s, g->record->bits);
+}
+
+/* As struct gptq_rounding wants it; rows count from the piece's first. */
+static double round_number(void *arg, uint32_t row, uint32_t column, double value)
+{
+	struct piece *p = arg;
+	size_t at = group_of(p, row, column / MAT_INT_GROUP), place = column % MAT_INT_GROUP;
+	double step = p->steps[at * MAT_INT_SUBGROUPS + place / MAT_INT_SUBGROUP];
+	double half = p->packing->g->record->bits == 4 ? 8 : 128;
+	double code = step != 0 ? rint(value / step) : 0;
+
+	code = fmin(fmax(code, -half), half - 1);
+	p->groups[at].codes[place] = (uint8_t)(code + half);
+	return code * step;
+}
+
+static int pack_rows(struct piece *p, uint32_t n_rows, double *matrix)
+{
+	const struct packing *packing = p->packing;
+	const struct group_codes *g = packing->g;
+	const struct gptq_rounding rounding = {.round = round_number, .arg = p};
+	size_t n = (size_t)n_rows * g->record->cols;
+	int r;
+
+	for (uint32_t row = 0; row < n_rows; row++)
+		for (size_t group = 0; group < packing->n_groups; group++)
+			fit_grid(p, row, group);
+	for (size_t i = 0; i < n; i++)
+		matrix[i] = (double)g->matrix[(size_t)p->first * g->record->cols + i];
+	r = gptq_rows(g->gptq, matrix, 0, n_rows, &rounding);
+	for (uint32_t row = 0; r == 0 && row < n_rows; row++)
+		for (size_t group = 0; group < packing->n_groups; group++)
+			weights_put_group(g->record, packing->payload, p->first + row, group,
+				&p->groups[group_of(p, row, group)]);
+	return r;
+}
+
+static void pack_piece(void *arg, size_t index, size_t worker)
+{
+	const struct packing *packing = arg;
+	const struct tensor_record *t = packing->g->record;
+	struct piece p = {.packing = packing, .first = (uint32_t)index * PIECE_ROWS};
+	uint32_t n_rows = (uint32_t)min_u64(PIECE_ROWS, t->rows - p.first);
+	size_t n_groups = n_rows * packing->n_groups;
+	_cleanup_(freep) struct int_group *groups = calloc(n_groups, sizeof(*groups));
+	_cleanup_(freep) double *steps = malloc(n_groups * MAT_INT_SUBGROUPS * sizeof(*steps));
+	_cleanup_(freep) double *matrix = calloc((size_t)n_rows * t->cols, sizeof(*matrix));
+
+	(void)worker;
+	p.groups = groups;
+	p.steps = steps;
+	packing->errors[index] =
+		groups && steps && matrix ? pack_rows(&p, n_rows, matrix) : -ENOMEM;
+}
+
+/* The diagonal of the moments, so that its mean is 1. */
+static void find_weights(const struct packing *p)
+{
+	uint32_t n = p->g->record->cols;
+	double mean = 0;
+
+	for (size_t i = 0; i < n; i++)
+		mean += p->g->moments[i * n + i] / n;
+	for (size_t i = 0; i < n; i++)
+		p->weights[i] =
+			mean > 0 ? (float)(p->g->moments[i * n + i] / mean + LEAST_WEIGHT) : 1;
+}
+
+int group_codes_pack(const struct group_codes *g, uint8_t *ret)
+{
+	size_t n_pieces = div_up(g->record->rows, PIECE_ROWS);
+	size_t n_groups = mat_int_groups(g->record->cols);
+	_cleanup_(freep) float *weights = calloc(n_groups * MAT_INT_GROUP + 1, sizeof(*weights));
+	_cleanup_(freep) int *errors = calloc(n_pieces + 1, sizeof(*errors));
+	struct packing p = {
+		.g = g,
+		.n_groups = n_groups,
+		.weights = weights,
+		.payload = ret,
+		.errors = errors,
+	};
+
+	if (!weights || !errors)
+		return -ENOMEM;
+	find_weights(&p);
+	memset(ret, 0, g->record->bytes);
+	pool_run(g->pool, pack_piece, &p, n_pieces);
+	for (size_t i = 0; i < n_pieces; i++)
+		if (errors[i] < 0)
+			return errors[i];
+	return 0;
+}

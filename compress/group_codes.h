@@ -1,0 +1,24 @@
+/*
+ * A base's matrix as codes in groups (foreign/integers.h), rounded with its inputs in mind.
+ *
+ * Scales and multipliers are those that lose least where the error of a number weighs as much as
+ * its input's second moment; codes are GPTQ's (compress/gptq.h) on these grids, so that each error
+ * is made up for by the numbers of the row that are rounded after it. The form is that of
+ * weights_pack(): whoever reads it sees no difference.
+ */
+#pragma once
+
+#include "compress/gptq.h"
+#include "foreign/weights.h"
+
+struct group_codes {
+	struct pool *pool; /* BLAS runs on one thread in each of its workers */
+	const struct tensor_record *record;
+	const float *matrix;     /* rows x cols */
+	const double *moments;   /* of the inputs, cols x cols */
+	const struct gptq *gptq; /* of the same */
+};
+
+/* The payload: record->bytes at `ret`, aligned to 64. Rows go in pieces that do not depend on the
+ * pool: same input, same bytes. -ENOMEM. */
+int group_codes_pack(const struct group_codes *g, uint8_t *ret) _must_check_;

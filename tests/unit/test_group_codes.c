@@ -1,0 +1,215 @@
+/*
+ * Codes of a base that are rounded with their inputs in mind, against rounding each number by
+ * itself: what the matrix answers to the very inputs, computed in double.
+ */
+#include "compress/group_codes.h"
+
+#include "kernels/blas.h"
+#include "kernels/pack.h"
+#include "store/codec.h"
+#include "tests/normal.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define ROWS 150u
+#define COLS 300u
+#define N_INPUTS 1200u
+#define N_CAUSES 40u /* behind the inputs: they have much in common */
+
+/* A matrix, inputs of it, and what was made of them. */
+struct fixture {
+	uint16_t numbers[ROWS * COLS];
+	float matrix[ROWS * COLS];
+	double inputs[N_INPUTS][COLS];
+	double moments[COLS * COLS];
+	struct tensor_record record;
+	struct pool *pool;
+	struct gptq *gptq;
+};
+
+static void fill_inputs(struct fixture *f, uint64_t *state)
+{
+	static double mixing[N_CAUSES][COLS];
+
+	for (size_t k = 0; k < N_CAUSES; k++)
+		for (size_t c = 0; c < COLS; c++)
+			mixing[k][c] = normal_next(state);
+	for (size_t t = 0; t < N_INPUTS; t++) {
+		for (size_t c = 0; c < COLS; c++)
+			f->inputs[t][c] = 0.5 * normal_next(state);
+		for (size_t k = 0; k < N_CAUSES; k++) {
+			double cause = normal_next(state) / 2;
+
+			for (size_t c = 0; c < COLS; c++)
+				f->inputs[t][c] += cause * mixing[k][c];
+		}
+		/* One that is much larger than the others, and one that is never there. */
+		f->inputs[t][7] *= 10;
+		f->inputs[t][200] = 0;
+	}
+}
+
+static void fill_moments(struct fixture *f)
+{
+	for (size_t t = 0; t < N_INPUTS; t++)
+		for (size_t i = 0; i < COLS; i++)
+			for (size_t j = 0; j < COLS; j++)
+				f->moments[i * COLS + j] +=
+					f->inputs[t][i] * f->inputs[t][j] / N_INPUTS;
+}
+
+static int open_fixture(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	uint64_t seed = 11;
+
+	assert_non_null(f);
+	assert_int_equal(blas_load(1, NULL), 0);
+	assert_int_equal(pool_new(3, &f->pool, NULL), 0);
+	for (size_t i = 0; i < (size_t)ROWS * COLS; i++) {
+		f->numbers[i] = bf16_from_f32((float)normal_next(&seed) * 0.05f);
+		f->matrix[i] = bf16_to_f32(f->numbers[i]);
+	}
+	fill_inputs(f, &seed);
+	fill_moments(f);
+	assert_int_equal(gptq_new(f->pool, f->moments, COLS, &f->gptq, NULL), 0);
+	*state = f;
+	return 0;
+}
+
+static int close_fixture(void **state)
+{
+	struct fixture *f = *state;
+
+	gptq_free(f->gptq);
+	pool_free(f->pool);
+	free(f);
+	return 0;
+}
+
+static uint8_t *new_payload(struct fixture *f, enum weights w)
+{
+	f->record = (struct tensor_record){.role = ROLE_UP, .rows = ROWS, .cols = COLS};
+	weights_record(w, &f->record);
+	return aligned_alloc(64, align_up(f->record.bytes, 64));
+}
+
+static uint8_t *rounded(struct fixture *f, enum weights w, struct pool *pool)
+{
+	uint8_t *payload = new_payload(f, w);
+	const struct group_codes g = {
+		.pool = pool,
+		.record = &f->record,
+		.matrix = f->matrix,
+		.moments = f->moments,
+		.gptq = f->gptq,
+	};
+
+	assert_non_null(payload);
+	assert_int_equal(group_codes_pack(&g, payload), 0);
+	return payload;
+}
+
+/* Mean squared difference of what the matrices answer. */
+static double answers_error(const struct fixture *f, const float *served)
+{
+	double sum = 0;
+
+	for (size_t t = 0; t < N_INPUTS; t++)
+		for (size_t r = 0; r < ROWS; r++) {
+			double difference = 0;
+
+			for (size_t c = 0; c < COLS; c++)
+				difference += ((double)served[r * COLS + c] -
+						      (double)f->matrix[r * COLS + c]) *
+					      f->inputs[t][c];
+			sum += difference * difference / N_INPUTS;
+		}
+	return sum;
+}
+
+/* Every number by itself to the nearest on the grids of a payload. */
+static void nearest_on_grids(const struct fixture *f, const uint8_t *payload, float *ret)
+{
+	const struct payload p = {.record = &f->record, .bytes = payload};
+	const struct mat_int m = codec_mat_int(&p);
+	double half = m.bits == 4 ? 8 : 128;
+
+	for (uint32_t r = 0; r < ROWS; r++)
+		for (uint32_t c = 0; c < COLS; c++) {
+			size_t lane = mat_int_lane(&m, r, c / MAT_INT_GROUP);
+			double step = (double)mat_int_scale(&m, r, c / MAT_INT_GROUP);
+			double code;
+
+			if (m.bits == 4)
+				step *= mat_int_multiplier(
+					m.multipliers[lane], c % MAT_INT_GROUP / MAT_INT_SUBGROUP);
+			code = round((double)f->matrix[r * COLS + c] / step);
+			code = fmin(fmax(code, -half), half - 1);
+			ret[r * COLS + c] = (float)(code * step);
+		}
+}
+
+static void expect_gain(struct fixture *f, enum weights w, double most)
+{
+	_cleanup_(freep) uint8_t *payload = rounded(f, w, f->pool);
+	_cleanup_(freep) uint8_t *plain = new_payload(f, w);
+	_cleanup_(freep) float *served = malloc(sizeof(f->matrix));
+	double error, by_itself, on_grids;
+
+	weights_values(&f->record, payload, served);
+	error = answers_error(f, served);
+	nearest_on_grids(f, payload, served);
+	on_grids = answers_error(f, served);
+	weights_pack(&f->record, f->numbers, plain);
+	weights_values(&f->record, plain, served);
+	by_itself = answers_error(f, served);
+	if (error > most * on_grids || error > most * by_itself)
+		fail_msg("%s: error %g, %g nearest on the same grids, %g each by itself",
+			weights_name(w), error, on_grids, by_itself);
+}
+
+static void answers_are_nearer_than_of_nearest_numbers(void **state)
+{
+	expect_gain(*state, WEIGHTS_INT4, 0.5);
+	expect_gain(*state, WEIGHTS_INT8, 0.5);
+}
+
+static void threads_change_no_byte(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_(freep) uint8_t *many = rounded(f, WEIGHTS_INT4, f->pool);
+	_cleanup_(freep) uint8_t *alone = rounded(f, WEIGHTS_INT4, NULL);
+
+	assert_memory_equal(many, alone, f->record.bytes);
+}
+
+/* What nothing is known of is left out; what matters most is not. */
+static void inputs_that_never_occur_get_zeros(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_(freep) uint8_t *payload = rounded(f, WEIGHTS_INT4, f->pool);
+	_cleanup_(freep) float *served = malloc(sizeof(f->matrix));
+
+	weights_values(&f->record, payload, served);
+	for (size_t r = 0; r < ROWS; r++) {
+		assert_true(served[r * COLS + 200] == 0);
+		assert_true(served[r * COLS + 7] != 0 || fabsf(f->matrix[r * COLS + 7]) < 0.02f);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(answers_are_nearer_than_of_nearest_numbers),
+		cmocka_unit_test(threads_change_no_byte),
+		cmocka_unit_test(inputs_that_never_occur_get_zeros),
+	};
+
+	return cmocka_run_group_tests(tests, open_fixture, close_fixture);
+}
