@@ -20,8 +20,8 @@
 #include <stdatomic.h>
 #include <sys/syscall.h>
 
-/* Longer than the gap between two jobs of a step, shorter than a time slice that somebody else could
- * use. */
+/* Longer than the gap between two jobs of a step, shorter than a time slice that somebody else
+ * could use. */
 #define SPIN_NS 20000
 /* Longer than a piece of a prompt, which others wait for. Until then a thread offers its CPU to
  * whoever wants it instead of sleeping: to wake an idle CPU takes as long as many a job, and most
