@@ -110,21 +110,7 @@ render() {
 		}' "$table"
 }
 
-while [ $# -gt 0 ]; do
-	case $1 in
-	--build | --models | --tasks | --results | --threads)
-		[ $# -ge 2 ] || usage
-		declare "${1#--}=$2" && shift
-		;;
-	--only)
-		[ $# -ge 2 ] || usage
-		only+=("$2") && shift
-		;;
-	--list) list=yes ;;
-	*) usage ;;
-	esac
-	shift
-done
+rows_options "$@"
 table=$results/base_weights.tsv
 work=$build/base_weights
 
@@ -141,12 +127,4 @@ done
 for tuned in math chat; do
 	tail -n +$(($(judged $tuned) + 1)) "$tasks/$tuned.jsonl" >"$work/$tuned.jsonl"
 done
-status=0
-while read -r row; do
-	# shellcheck disable=SC2086 # a row is words
-	make_row $row </dev/null || { echo "FAILED $row" >&2; status=1; }
-done < <(needed)
-render >"$results/base_weights.md.new"
-mv "$results/base_weights.md.new" "$results/base_weights.md"
-echo "$results/base_weights.md"
-exit $status
+make_rows base_weights

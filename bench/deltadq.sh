@@ -132,21 +132,7 @@ render() {
 		}' "$table"
 }
 
-while [ $# -gt 0 ]; do
-	case $1 in
-	--build | --models | --tasks | --results | --threads)
-		[ $# -ge 2 ] || usage
-		declare "${1#--}=$2" && shift
-		;;
-	--only)
-		[ $# -ge 2 ] || usage
-		only+=("$2") && shift
-		;;
-	--list) list=yes ;;
-	*) usage ;;
-	esac
-	shift
-done
+rows_options "$@"
 table=$results/deltadq.tsv
 
 if [ $list = yes ]; then
@@ -157,12 +143,4 @@ mkdir -p "$results" "$build/deltadq"
 [ -f "$table" ] || printf 'tuned way size group %s' "$columns" | tr -s '\n\t ' '\t' | sed '$s/$/\n/' >"$table"
 [ -f "$build/deltadq/base.base" ] ||
 	"$build/bin/deltactl" import "$models/base" -o "$build/deltadq/base.base" --quiet
-status=0
-while read -r row; do
-	# shellcheck disable=SC2086 # a row is words
-	make_row $row </dev/null || { echo "FAILED $row" >&2; status=1; }
-done < <(needed)
-render >"$results/deltadq.md.new"
-mv "$results/deltadq.md.new" "$results/deltadq.md"
-echo "$results/deltadq.md"
-exit $status
+make_rows deltadq

@@ -43,3 +43,37 @@ rows_missing() { # table, columns that name a row
 field() { # file of one JSON object, key; a method's own figures come last and may be called the same
 	grep -o "\"$2\": *[-+.0-9a-z]*" "$1" | sed 's/.*: *//; q'
 }
+
+# The options of a script whose rows are made one after the other.
+# shellcheck disable=SC2034 # they are the script's
+rows_options() {
+	while [ $# -gt 0 ]; do
+		case $1 in
+		--build | --models | --tasks | --results | --threads)
+			[ $# -ge 2 ] || usage
+			declare -g "${1#--}=$2" && shift
+			;;
+		--only)
+			[ $# -ge 2 ] || usage
+			only+=("$2") && shift
+			;;
+		--list) list=yes ;;
+		*) usage ;;
+		esac
+		shift
+	done
+}
+
+# Makes what is needed, and the page of the table.
+make_rows() { # name of the page
+	local row status=0
+	while read -r row; do
+		# shellcheck disable=SC2086 # a row is words
+		make_row $row </dev/null || { echo "FAILED $row" >&2; status=1; }
+	done < <(needed)
+	# shellcheck disable=SC2154 # the script's
+	render >"$results/$1.md.new"
+	mv "$results/$1.md.new" "$results/$1.md"
+	echo "$results/$1.md"
+	return $status
+}
