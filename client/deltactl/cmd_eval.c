@@ -231,25 +231,25 @@ static int eval_in_sandbox(void *arg, struct reason *reason)
 
 static void print_report(const struct eval_arguments *a, const struct eval_report *r)
 {
+	const char *of = a->delta ? "fine-tune" : "original";
 	char file[16], original[16];
 
-	printf("%s: %s, %.2fx smaller than the fine-tune's %s\n", a->delta ? a->delta : a->base,
-		human_bytes(r->file_bytes, file), r->ratio,
+	printf("%s: %s, %.2fx smaller than the %s's %s\n", a->delta ? a->delta : a->base,
+		human_bytes(r->file_bytes, file), r->ratio, of,
 		human_bytes(r->original_bytes, original));
 	printf("  %" PRIu64 " tasks, %" PRIu64 " tokens of reference answers, chat format %s\n",
 		r->n_tasks, r->n_tokens, r->chat_format[0] ? r->chat_format : "none");
 	if (r->n_too_long)
 		printf("  %" PRIu64 " tasks do not fit the model's context and count as wrong\n",
 			r->n_too_long);
-	printf("  KL to the fine-tune  %.5f +- %.5f nats, teacher-forced on the references\n",
-		r->kl, r->kl_error);
+	printf("  KL to the %-9s  %.5f +- %.5f nats, teacher-forced on the references\n", of, r->kl,
+		r->kl_error);
 	printf("  agreement            %.4f\n", r->agreement);
-	printf("  perplexity           %.4f, fine-tune %.4f, base %.4f\n", r->perplexity,
+	printf("  perplexity           %.4f, %s %.4f, base %.4f\n", r->perplexity, of,
 		r->tuned_perplexity, r->base_perplexity);
 	if (r->metric != TASK_METRIC_PERPLEXITY && !a->no_score)
-		printf("  %-20s %.4f +- %.4f, fine-tune %.4f, base %.4f\n",
-			task_metric_name(r->metric), r->score, r->score_error, r->tuned_score,
-			r->base_score);
+		printf("  %-20s %.4f +- %.4f, %s %.4f, base %.4f\n", task_metric_name(r->metric),
+			r->score, r->score_error, of, r->tuned_score, r->base_score);
 }
 
 static json_t *real(double value)

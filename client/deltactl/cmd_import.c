@@ -115,12 +115,12 @@ static int parse_arguments(int argc, char **argv, struct import_arguments *ret)
 		case OPTION_TOKENS:
 			if (!number_u32(optarg, &ret->calibration_tokens))
 				return command_usage(&command_import,
-					"--calibration-tokens \'%s\': expected a number", optarg);
+					"--calibration-tokens '%s': expected a number", optarg);
 			break;
 		case OPTION_THREADS:
 			if (!number_u32(optarg, &ret->n_threads))
 				return command_usage(&command_import,
-					"--threads \'%s\': expected a number", optarg);
+					"--threads '%s': expected a number", optarg);
 			break;
 		case 'j':
 			ret->json = true;

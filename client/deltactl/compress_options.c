@@ -125,12 +125,13 @@ static bool set_measure(enum compress_measure *ret)
 
 static bool set_against(enum compress_against *ret)
 {
-	if (strcmp(optarg, "served") == 0)
-		*ret = AGAINST_SERVED;
-	else if (strcmp(optarg, "original") == 0)
-		*ret = AGAINST_ORIGINAL;
-	else
+	static const enum compress_against leads[] = {AGAINST_SERVED, AGAINST_ORIGINAL};
+	static const char *const words[] = {"served", "original", NULL};
+	size_t i;
+
+	if (!word_find(optarg, words, &i))
 		return false;
+	*ret = leads[i];
 	return true;
 }
 
