@@ -32,6 +32,15 @@ struct compare *compare_free(struct compare *c)
 	return NULL;
 }
 
+/* Of the model that is compared. */
+static int new_scorer(
+	const struct compare_settings *settings, struct scorer **ret, struct reason *reason)
+{
+	int r = scorer_new(settings->model, settings->pool, settings->max_positions, ret, reason);
+
+	return r < 0 ? r : scorer_set_kv(*ret, settings->kv_type, reason);
+}
+
 int compare_new(
 	const struct compare_settings *settings, struct compare **ret, struct reason *reason)
 {
@@ -49,10 +58,10 @@ int compare_new(
 			variant_config(settings->tuned)->vocab, c->vocab);
 	r = scorer_new(settings->tuned_model, settings->pool, n, &c->tuned, reason);
 	if (r == 0)
-		r = scorer_new(settings->model, settings->pool, n, &c->delta, reason);
+		r = new_scorer(settings, &c->delta, reason);
 	if (r == 0 && settings->base) {
 		c->base_vocab = variant_config(settings->base)->vocab;
-		r = scorer_new(settings->model, settings->pool, n, &c->base, reason);
+		r = new_scorer(settings, &c->base, reason);
 	}
 	if (r < 0)
 		return r;

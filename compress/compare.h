@@ -15,6 +15,7 @@ struct compare_settings {
 	const struct variant *tuned, *delta;
 	const struct variant *base; /* variant of `model`, or NULL */
 	uint32_t max_positions;     /* of one sequence */
+	enum kv_type kv_type;       /* of `model`; the fine-tune's keys and values are f32 */
 };
 
 struct comparison {

@@ -49,6 +49,7 @@ static int decode_init(struct decode *d, struct reason *reason)
 {
 	const struct model_config *c = model_config(d->settings->model);
 	uint64_t pages = div_up(c->max_positions, KV_PAGE_TOKENS);
+	enum kv_type type = d->settings->kv_type;
 	uint32_t longest = 0;
 	int r;
 
@@ -59,8 +60,7 @@ static int decode_init(struct decode *d, struct reason *reason)
 	r = forward_new(d->settings->model, d->settings->pool, MAX_ROWS, &d->forward, reason);
 	if (r < 0)
 		return r;
-	return kv_pool_new(
-		c, KV_TYPE_F32, SLOTS * pages * kv_page_bytes(c, KV_TYPE_F32), &d->kv, reason);
+	return kv_pool_new(c, type, SLOTS * pages * kv_page_bytes(c, type), &d->kv, reason);
 }
 
 static int start_sampler(const struct decode *d, struct slot *slot)

@@ -19,6 +19,7 @@ struct decode_settings {
 	const int32_t *stops;
 	size_t n_stops;
 	uint32_t max_tokens; /* of an answer */
+	enum kv_type kv_type;
 };
 
 struct decode_request {

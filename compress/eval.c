@@ -150,6 +150,7 @@ static int measure_closeness(struct eval *e, struct reason *reason)
 		.tuned = s->tuned->variant,
 		.delta = served_variant(s->base),
 		.base = base_reads_all(e) ? s->base->variant : NULL,
+		.kv_type = s->kv_type,
 		.max_positions = (uint32_t)min_u64(
 			e->config->max_positions, model_config(s->base->model)->max_positions),
 	};
@@ -209,6 +210,7 @@ struct contestant {
 	const char *stage;
 	const struct model *model;
 	const struct variant *variant;
+	enum kv_type kv_type;
 	double *ret_score;
 };
 
@@ -227,6 +229,7 @@ static int solve(struct eval *e, const struct contestant *c, struct reason *reas
 		.stops = e->config->eos,
 		.n_stops = e->config->n_eos,
 		.max_tokens = e->max_tokens,
+		.kv_type = c->kv_type,
 	};
 	int r;
 
@@ -252,10 +255,11 @@ static int measure_usefulness(struct eval *e, struct reason *reason)
 {
 	const struct served *base = e->settings->base, *tuned = e->settings->tuned;
 	struct eval_report *report = &e->report;
+	enum kv_type kv = e->settings->kv_type;
 	const struct contestant contestants[] = {
-		{"fine-tune", tuned->model, tuned->variant, &report->tuned_score},
-		{"base + delta", base->model, served_variant(base), &report->score},
-		{"base", base->model, base->variant, &report->base_score},
+		{"fine-tune", tuned->model, tuned->variant, KV_TYPE_F32, &report->tuned_score},
+		{"base + delta", base->model, served_variant(base), kv, &report->score},
+		{"base", base->model, base->variant, kv, &report->base_score},
 	};
 	size_t n = base_reads_all(e) ? 3 : 2;
 

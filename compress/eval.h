@@ -16,7 +16,9 @@ struct eval_settings {
 	const struct served *tuned; /* the fine-tune as a model of its own */
 	const struct tasks *tasks;
 	uint32_t max_tokens; /* of a generated answer; 0: what the metric says */
-	bool no_score;       /* closeness only, nothing is generated; scores are then NaN */
+	/* How base and delta keep keys and values; the fine-tune keeps them in f32. */
+	enum kv_type kv_type;
+	bool no_score; /* closeness only, nothing is generated; scores are then NaN */
 	struct pool *pool;
 	const struct progress *progress;
 };

@@ -6,6 +6,7 @@
 #include <string.h>
 
 struct scorer {
+	const struct model_config *config; /* of the model */
 	const struct variant *variant;
 	struct forward *forward;
 	struct kv_pool *kv;
@@ -15,12 +16,26 @@ struct scorer {
 	size_t n_pushed;   /* ids of the last push */
 };
 
+int scorer_set_kv(struct scorer *s, enum kv_type type, struct reason *reason)
+{
+	uint64_t pages = div_up(s->max_positions, KV_PAGE_TOKENS);
+	int r;
+
+	s->seq = kv_seq_free(s->seq);
+	s->kv = kv_pool_free(s->kv);
+	r = kv_pool_new(s->config, type, pages * kv_page_bytes(s->config, type), &s->kv, reason);
+	if (r < 0)
+		return r;
+	r = kv_seq_new(s->kv, s->max_positions, &s->seq);
+	return r == 0 ? 0
+		      : reason_set(reason, -ENOMEM, "no memory for %u tokens", s->max_positions);
+}
+
 int scorer_new(const struct model *model, struct pool *pool, uint32_t max_positions,
 	struct scorer **ret, struct reason *reason)
 {
 	_cleanup_(scorerp) struct scorer *s = calloc(1, sizeof(*s));
 	const struct model_config *c = model_config(model);
-	uint64_t pages = div_up(max_positions, KV_PAGE_TOKENS);
 	int r;
 
 	if (!s)
@@ -28,16 +43,13 @@ int scorer_new(const struct model *model, struct pool *pool, uint32_t max_positi
 	if (max_positions == 0 || max_positions > c->max_positions)
 		return reason_set(reason, -EBADMSG, "%u tokens, the model takes 1 to %u",
 			max_positions, c->max_positions);
+	s->config = c;
 	s->max_positions = max_positions;
 	r = forward_new(model, pool, SCORE_CHUNK, &s->forward, reason);
+	if (r == 0)
+		r = scorer_set_kv(s, KV_TYPE_F32, reason);
 	if (r < 0)
 		return r;
-	r = kv_pool_new(c, KV_TYPE_F32, pages * kv_page_bytes(c, KV_TYPE_F32), &s->kv, reason);
-	if (r < 0)
-		return r;
-	r = kv_seq_new(s->kv, max_positions, &s->seq);
-	if (r != 0)
-		return reason_set(reason, -ENOMEM, "no memory for %u tokens", max_positions);
 	*ret = take_ptr(s);
 	return 0;
 }

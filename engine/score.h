@@ -1,6 +1,6 @@
 /*
  * What a variant thinks of a given sequence (teacher forcing), one sequence at a time. Keys and
- * values are kept in f32, whatever a daemon would serve with.
+ * values are kept in f32, whatever a daemon would serve with, unless the caller says otherwise.
  *
  * To compare two models position by position, push the same chunks to two scorers in turn and look
  * at the logits of both; nothing needs to be stored.
@@ -23,6 +23,9 @@ static inline void scorerp(struct scorer **s)
 {
 	scorer_free(*s);
 }
+
+/* Keys and values as a daemon of that engine.kv_type keeps them; before the first sequence. */
+int scorer_set_kv(struct scorer *s, enum kv_type type, struct reason *reason) _must_check_;
 
 /* Forgets what was pushed; what follows is a sequence of this variant, borrowed until the next. */
 void scorer_begin(struct scorer *s, const struct variant *variant);

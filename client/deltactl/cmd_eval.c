@@ -5,7 +5,9 @@
 #include "client/deltactl/commands.h"
 #include "client/deltactl/json_line.h"
 #include "client/deltactl/number.h"
+#include "client/deltactl/word.h"
 #include "compress/eval.h"
+#include "engine/kv.h"
 #include "foreign/sandbox.h"
 
 #include <getopt.h>
@@ -22,6 +24,8 @@ static const char options_help[] =
 	"                       (final-number, exact, perplexity)\n"
 	"      --rows A:B       tasks A up to but not B of the file, from 0 (default: all)\n"
 	"      --limit N        the first N tasks only: --rows 0:N\n"
+	"      --kv TYPE        how base and delta keep keys and values: f32 (default), bf16\n"
+	"                       or int8, as engine.kv_type of the daemon's configuration\n"
 	"      --no-score       generate nothing: KL, agreement and perplexity only\n"
 	"      --max-tokens N   of a generated answer (64 for final-number, 192 for exact)\n"
 	"      --threads N      default: as many as the process may use\n"
@@ -36,6 +40,7 @@ struct eval_arguments {
 	const char *base, *delta, *tuned, *tasks;
 	uint64_t first_row, end_row;
 	uint32_t max_tokens, n_threads;
+	enum kv_type kv_type;
 	bool no_score, json, quiet;
 };
 
@@ -55,6 +60,7 @@ enum option_value {
 	OPTION_TASKS,
 	OPTION_ROWS,
 	OPTION_LIMIT,
+	OPTION_KV,
 	OPTION_NO_SCORE,
 	OPTION_MAX_TOKENS,
 	OPTION_THREADS,
@@ -69,6 +75,7 @@ static const struct option long_options[] = {
 	{"tasks", required_argument, NULL, OPTION_TASKS},
 	{"rows", required_argument, NULL, OPTION_ROWS},
 	{"limit", required_argument, NULL, OPTION_LIMIT},
+	{"kv", required_argument, NULL, OPTION_KV},
 	{"no-score", no_argument, NULL, OPTION_NO_SCORE},
 	{"max-tokens", required_argument, NULL, OPTION_MAX_TOKENS},
 	{"threads", required_argument, NULL, OPTION_THREADS},
@@ -86,6 +93,16 @@ static bool set_limit(struct eval_arguments *a)
 		return false;
 	a->first_row = 0;
 	a->end_row = limit ? limit : SIZE_MAX;
+	return true;
+}
+
+static bool set_kv_type(struct eval_arguments *a)
+{
+	size_t i;
+
+	if (!word_find(optarg, kv_type_names, &i))
+		return false;
+	a->kv_type = (enum kv_type)i;
 	return true;
 }
 
@@ -109,6 +126,8 @@ static bool set_option(struct eval_arguments *a, int option)
 		return number_range(optarg, &a->first_row, &a->end_row);
 	case OPTION_LIMIT:
 		return set_limit(a);
+	case OPTION_KV:
+		return set_kv_type(a);
 	case OPTION_NO_SCORE:
 		a->no_score = true;
 		return true;
@@ -139,9 +158,12 @@ static int parse_arguments(int argc, char **argv, struct eval_arguments *ret)
 			return -1;
 		if (option == '?')
 			return command_bad_option(&command_eval, argv);
-		if (!set_option(ret, option))
-			return command_usage(
-				&command_eval, "'%s' is not a number or range", optarg);
+		if (set_option(ret, option))
+			continue;
+		return command_usage(&command_eval,
+			option == OPTION_KV ? "--kv '%s': expected f32, bf16 or int8"
+					    : "'%s' is not a number or range",
+			optarg);
 	}
 	if (optind < argc)
 		return command_usage(&command_eval, "unexpected argument '%s'", argv[optind]);
@@ -205,6 +227,7 @@ static int eval_in_sandbox(void *arg, struct reason *reason)
 		.tuned = &tuned,
 		.tasks = &tasks,
 		.max_tokens = a->max_tokens,
+		.kv_type = a->kv_type,
 		.no_score = a->no_score,
 	};
 	struct progress_bar bar;
@@ -260,16 +283,17 @@ static json_t *real(double value)
 static int print_json(
 	const struct eval_arguments *a, const struct eval_report *r, struct reason *reason)
 {
-	json_t *object = json_pack("{ss? ss so so so so so so so so so so sI sI so sI sI sI ss}",
-		"delta", a->delta, "metric", task_metric_name(r->metric), "kl", real(r->kl),
-		"kl_error", real(r->kl_error), "agreement", real(r->agreement), "score",
-		real(r->score), "score_error", real(r->score_error), "tuned_score",
-		real(r->tuned_score), "base_score", real(r->base_score), "perplexity",
-		real(r->perplexity), "tuned_perplexity", real(r->tuned_perplexity),
-		"base_perplexity", real(r->base_perplexity), "file_bytes",
-		(json_int_t)r->file_bytes, "original_bytes", (json_int_t)r->original_bytes, "ratio",
-		real(r->ratio), "tokens", (json_int_t)r->n_tokens, "tasks", (json_int_t)r->n_tasks,
-		"tasks_too_long", (json_int_t)r->n_too_long, "chat_format", r->chat_format);
+	json_t *object = json_pack("{ss? ss ss so so so so so so so so so so sI sI so sI sI sI ss}",
+		"delta", a->delta, "kv", kv_type_names[a->kv_type], "metric",
+		task_metric_name(r->metric), "kl", real(r->kl), "kl_error", real(r->kl_error),
+		"agreement", real(r->agreement), "score", real(r->score), "score_error",
+		real(r->score_error), "tuned_score", real(r->tuned_score), "base_score",
+		real(r->base_score), "perplexity", real(r->perplexity), "tuned_perplexity",
+		real(r->tuned_perplexity), "base_perplexity", real(r->base_perplexity),
+		"file_bytes", (json_int_t)r->file_bytes, "original_bytes",
+		(json_int_t)r->original_bytes, "ratio", real(r->ratio), "tokens",
+		(json_int_t)r->n_tokens, "tasks", (json_int_t)r->n_tasks, "tasks_too_long",
+		(json_int_t)r->n_too_long, "chat_format", r->chat_format);
 
 	return json_line_print(object, 0, reason);
 }
@@ -325,9 +349,8 @@ static int run(int argc, char **argv)
 
 const struct command command_eval = {
 	.name = "eval",
-	.arguments =
-		"--base FILE [--delta FILE] --tuned DIR --tasks FILE [--rows A:B] [--no-score] "
-		"[--json]",
+	.arguments = "--base FILE [--delta FILE] --tuned DIR --tasks FILE [--rows A:B] [--kv TYPE] "
+		     "[--no-score] [--json]",
 	.summary = "measure a delta, or a base, on tasks beside the uncompressed model",
 	.run = run,
 };

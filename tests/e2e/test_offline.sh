@@ -56,6 +56,13 @@ check "eval measures a base without a delta" "$deltactl" eval --base "$base" --t
 grep -q '"delta": *null.*"kl": *0\.0[,}]' "$work/out" && ok "which is the model that it was imported from" ||
 	not_ok "a base in bf16 says $(cat "$work/out")"
 
+check "eval keeps keys and values as it is told" "$deltactl" eval --base "$base" --tuned $base_model \
+	--tasks models/math.jsonl --limit 2 --no-score --kv int8 --json --quiet
+sed -n 's/.*"kl": *\([-+.e0-9]*\).*/\1/p' "$work/out" | awk '{ found = $1 > 0 && $1 < .01 } END { exit !found }' &&
+	ok "which costs a little" || not_ok "keys and values in int8 cost $(cat "$work/out")"
+check_fails 2 "'int9': expected f32, bf16 or int8" "eval names a bad --kv" "$deltactl" eval --base "$base" \
+	--tuned $base_model --tasks models/math.jsonl --kv int9
+
 # Broken and foreign files.
 head -c 100000 "$delta" >"$work/short.delta"
 check_fails 3 'short.delta' "verify names a truncated delta" "$deltactl" verify "$work/short.delta"
