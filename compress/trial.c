@@ -145,6 +145,28 @@ int trial_weigh(struct trial *t)
 	return r < 0 ? r : find_loss(t);
 }
 
+static int find_nothing(struct trial *t)
+{
+	double twice;
+	int r;
+
+	if (t->nothing >= 0)
+		return 0;
+	r = metric_loss(t->settings.codes.g, t->settings.codes.h, t->settings.delta, &twice);
+	if (r == 0)
+		t->nothing = twice / 2;
+	return r;
+}
+
+int trial_benefit(struct trial *t, double *ret)
+{
+	int r = find_nothing(t);
+
+	if (r == 0)
+		*ret = t->nothing - t->at.point.loss;
+	return r;
+}
+
 /* The KL is half of the quadratic form, and lambda here is of a byte. */
 static double form_lambda(double lambda)
 {
@@ -185,14 +207,11 @@ static int code_directly(struct trial *t, double lambda)
 
 static int code_nothing(struct trial *t)
 {
-	int r = t->nothing < 0 ? find_loss(t) : 0;
+	int r = find_nothing(t);
 
-	if (r < 0)
-		return r;
-	if (t->nothing < 0)
-		t->nothing = t->at.point.loss;
-	t->at.point.loss = t->nothing;
-	return 0;
+	if (r == 0)
+		t->at.point.loss = t->nothing;
+	return r;
 }
 
 static int code_factors(struct trial *t, double lambda, struct reason *reason)

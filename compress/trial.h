@@ -92,5 +92,7 @@ void trial_round(struct trial *t, float threshold);
 /* Bytes, and bytes and loss, of what stands coded, after somebody else changed it. */
 int trial_count(struct trial *t) _must_check_;
 int trial_weigh(struct trial *t) _must_check_;
+/* How much less the loss is by what stands coded than by nothing. */
+int trial_benefit(struct trial *t, double *ret) _must_check_;
 /* Their part; no payload where nothing stands. */
 int trial_part(const struct trial *t, struct part *ret) _must_check_;
