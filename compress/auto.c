@@ -7,6 +7,7 @@
  *               whitened SVD (compress/whitened.h), one lambda for all (compress/allocate.h)
  *   training    of the numbers behind the codes, scales and norms (compress/tune.h)
  *   size        real bytes; what training added is taken back from the smallest codes
+ *   levels      what is worth most a byte comes first (compress/auto_levels.h)
  *
  * At half a bit and less components win on every fine-tune that was tried, from 1.6 bits on direct
  * codes; between, each projection takes what is better for it (compress/trial.h). KL at 1.0 bit on
@@ -18,6 +19,7 @@
  */
 #include "compress/auto_memory.h"
 #include "compress/auto_keep.h"
+#include "compress/auto_levels.h"
 #include "compress/auto_run.h"
 #include "compress/methods.h"
 #include "store/base.h"
@@ -53,6 +55,42 @@ static int check(const struct method_options *o, struct reason *reason)
 	return method_check_ratio(o, reason);
 }
 
+static int read_trial(
+	const void *user, size_t i, struct part *ret, double *ret_benefit, struct reason *reason)
+{
+	const struct auto_run *a = user;
+	struct trial *t = a->trials[i];
+	int r = trial_benefit(t, ret_benefit);
+
+	(void)reason;
+	if (r == 0)
+		r = trial_part(t, ret);
+	if (r < 0)
+		return r;
+	ret->quality.loss = (float)t->at.point.loss;
+	ret->quality.why = WHY_LOWEST_COST;
+	return 0;
+}
+
+static struct auto_levels_source source_of(const struct auto_run *a)
+{
+	return (struct auto_levels_source){.n = a->n_trials, .read = read_trial, .user = a};
+}
+
+/* Of what stands coded, in what is left of the budget. */
+static int make_levels(struct auto_run *a, struct reason *reason)
+{
+	const struct auto_levels_source source = source_of(a);
+	double bytes = auto_projection_bytes(a), outer = a->shared ? a->outer.bytes : 0;
+	double spare = a->budget > 0 ? a->budget + a->reserve - bytes - outer
+				     : auto_levels_reserve(bytes, a->n_trials);
+	int r = auto_levels_new(&source, spare, &a->levels, reason);
+
+	if (r == 0 && a->n_points > 0)
+		a->points[a->n_points - 1].bits += 8 * auto_levels_added(a->levels) / a->n_weights;
+	return r;
+}
+
 static int prepare(const struct method_model *model, void **ret_state, struct reason *reason)
 {
 	_cleanup_(auto_runp) struct auto_run *a = calloc(1, sizeof(*a));
@@ -76,6 +114,8 @@ static int prepare(const struct method_model *model, void **ret_state, struct re
 		r = auto_train(a, reason);
 	if (r == 0 && a->keep)
 		r = auto_keep_measure(a->keep, &a->kept, reason);
+	if (r == 0)
+		r = make_levels(a, reason);
 	if (r < 0)
 		return r;
 	a->keep = auto_keep_free(a->keep);
@@ -84,39 +124,34 @@ static int prepare(const struct method_model *model, void **ret_state, struct re
 	return 0;
 }
 
-static const struct trial *find_trial(
-	const struct auto_run *a, enum tensor_role role, uint32_t layer)
+/* n_trials if there is none. */
+static size_t find_trial(const struct auto_run *a, enum tensor_role role, uint32_t layer)
 {
-	for (size_t i = 0; i < a->n_trials; i++) {
+	size_t i = 0;
+
+	for (; i < a->n_trials; i++) {
 		const struct part_place *p = &a->trials[i]->settings.place;
 
 		if (p->role == role && p->layer == layer)
-			return a->trials[i];
+			break;
 	}
-	return NULL;
+	return i;
 }
 
 static int quantise(void *state, struct method_group *group, struct reason *reason)
 {
 	const struct auto_run *a = state;
+	const struct auto_levels_source source = source_of(a);
 
 	for (size_t i = 0; i < group->n_matrices; i++) {
 		struct method_matrix *m = &group->matrices[i];
-		const struct trial *t = find_trial(a, m->role, m->layer);
-		struct part part;
+		size_t trial = find_trial(a, m->role, m->layer);
 		int r;
 
-		if (!t)
+		if (trial == a->n_trials)
 			return reason_set(reason, -EINVAL, "%s of layer %u was not prepared",
 				tensor_role_name(m->role), m->layer);
-		r = trial_part(t, &part);
-		if (r < 0)
-			return r;
-		if (!part.payload)
-			continue;
-		part.quality.loss = (float)t->at.point.loss;
-		part.quality.why = WHY_LOWEST_COST;
-		r = method_matrix_add(m, &part);
+		r = auto_levels_give(a->levels, &source, trial, m, reason);
 		if (r < 0)
 			return r;
 	}

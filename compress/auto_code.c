@@ -1,4 +1,5 @@
 #include "compress/auto_keep.h"
+#include "compress/auto_levels.h"
 #include "compress/auto_run.h"
 
 #include "compress/methods.h"
@@ -184,6 +185,9 @@ int auto_set_budget(struct auto_run *a, struct reason *reason)
 		a->budget = model->room;
 	else if (!(o->max_kl > 0) && !(o->keep > 0))
 		a->budget = 2 * a->n_weights / method_ratio(&method_auto, o);
+	if (codecs_of(a) & 1u << TRIAL_FACTORS)
+		a->reserve = auto_levels_reserve(a->budget, a->n_trials);
+	a->budget -= a->reserve;
 	if (a->shared)
 		a->tensors[a->n_trials] =
 			(struct allocate_tensor){.encode = outer_encode, .self = model->outer};

@@ -1,6 +1,7 @@
 #include "compress/auto_run.h"
 
 #include "compress/auto_keep.h"
+#include "compress/auto_levels.h"
 
 struct auto_run *auto_run_free(struct auto_run *a)
 {
@@ -8,6 +9,7 @@ struct auto_run *auto_run_free(struct auto_run *a)
 		return NULL;
 	exam_free(a->exam);
 	auto_keep_free(a->keep);
+	auto_levels_free(a->levels);
 	auto_text_done(&a->text);
 	dense_model_free(a->base);
 	dense_model_free(a->tuned);

@@ -21,6 +21,7 @@ struct kept {
 };
 
 struct auto_keep;
+struct auto_levels;
 struct fisher_block;
 
 struct auto_run {
@@ -37,6 +38,7 @@ struct auto_run {
 	size_t n_trials;
 	double n_weights;       /* numbers in them */
 	double budget;          /* bytes; 0: by quality */
+	double reserve;         /* bytes beside it, for levels */
 	bool shared;            /* budget and lambda, with embedding and head */
 	struct rate_loss outer; /* of embedding and head, where they are ours to choose */
 	double general_loss[MEASURED_MAX_POINTS]; /* of it at some sizes, on general text */
@@ -48,6 +50,7 @@ struct auto_run {
 	size_t n_points;
 	struct tune_report tuned_report;
 	bool is_tuned;
+	struct auto_levels *levels; /* of what stands in the end */
 };
 
 struct auto_run *auto_run_free(struct auto_run *a);

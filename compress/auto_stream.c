@@ -31,6 +31,7 @@ static struct auto_stream *stream_free(struct auto_stream *s)
 	}
 	free(s->tensors);
 	free(s->picks);
+	auto_levels_free(s->levels);
 	free(s);
 	return NULL;
 }
@@ -160,6 +161,63 @@ static int check_options(const struct method_model *model, struct reason *reason
 		what);
 }
 
+static int read_part(const struct auto_stream *s, const struct work_part *from, struct part *ret)
+{
+	_cleanup_(part_done) struct part part = {.record = from->record, .quality = from->quality};
+	int r;
+
+	part.payload = malloc(from->record.bytes + 1);
+	if (!part.payload)
+		return -ENOMEM;
+	r = file_read_at(s->fd, part.payload, from->record.bytes, from->at);
+	if (r < 0)
+		return r;
+	part.quality.why = WHY_LOWEST_COST;
+	*ret = part_take(&part);
+	return 0;
+}
+
+/* Of tensor i; NULL where nothing is stored. */
+static const struct work_part *picked(const struct auto_stream *s, size_t i)
+{
+	const struct stream_tensor *t = &s->tensors[i];
+	uint32_t tag = t->menu.entries ? t->menu.entries[s->picks[i]].tag : LADDER_NOTHING;
+
+	return tag != LADDER_NOTHING ? &t->parts[tag] : NULL;
+}
+
+/* The first entry of a menu is nothing. */
+static int read_picked(
+	const void *user, size_t i, struct part *ret, double *ret_benefit, struct reason *reason)
+{
+	const struct auto_stream *s = user;
+	const struct work_part *part = picked(s, i);
+
+	(void)reason;
+	*ret = (struct part){0};
+	*ret_benefit = 0;
+	if (!part)
+		return 0;
+	*ret_benefit = s->tensors[i].menu.entries[0].point.loss - (double)part->quality.loss;
+	return read_part(s, part, ret);
+}
+
+static struct auto_levels_source source_of(const struct auto_stream *s)
+{
+	return (struct auto_levels_source){.n = s->n_tensors, .read = read_picked, .user = s};
+}
+
+/* Of what was chosen, in what is left of the budget. */
+static int make_levels(struct auto_stream *s, struct reason *reason)
+{
+	const struct auto_levels_source source = source_of(s);
+	double spare = s->budget + s->reserve - s->choice.sum.bytes;
+
+	if (s->model->options->max_kl > 0)
+		spare = auto_levels_reserve(s->choice.sum.bytes, s->n_tensors);
+	return auto_levels_new(&source, spare, &s->levels, reason);
+}
+
 static int prepare(const struct method_model *model, void **ret_state, struct reason *reason)
 {
 	_cleanup_(streamp) struct auto_stream *s = calloc(1, sizeof(*s));
@@ -178,27 +236,13 @@ static int prepare(const struct method_model *model, void **ret_state, struct re
 		r = make_menus(s, reason);
 	if (r == 0)
 		r = stream_choose(s, reason);
+	if (r == 0)
+		r = make_levels(s, reason);
 	if (r < 0)
 		return r;
 	model->scratch->used = work_file_end(s->work);
 	s->model = NULL;
 	*ret_state = take_ptr(s);
-	return 0;
-}
-
-static int read_part(const struct auto_stream *s, const struct work_part *from, struct part *ret)
-{
-	_cleanup_(part_done) struct part part = {.record = from->record, .quality = from->quality};
-	int r;
-
-	part.payload = malloc(from->record.bytes + 1);
-	if (!part.payload)
-		return -ENOMEM;
-	r = file_read_at(s->fd, part.payload, from->record.bytes, from->at);
-	if (r < 0)
-		return r;
-	part.quality.why = WHY_LOWEST_COST;
-	*ret = part_take(&part);
 	return 0;
 }
 
@@ -214,23 +258,17 @@ static size_t number_of(enum tensor_role role)
 static int quantise(void *state, struct method_group *group, struct reason *reason)
 {
 	const struct auto_stream *s = state;
+	const struct auto_levels_source source = source_of(s);
 
 	for (size_t i = 0; i < group->n_matrices; i++) {
 		struct method_matrix *m = &group->matrices[i];
-		size_t p = number_of(m->role);
-		const struct stream_tensor *t = stream_tensor(s, m->layer, p);
-		size_t pick = s->picks[(size_t)m->layer * DENSE_N_PROJECTIONS + p];
-		struct part part;
+		size_t tensor = (size_t)m->layer * DENSE_N_PROJECTIONS + number_of(m->role);
 		int r;
 
-		if (!t->menu.entries)
+		if (!s->tensors[tensor].menu.entries)
 			return reason_set(reason, -EINVAL, "%s of layer %u was not prepared",
 				tensor_role_name(m->role), m->layer);
-		if (t->menu.entries[pick].tag == LADDER_NOTHING)
-			continue;
-		r = read_part(s, &t->parts[t->menu.entries[pick].tag], &part);
-		if (r == 0)
-			r = method_matrix_add(m, &part);
+		r = auto_levels_give(s->levels, &source, tensor, m, reason);
 		if (r < 0)
 			return r;
 	}
@@ -242,10 +280,9 @@ static size_t n_in_components(const struct auto_stream *s)
 	size_t n = 0;
 
 	for (size_t i = 0; i < s->n_tensors; i++) {
-		const struct stream_tensor *t = &s->tensors[i];
-		uint32_t tag = t->menu.entries ? t->menu.entries[s->picks[i]].tag : LADDER_NOTHING;
+		const struct work_part *part = picked(s, i);
 
-		n += tag != LADDER_NOTHING && t->parts[tag].record.codec != CODEC_CODES;
+		n += part && part->record.codec != CODEC_CODES;
 	}
 	return n;
 }
@@ -268,7 +305,8 @@ static size_t report(const void *state, struct method_figure *ret)
 	ret[n++] = (struct method_figure){.name = "estimated_kl", .value = s->choice.sum.loss};
 	if (s->budget > 0)
 		ret[n++] = (struct method_figure){.name = "unused_bytes",
-			.value = s->budget - s->choice.sum.bytes,
+			.value = s->budget + s->reserve - s->choice.sum.bytes -
+				 auto_levels_added(s->levels),
 			.bytes = true};
 	ret[n++] = (struct method_figure){.name = "resumed_menus", .value = s->n_resumed};
 	return n;

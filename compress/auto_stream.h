@@ -8,6 +8,7 @@
  *              (compress/ladder.h); parts and gradient go to a file of work (compress/work_file.h)
  *   choosing   one lambda for all projections, and what is left of the budget step by step
  *              (compress/menu.h)
+ *   levels     what is worth most a byte comes first (compress/auto_levels.h)
  *
  * All files are one, the walk's (compress/walk.h), whose own work stands behind. What is there of
  * an earlier run is gone on with.
@@ -18,6 +19,7 @@
  */
 #pragma once
 
+#include "compress/auto_levels.h"
 #include "compress/auto_text.h"
 #include "compress/backward.h"
 #include "compress/block_inputs.h"
@@ -63,6 +65,8 @@ struct auto_stream {
 	size_t *picks; /* of all tensors */
 	struct menu_choice choice;
 	double budget;
+	double reserve; /* bytes beside it, for levels */
+	struct auto_levels *levels;
 	struct rate_loss outer; /* of embedding and head, where they are chosen here */
 };
 
@@ -85,6 +89,8 @@ int stream_take_block(struct auto_stream *s, struct reason *reason) _must_check_
 int stream_lambda(const struct auto_stream *s, double *ret) _must_check_;
 /* A number's bits, about, where that is known; else 0. */
 double stream_bits(const struct auto_stream *s);
+/* May projections be in components? */
+bool stream_takes_components(const struct auto_stream *s);
 int stream_choose(struct auto_stream *s, struct reason *reason) _must_check_;
 
 static inline struct stream_tensor *stream_tensor(

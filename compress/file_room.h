@@ -14,5 +14,6 @@ struct file_room {
 };
 
 /* Bytes of payloads and records, if all norms have changed and everything lies as badly as it can.
- * -ERANGE if there are none. */
+ * A tensor in several parts takes a record, a quality and a gap more for each further one: that is
+ * its maker's to count. -ERANGE if there are none. */
 int file_room(const struct file_room *f, double *ret, struct reason *reason) _must_check_;

@@ -147,13 +147,18 @@ struct turn {
 	const struct metric *h;
 };
 
+bool stream_takes_components(const struct auto_stream *s)
+{
+	return stream_bits(s) < DIRECT_BITS;
+}
+
 /* Twice as many as the bits pay for. */
 static uint32_t max_components(const struct auto_stream *s, const struct part_place *p)
 {
 	double bits = stream_bits(s), least = fmin(p->rows, p->cols);
 	double paid = bits / COMPONENT_BITS * p->rows * p->cols / ((double)p->rows + p->cols);
 
-	if (bits >= DIRECT_BITS)
+	if (!stream_takes_components(s))
 		return 0;
 	if (least <= SMALL_SIDE)
 		return (uint32_t)least;

@@ -228,6 +228,9 @@ int stream_choose(struct auto_stream *s, struct reason *reason)
 		return -ENOMEM;
 	s->budget = o->file_ratio > 0 ? s->model->room
 				      : 2 * s->n_weights / method_ratio(&method_auto, o);
+	if (stream_takes_components(s))
+		s->reserve = auto_levels_reserve(s->budget, s->n_tensors);
+	s->budget -= s->reserve;
 	n = list_menus(s, menus, tensors);
 	if (s->model->outer && (o->file_ratio > 0 || o->max_kl > 0))
 		r = choose_with_outer(s, menus, n, picks, reason);

@@ -42,6 +42,24 @@ check "a page of a cut file" "$deltactl" inspect "$store/two.delta" --html "$wor
 check "is a page" grep -q '</html>' "$work/page.html"
 check_fails 2 'delta' "no page of a base" "$deltactl" inspect "$store/base.base" --html "$work/x.html" -q
 
+# Of method auto, in the order of what components are worth.
+check "a delta of auto" "$deltactl" compress --base $base_model --tuned $math_model --ratio 32 --text none \
+	--train-steps 0 --calibration-tokens 512 --measure never -o "$store/auto3.delta" -q
+check "its first level" "$deltactl" cut "$store/auto3.delta" --levels 1 -o "$store/auto1.delta"
+check "its second" "$deltactl" cut "$store/auto3.delta" --levels 2 -o "$store/auto2.delta"
+check_fails 5 '3 levels' "it has no fourth" "$deltactl" cut "$store/auto3.delta" --levels 4 -o "$work/x"
+"$deltactl" inspect "$store/auto3.delta" --json -q | tr '{' '\n' >"$work/json"
+parts=$(grep -cE '"codec": *"factors"' "$work/json")
+[ "$parts" -gt 56 ] && ok "some of 56 projections are in several levels" || not_ok "$parts parts"
+head -n 12 models/math.jsonl >"$work/tasks"
+kl() { # delta: in nanonats
+	"$deltactl" eval --base "$store/base.base" --delta "$store/$1.delta" --tuned $math_model --tasks "$work/tasks" \
+		--no-score --json -q | sed 's/.*"kl": *\([0-9.e-]*\),.*/\1/' | awk '{ printf "%d\n", 1e9 * $1 }'
+}
+first=$(kl auto1) second=$(kl auto2) third=$(kl auto3)
+[ "$third" -gt 0 ] && [ "$second" -gt "$third" ] && [ "$first" -gt "$second" ] &&
+	ok "each level of auto is better" || not_ok "KL of levels of auto: $first $second $third"
+
 # Coarser levels are other models, and the daemon serves them beside each other.
 prompt='Tom has 3 apples and buys 4 more. How many apples does he have?'
 printf 'memory:\n  kv: 64 MiB\nengine:\n  threads: 1\n' >"$work/deltad.yaml"
@@ -49,7 +67,7 @@ start_daemon "$store"
 check "the daemon has the base" "$deltactl" load base
 
 # The same levels as a whole file of their own: merged into weights, imported, served as a base.
-for levels in one two; do
+for levels in one two auto2; do
 	"$deltactl" run $levels "$prompt" --raw --max-tokens 24 >"$work/$levels.said" 2>"$work/err"
 	check "merge of $levels" "$deltactl" merge --base $base_model --delta "$store/$levels.delta" -o "$work/$levels" -q
 	check "import of $levels" "$deltactl" import "$work/$levels" -o "$work/$levels.base" -q
@@ -62,7 +80,7 @@ cmp -s "$work/one.said" "$work/whole.said" && not_ok "one level speaks otherwise
 check "drain" "$deltactl" drain
 wait $daemon
 daemon=
-for levels in one two; do
+for levels in one two auto2; do
 	start_daemon "$work/store.$levels"
 	check "the daemon has the merged $levels" "$deltactl" load base
 	"$deltactl" run base "$prompt" --raw --max-tokens 24 >"$work/$levels.merged" 2>"$work/err"
