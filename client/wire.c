@@ -2,8 +2,6 @@
 
 #include <endian.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -17,48 +15,14 @@
  * other way to know that all have been read. */
 #define MAX_UNREAD 1024
 
-/* Room for more descriptors than are allowed, so that a surplus is seen and closed. */
-#define CONTROL_DESCRIPTORS 8
+/* Room for more descriptors than are allowed, so that a surplus is seen; the kernel closes the
+ * rest. */
+#define CONTROL_DESCRIPTORS 2
 
 union control {
 	struct cmsghdr align;
 	char bytes[CMSG_SPACE(CONTROL_DESCRIPTORS * sizeof(int))];
 };
-
-static void *close_in_thread(void *fd)
-{
-	close((int)(intptr_t)fd);
-	return NULL;
-}
-
-/* To close what a stranger sent may take as long as the stranger likes: a socket that lingers, a
- * file system that is a program of theirs. Only a memfd is known to close at once. */
-static void close_stranger(int fd)
-{
-	sigset_t all, before;
-	pthread_attr_t attr;
-	pthread_t thread;
-	int r;
-
-	if (fd < 0)
-		return;
-	r = fcntl(fd, F_GET_SEALS) >= 0 ? -1 : pthread_attr_init(&attr);
-	if (r == 0) {
-		sigfillset(&all);
-		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-		pthread_sigmask(SIG_SETMASK, &all, &before);
-		r = pthread_create(&thread, &attr, close_in_thread, (void *)(intptr_t)fd);
-		pthread_sigmask(SIG_SETMASK, &before, NULL);
-		pthread_attr_destroy(&attr);
-	}
-	if (r != 0)
-		close(fd);
-}
-
-static inline void close_strangerp(int *fd)
-{
-	close_stranger(*fd);
-}
 
 /* Takes the descriptors of one control message: keeps the first one ever, closes the others.
  * Returns how many there were. */
@@ -73,24 +37,32 @@ static size_t take_descriptors(const struct cmsghdr *control, int *kept)
 		if (*kept < 0)
 			*kept = fd;
 		else
-			close_stranger(fd);
+			close(fd);
 	}
 	return n;
 }
 
-static ssize_t receive(int sock, struct msghdr *message)
+static ssize_t receive(int sock, struct msghdr *message, int flags)
 {
-	ssize_t n;
+	bool reset = false;
 
-	do
-		n = recvmsg(sock, message, MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
-	return n < 0 ? -errno : n;
+	for (;;) {
+		ssize_t n = recvmsg(sock, message, flags | MSG_CMSG_CLOEXEC);
+
+		if (n >= 0)
+			return n;
+		/* The kernel tells once that the peer has closed without reading all; what the peer
+		 * had said before that is still there. */
+		if (errno == ECONNRESET && !reset)
+			reset = true;
+		else if (errno != EINTR)
+			return -errno;
+	}
 }
 
 int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd)
 {
-	_cleanup_(close_strangerp) int fd = -1;
+	_cleanup_(closep) int fd = -1;
 	union control control;
 	struct iovec io = {.iov_base = packet, .iov_len = room};
 	struct msghdr message = {
@@ -102,11 +74,7 @@ int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd)
 	size_t n_fds = 0;
 	ssize_t n;
 
-	n = receive(sock, &message);
-	/* The kernel tells once that the peer has closed without reading all; what the peer had
-	 * said before that is still there. */
-	if (n == -ECONNRESET)
-		n = receive(sock, &message);
+	n = receive(sock, &message, 0);
 	if (n < 0)
 		return n == -ECONNRESET ? WIRE_E_CLOSED : (int)n;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c))
@@ -121,19 +89,60 @@ int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd)
 	return 0;
 }
 
-void wire_hang_up(int sock)
+/* To drop a file at its last reference, or a descriptor of it at any time, may take as long as the
+ * sender likes: a socket that lingers, a file system that is a program of theirs. So the packet
+ * keeps its references, and the copy of the descriptor is closed only if it is of a memfd, which is
+ * known to close at once. */
+int wire_look(int sock, int *ret_stranger)
 {
-	uint8_t ignored[1];
-	size_t n;
-	int r = 0;
+	union control control;
+	struct msghdr message = {
+		.msg_control = &control,
+		/* Exactly one: CMSG_SPACE() would be rounded up to two. */
+		.msg_controllen = CMSG_LEN(sizeof(int)),
+	};
+	const struct cmsghdr *c;
+	bool surplus;
+	ssize_t n;
+	int fd = -1;
 
-	shutdown(sock, SHUT_RD);
-	for (size_t i = 0; i < MAX_UNREAD && r != -EAGAIN; i++) {
-		_cleanup_(close_strangerp) int fd = -1;
+	n = receive(sock, &message, MSG_PEEK);
+	if (n < 0)
+		return n == -ECONNRESET ? WIRE_E_CLOSED : (int)n;
+	surplus = message.msg_flags & MSG_CTRUNC;
+	c = CMSG_FIRSTHDR(&message);
+	if (c)
+		memcpy(&fd, CMSG_DATA(c), sizeof(fd));
+	if (!surplus && (fd < 0 || fcntl(fd, F_GET_SEALS) >= 0)) {
+		closep(&fd);
+		return 0;
+	}
+	*ret_stranger = fd;
+	return WIRE_E_STRANGER;
+}
 
-		r = wire_recv(sock, ignored, sizeof(ignored), &n, &fd);
+/* Without room for control data the kernel makes no copies of descriptors, it only tells that there
+ * are some. */
+static bool brings_descriptors(int sock)
+{
+	struct msghdr message = {0};
+
+	return receive(sock, &message, MSG_PEEK) >= 0 && (message.msg_flags & MSG_CTRUNC);
+}
+
+int wire_hang_up(int sock)
+{
+	struct msghdr ignored = {0};
+
+	shutdown(sock, SHUT_RDWR);
+	for (size_t i = 0; i < MAX_UNREAD; i++) {
+		if (brings_descriptors(sock))
+			return WIRE_E_STRANGER;
+		if (receive(sock, &ignored, MSG_DONTWAIT) < 0)
+			break;
 	}
 	close(sock);
+	return 0;
 }
 
 int wire_send(int sock, const void *packet, size_t n, int fd)
@@ -307,7 +316,7 @@ static int find_body(
 
 int wire_receive(int sock, struct wire_received *ret, struct reason *reason)
 {
-	_cleanup_(close_strangerp) int fd = -1;
+	_cleanup_(closep) int fd = -1;
 	const uint8_t *body = NULL;
 	size_t n = 0;
 	int r;

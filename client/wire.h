@@ -9,6 +9,7 @@
 /* Expected conditions. */
 enum {
 	WIRE_E_CLOSED = 1, /* the peer has closed the connection */
+	WIRE_E_STRANGER,   /* a descriptor that may take long to close */
 };
 
 /*
@@ -18,9 +19,20 @@ enum {
  */
 int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd) _must_check_;
 
-/* Closes a socket. Whatever came and was not read is read first: otherwise the kernel would throw
- * away our last words and tell the peer of a broken connection instead. */
-void wire_hang_up(int sock);
+/*
+ * Before receiving from a stranger: does the next packet bring nothing besides its bytes, or one
+ * memfd? 0: it may be received; -EAGAIN. WIRE_E_STRANGER: it brings something else. The packet then
+ * stays, so that nothing can be received any more, and *ret_stranger is a copy of its first
+ * descriptor, or -1, which the caller closes where nobody waits for it.
+ */
+int wire_look(int sock, int *ret_stranger) _must_check_;
+
+/*
+ * Closes a socket. Whatever came and was not read is read first: otherwise the kernel would throw
+ * away our last words and tell the peer of a broken connection instead. WIRE_E_STRANGER: it was not
+ * closed but shut down, as descriptors are in it; close() it where nobody waits for it.
+ */
+int wire_hang_up(int sock) _must_check_;
 
 /* Sends one packet, with a copy of descriptor `fd` unless it is -1. Never raises SIGPIPE; -EPIPE or
  * -ECONNRESET if the peer is gone, -EAGAIN if its buffer is full. */

@@ -291,6 +291,17 @@ static int on_load_result(void *user, uint32_t events)
 	return 0;
 }
 
+static int on_closed(void *user, uint32_t events)
+{
+	const struct server *server = user;
+	struct closing *closing;
+
+	(void)events;
+	while ((closing = closer_take(server->closer)))
+		session_on_closed(closing);
+	return 0;
+}
+
 static int on_engine_event(void *user, uint32_t epoll_events)
 {
 	struct server *server = user;
@@ -376,6 +387,11 @@ static int add_parts(struct server *server, struct reason *reason)
 	if (r >= 0)
 		r = loop_add_io(server->loop, loader_fd(server->loader), EPOLLIN, on_load_result,
 			server, &server->loader_io);
+	if (r >= 0)
+		r = closer_new(&server->closer);
+	if (r >= 0)
+		r = loop_add_io(server->loop, closer_fd(server->closer), EPOLLIN, on_closed, server,
+			&server->closer_io);
 	if (r >= 0)
 		r = events_new(config->engine_jobs * EVENTS_PER_JOB, &server->events);
 	if (r >= 0)
@@ -477,6 +493,7 @@ int server_run(struct server *server)
 	return r < 0 ? r : server->error;
 }
 
+/* Those that the closer has not closed yet are its own afterwards. */
 static void close_sessions(struct server *server)
 {
 	if (!server->loop)
@@ -484,6 +501,10 @@ static void close_sessions(struct server *server)
 	for (struct session *s = server->sessions; s; s = s->next)
 		session_close(s, "the daemon ends");
 	loop_run_deferred(server->loop);
+	if (server->closer)
+		on_closed(server, EPOLLIN);
+	for (struct session *s = server->sessions; s; s = s->next)
+		charge_release(&s->connection);
 }
 
 /* The engine's last events end its jobs; tokens among them come too late to be sent. */
@@ -515,6 +536,7 @@ struct server *server_free(struct server *server)
 		registry_forget(server->registry, &server->base_waiter);
 	registry_free(server->registry);
 	loop_source_free(server->loader_io);
+	loop_source_free(server->closer_io);
 	loop_source_free(server->events_io);
 	loop_source_free(server->status_timer);
 	loop_source_free(server->drain_timer);
@@ -523,6 +545,7 @@ struct server *server_free(struct server *server)
 	loop_source_free(server->on_sigint);
 	loop_source_free(server->on_sighup);
 	loader_free(server->loader);
+	closer_free(server->closer);
 	events_free(server->events);
 	jobs_free(server->jobs);
 	acct_free(server->acct);

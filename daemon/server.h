@@ -6,6 +6,7 @@
 
 #include "client/wire.h"
 #include "daemon/acct.h"
+#include "daemon/closer.h"
 #include "daemon/config.h"
 #include "daemon/events.h"
 #include "daemon/jobs.h"
@@ -36,12 +37,13 @@ struct server {
 	struct catalog *catalog;
 	struct kernels kernels;
 	struct loader *loader;
+	struct closer *closer;
 	struct registry *registry;
 	struct events *events;
 	struct jobs *jobs;
 	struct engine *engine; /* once the base is in memory */
 
-	struct loop_source *loader_io, *events_io;
+	struct loop_source *loader_io, *closer_io, *events_io;
 	struct loop_source *on_sigterm, *on_sigint, *on_sighup;
 	struct loop_source *drain_timer, *status_timer, *watchdog_timer;
 	bool status_pending;           /* the status timer runs */

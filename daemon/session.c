@@ -61,6 +61,30 @@ static const struct op ops[] = {
 	[PROTO_DRAIN] = {op_drain, true},
 };
 
+/* Until here it counts as a connection of its user. */
+static void session_gone(struct session *s)
+{
+	charge_release(&s->connection);
+	server_remove_session(s->server, s);
+	free(s);
+}
+
+void session_on_closed(struct closing *closing)
+{
+	session_gone(container_of(closing, struct session, closing));
+}
+
+static void hang_up(struct session *s)
+{
+	if (wire_hang_up(s->fd) != WIRE_E_STRANGER) {
+		session_gone(s);
+		return;
+	}
+	s->closing = (struct closing){.fds = {s->fd, s->stranger}};
+	closer_give(s->server->closer, &s->closing);
+	server_check_drained(s->server);
+}
+
 static void session_free(void *user)
 {
 	struct session *s = user;
@@ -77,10 +101,7 @@ static void session_free(void *user)
 		free(q);
 	}
 	charge_release(&s->queued);
-	charge_release(&s->connection);
-	wire_hang_up(s->fd);
-	server_remove_session(s->server, s);
-	free(s);
+	hang_up(s);
 }
 
 void session_close(struct session *s, const char *why)
@@ -288,6 +309,18 @@ static void answer_violation(struct session *s, const struct wire_received *rece
 	session_close(s, "it broke the protocol");
 }
 
+static int receive_message(struct session *s, struct wire_received *received, struct reason *reason)
+{
+	int r = wire_look(s->fd, &s->stranger);
+
+	if (r == 0)
+		return wire_receive(s->fd, received, reason);
+	if (r != WIRE_E_STRANGER)
+		return r;
+	received->header = (struct proto_header){0};
+	return reason_set(reason, -EBADMSG, "packet: brings more than one memfd");
+}
+
 /* False: nothing more for now. */
 static bool receive_one(struct session *s)
 {
@@ -299,7 +332,7 @@ static bool receive_one(struct session *s)
 		session_close(s, "out of memory");
 		return false;
 	}
-	r = wire_receive(s->fd, received, &reason);
+	r = receive_message(s, received, &reason);
 	if (r == -EAGAIN)
 		return false;
 	if (r == WIRE_E_CLOSED) {
@@ -383,6 +416,7 @@ void session_new(struct server *server, enum proto_socket socket, int fd, const 
 	}
 	s->server = server;
 	s->fd = fd;
+	s->stranger = -1;
 	s->socket = socket;
 	s->peer = *peer;
 	s->end = &s->first;

@@ -7,6 +7,7 @@
 
 #include "client/wire.h"
 #include "daemon/acct.h"
+#include "daemon/closer.h"
 #include "daemon/listener.h"
 #include "daemon/loop.h"
 
@@ -19,7 +20,9 @@ struct session {
 	struct loop_source *io;
 	struct loop_source *stall;
 	struct loop_defer defer;
+	struct closing closing;
 	int fd;
+	int stranger; /* -1, or a descriptor it sent that may take long to close */
 	enum proto_socket socket;
 	struct peer peer;
 	bool greeted;   /* HELLO has come */
@@ -47,3 +50,6 @@ void session_send_ok(struct session *s, uint64_t request, const char *words);
 
 /* `why` is for the log. */
 void session_close(struct session *s, const char *why);
+
+/* The closer has closed what the session left to it. */
+void session_on_closed(struct closing *closing);

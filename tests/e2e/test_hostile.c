@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <cmocka.h>
@@ -152,14 +153,14 @@ static int raw_socket(void)
 	return fd;
 }
 
-/* A header that announces a descriptor, with n copies of one. */
-static void send_descriptors(int sock, int fd, size_t n)
+/* A header that announces a descriptor, with n of them. */
+static void send_descriptors(int sock, const int *fds, size_t n)
 {
 	static const uint8_t header[PROTO_HEADER_BYTES] = {
 		PROTO_HEADER_BYTES, 0, 0, 0, PROTO_HELLO, 0, PROTO_FLAG_MEMFD, 0, 1};
 	union {
 		struct cmsghdr align;
-		char bytes[CMSG_SPACE(64 * sizeof(int))];
+		char bytes[CMSG_SPACE(253 * sizeof(int))];
 	} control = {0};
 	struct iovec io = {.iov_base = (void *)(uintptr_t)header, .iov_len = sizeof(header)};
 	struct msghdr message = {.msg_iov = &io, .msg_iovlen = 1};
@@ -169,15 +170,14 @@ static void send_descriptors(int sock, int fd, size_t n)
 	control.align.cmsg_level = SOL_SOCKET;
 	control.align.cmsg_type = SCM_RIGHTS;
 	control.align.cmsg_len = CMSG_LEN(n * sizeof(int));
-	for (size_t i = 0; i < n; i++)
-		memcpy(CMSG_DATA(&control.align) + i * sizeof(int), &fd, sizeof(fd));
+	memcpy(CMSG_DATA(&control.align), fds, n * sizeof(int));
 	assert_int_equal(sendmsg(sock, &message, 0), sizeof(header));
 }
 
 /* Sent descriptors do not stay: what they are, how many, and whether they keep still. */
 static void test_descriptors_do_not_stay(void **state)
 {
-	static const size_t counts[] = {1, 2, 8, 9, 64};
+	static const size_t counts[] = {1, 2, 3, 253};
 	int memfd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	int kinds[] = {memfd, open("/dev/zero", O_RDWR | O_CLOEXEC), open("/", O_PATH | O_CLOEXEC),
 		open("/proc/self/mem", O_RDONLY | O_CLOEXEC)};
@@ -191,9 +191,11 @@ static void test_descriptors_do_not_stay(void **state)
 		for (size_t i = 0; i < array_len(counts); i++) {
 			static struct wire_received reply;
 			struct reason reason;
-			int sock = raw_socket();
+			int sock = raw_socket(), fds[253];
 
-			send_descriptors(sock, kinds[kind], counts[i]);
+			for (size_t k = 0; k < counts[i]; k++)
+				fds[k] = kinds[kind];
+			send_descriptors(sock, fds, counts[i]);
 			assert_int_equal(wire_receive(sock, &reply, &reason), 0);
 			assert_int_equal(reply.message.op, PROTO_ERROR);
 			assert_int_equal(reply.message.error.status, PROTO_STATUS_BAD_MESSAGE);
@@ -225,13 +227,42 @@ static int lingering_socket(int listener)
 	return fd;
 }
 
-/* Descriptors whose closing takes long: one in a message, one behind an empty packet behind a
- * violation, which nobody reads any more. The daemon serves others at once. */
+static size_t count_threads(void)
+{
+	struct stat st;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)the_daemon.pid);
+	assert_int_equal(stat(path, &st), 0);
+	return st.st_nlink;
+}
+
+/* A connection with descriptors that take long to close: in a message, alone or the last of as many
+ * as the kernel allows; or behind an empty packet behind a violation, which nobody reads any more.
+ */
+static int slow_connection(int listener, size_t n, bool behind)
+{
+	int sock = raw_socket(), slow = lingering_socket(listener), fds[253];
+
+	for (size_t i = 0; i < n; i++)
+		fds[i] = i + 1 < n ? STDERR_FILENO : slow;
+	if (behind) {
+		send_descriptors(sock, &(int){STDERR_FILENO}, 1);
+		send(sock, "", 0, MSG_NOSIGNAL);
+	}
+	send_descriptors(sock, fds, n);
+	close(slow);
+	return sock;
+}
+
+/* The daemon serves others at once, without more threads; what it could not close yet counts as
+ * connections of the one who sent it. */
 static void test_slow_to_close(void **state)
 {
 	struct sockaddr_in address = {
 		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), sock = raw_socket(), slow;
+	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), socks[4];
+	size_t n_threads, n_descriptors;
 	struct timespec begun, ended;
 
 	(void)state;
@@ -239,22 +270,34 @@ static void test_slow_to_close(void **state)
 	/* Inherited by what it never accepts: a window that is soon full. */
 	assert_int_equal(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &(int){1}, sizeof(int)), 0);
 	assert_int_equal(listen(listener, 4), 0);
+	live_await_stat(admin, "connections", 2);
+	n_threads = count_threads();
+	n_descriptors = count_descriptors();
 	/* While it stands still, so that the last to close them is the daemon. */
 	kill(the_daemon.pid, SIGSTOP);
-	slow = lingering_socket(listener);
-	send_descriptors(sock, slow, 1);
-	close(slow);
-	slow = lingering_socket(listener);
-	send(sock, "", 0, MSG_NOSIGNAL);
-	send_descriptors(sock, slow, 1);
-	close(slow);
+	for (size_t i = 0; i < array_len(socks); i++)
+		socks[i] = slow_connection(listener, (const size_t[]){1, 9, 253, 1}[i], i == 3);
 	kill(the_daemon.pid, SIGCONT);
 	clock_gettime(CLOCK_MONOTONIC, &begun);
-	live_await_stat(admin, "connections", 2);
+	for (size_t i = 0; i < array_len(socks); i++) {
+		static struct wire_received reply;
+		struct reason reason;
+
+		assert_int_equal(wire_receive(socks[i], &reply, &reason), 0);
+		assert_int_equal(reply.message.error.status, PROTO_STATUS_BAD_MESSAGE);
+		wire_received_done(&reply);
+		assert_int_equal(wire_receive(socks[i], &reply, &reason), WIRE_E_CLOSED);
+		close(socks[i]);
+	}
+	assert_int_equal(live_stat(admin, "connections"), 2 + array_len(socks));
+	assert_int_equal(count_threads(), n_threads);
+	assert_in_range(count_descriptors(), n_descriptors, n_descriptors + 2 * array_len(socks));
 	clock_gettime(CLOCK_MONOTONIC, &ended);
 	assert_true(ended.tv_sec - begun.tv_sec < 5);
-	close(sock);
+	/* Resets what lingers. */
 	close(listener);
+	live_await_stat(admin, "connections", 2);
+	assert_int_equal(count_descriptors(), n_descriptors);
 }
 
 /* Time on the CPU in clock ticks, of which there are a hundred in a second. */

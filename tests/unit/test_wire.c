@@ -31,14 +31,6 @@ static size_t open_descriptors(void)
 	return n;
 }
 
-/* Some descriptors are closed by a thread that nobody waits for. */
-static bool open_descriptors_become(size_t n)
-{
-	for (int i = 0; i < 2000 && open_descriptors() != n; i++)
-		usleep(1000);
-	return open_descriptors() == n;
-}
-
 static int setup(void **state)
 {
 	(void)state;
@@ -52,7 +44,7 @@ static int teardown(void **state)
 	wire_received_done(&received);
 	closep(&ends[0]);
 	closep(&ends[1]);
-	return open_descriptors_become(n_open) ? 0 : -1;
+	return open_descriptors() == n_open ? 0 : -1;
 }
 
 static void close_end(size_t i)
@@ -66,7 +58,7 @@ static void send_raw(const void *packet, size_t n, const int *fds, size_t n_fds)
 {
 	union {
 		struct cmsghdr align;
-		char bytes[CMSG_SPACE(32 * sizeof(int))];
+		char bytes[CMSG_SPACE(253 * sizeof(int))];
 	} control = {0};
 	struct iovec io = {.iov_base = (void *)(uintptr_t)packet, .iov_len = n};
 	struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1};
@@ -245,8 +237,72 @@ static void surplus_descriptors_are_closed(void **state)
 	for (size_t i = 0; i < array_len(counts); i++) {
 		send_header(PROTO_TOKENIZE_REPLY, fds, counts[i]);
 		expect_refusal("more than one");
-		assert_true(open_descriptors_become(before));
+		assert_int_equal(open_descriptors(), before);
 	}
+}
+
+static void one_memfd_is_no_stranger(void **state)
+{
+	int memfd = memfd_with("\0\0\0\0", 4, SEALS), copy = -1;
+	size_t before = open_descriptors();
+
+	(void)state;
+	for (size_t n = 0; n < 2; n++) {
+		send_header(PROTO_TOKENIZE_REPLY, &memfd, n);
+		assert_int_equal(wire_look(ends[1], &copy), 0);
+		assert_int_equal(open_descriptors(), before);
+		assert_int_equal(wire_receive(ends[1], &received, NULL), n ? 0 : -EBADMSG);
+	}
+	assert_int_equal(fcntl(ends[1], F_SETFL, O_NONBLOCK), 0);
+	assert_int_equal(wire_look(ends[1], &copy), -EAGAIN);
+	close_end(0);
+	assert_int_equal(wire_look(ends[1], &copy), 0);
+	assert_int_equal(wire_receive(ends[1], &received, NULL), WIRE_E_CLOSED);
+	assert_int_equal(copy, -1);
+	close(memfd);
+}
+
+/* Whatever else a packet brings stays in the socket, which is then left open, too. */
+static void strangers_stay_in_the_socket(void **state)
+{
+	static const size_t counts[] = {1, 2, 3, 253};
+	int fds[253];
+
+	(void)state;
+	for (size_t i = 0; i < array_len(fds); i++)
+		fds[i] = STDERR_FILENO;
+	for (size_t i = 0; i < array_len(counts); i++) {
+		size_t before = open_descriptors();
+		int copy = -1;
+
+		send_header(PROTO_TOKENIZE_REPLY, fds, counts[i]);
+		assert_int_equal(wire_look(ends[1], &copy), WIRE_E_STRANGER);
+		assert_int_equal(open_descriptors(), before + 1);
+		assert_int_equal(wire_hang_up(ends[1]), WIRE_E_STRANGER);
+		assert_true(fcntl(ends[1], F_GETFD) >= 0);
+		close(copy);
+		close_end(0);
+		close_end(1);
+		assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+	}
+}
+
+/* Also behind an empty packet, which reads like the end. */
+static void hanging_up_reads_what_came(void **state)
+{
+	(void)state;
+	send_raw("unread", 6, NULL, 0);
+	send_raw("", 0, NULL, 0);
+	send_header(PROTO_TOKENIZE_REPLY, &(int){STDERR_FILENO}, 1);
+	assert_int_equal(wire_hang_up(ends[1]), WIRE_E_STRANGER);
+	close_end(0);
+	close_end(1);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends), 0);
+	send_raw("unread", 6, NULL, 0);
+	send_raw("", 0, NULL, 0);
+	assert_int_equal(wire_hang_up(ends[1]), 0);
+	ends[1] = -1;
+	assert_int_equal(recv(ends[0], &(char){0}, 1, 0), 0);
 }
 
 static void received_descriptors_are_close_on_exec(void **state)
@@ -329,6 +385,9 @@ int main(void)
 		TEST(bodies_of_wrong_size_are_refused),
 		TEST(descriptors_must_be_called_for),
 		TEST(surplus_descriptors_are_closed),
+		TEST(one_memfd_is_no_stranger),
+		TEST(strangers_stay_in_the_socket),
+		TEST(hanging_up_reads_what_came),
 		TEST(received_descriptors_are_close_on_exec),
 		TEST(cut_packets_are_refused),
 		TEST(closing_and_emptiness_are_told_apart),
