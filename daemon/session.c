@@ -137,6 +137,7 @@ static void throttle(struct session *s)
 
 	if (!s->throttled && s->queued_bytes > config->queue_high) {
 		s->throttled = true;
+		s->throttled_ns = clock_ns();
 		for (struct request *r = s->requests; r; r = r->next)
 			request_pause(r);
 	} else if (s->throttled && s->queued_bytes <= config->queue_low) {
@@ -369,18 +370,23 @@ static int on_io(void *user, uint32_t events)
 	return 0;
 }
 
+/* A paused job holds memory for keys and values that others wait for, so to read a little now and
+ * then is not enough. */
 static int on_stall(void *user)
 {
 	struct session *s = user;
 	uint64_t limit_ns = s->server->config->queue_stall * NS_PER_MS;
-	uint64_t since_ns = clock_ns() - s->progressed_ns;
+	uint64_t progressed_ns =
+		s->throttled ? min_u64(s->progressed_ns, s->throttled_ns) : s->progressed_ns;
+	uint64_t since_ns = clock_ns() - progressed_ns;
 
 	if (s->closed || !s->first)
 		return 0;
 	if (since_ns < limit_ns)
 		return loop_timer_set(s->stall, (limit_ns - since_ns) / NS_PER_MS + 1);
-	log_info("uid %u, pid %d has read nothing for %llu ms: disconnected", s->peer.uid,
-		s->peer.pid, (unsigned long long)(since_ns / NS_PER_MS));
+	log_info("uid %u, pid %d has read %s for %llu ms: disconnected", s->peer.uid, s->peer.pid,
+		s->throttled ? "too little" : "nothing",
+		(unsigned long long)(since_ns / NS_PER_MS));
 	session_close(s, "it does not read");
 	return 0;
 }

@@ -35,6 +35,7 @@ struct session {
 	uint32_t events;                    /* what the loop watches for */
 	uint64_t queued_bytes;
 	uint64_t progressed_ns; /* when the kernel last took something */
+	uint64_t throttled_ns;  /* when it was throttled */
 	struct request *requests;
 };
 

@@ -11,12 +11,6 @@
 /* notify_watchdog_ms() is half of what the service manager allows. */
 #define PATIENCE 2
 
-/* Jobs whose clients do not read are paused: they need no steps. */
-static bool engine_has_work(const struct server *server, const struct engine_stats *stats)
-{
-	return stats->n_running + stats->n_waiting > server->n_paused;
-}
-
 static bool engine_is_alive(struct server *server, uint64_t patience_ns)
 {
 	uint64_t now = clock_ns();
@@ -25,7 +19,7 @@ static bool engine_is_alive(struct server *server, uint64_t patience_ns)
 	if (!server->engine)
 		return true;
 	engine_stats(server->engine, &stats);
-	if (!engine_has_work(server, &stats)) {
+	if (stats.idle) {
 		server->idle_ns = now;
 		return true;
 	}

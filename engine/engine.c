@@ -21,6 +21,7 @@
 struct counters {
 	_Atomic uint64_t n_running, n_waiting, n_steps, n_prompt_tokens, n_generated_tokens;
 	_Atomic uint64_t kv_pages_free, last_step_ns;
+	atomic_bool idle;
 };
 
 struct engine {
@@ -205,6 +206,7 @@ static void *engine_main(void *arg)
 		admit(e);
 		publish(e);
 		sched_next_batch(&e->sched, &e->batch);
+		e->counters.idle = e->batch.n_rows == 0;
 		if (e->batch.n_rows)
 			step(e);
 		else
@@ -403,6 +405,7 @@ void engine_stats(const struct engine *e, struct engine_stats *ret)
 		.scratch_bytes = forward_bytes(e->forward),
 		.kv_bytes = kv_pool_pages(e->kv) *
 			    kv_page_bytes(model_config(e->model), kv_pool_type(e->kv)),
+		.idle = e->counters.idle,
 		.last_step_ns = e->counters.last_step_ns,
 	};
 }

@@ -84,6 +84,8 @@ struct engine_stats {
 	uint64_t n_prompt_tokens, n_generated_tokens;
 	uint64_t kv_pages, kv_pages_free;
 	uint64_t scratch_bytes, kv_bytes;
-	uint64_t last_step_ns; /* CLOCK_MONOTONIC at the end of the last step; feeds the watchdog */
+	/* For the watchdog: */
+	bool idle;             /* it sleeps, as no job can go on */
+	uint64_t last_step_ns; /* CLOCK_MONOTONIC at the end of the last step */
 };
 void engine_stats(const struct engine *engine, struct engine_stats *ret);

@@ -116,6 +116,38 @@ static void test_watchdog_is_not_fed_by_a_stopped_daemon(void **state)
 	live_daemon_stop(&d);
 }
 
+/* Whoever does not read holds all pages, another one waits for them: there is nothing to do, which
+ * is no reason to give up. */
+static void test_watchdog_is_fed_while_nothing_can_go_on(void **state)
+{
+	const struct live_options options = {.watchdog_ms = 200,
+		.yaml = "memory:\n  kv: 14 MiB\nqueue:\n  high: 4 KiB\n  low: 1 KiB\n"};
+	struct proto_message m = live_complete("base", PROMPT, 900);
+	struct connection *slow, *next, *admin;
+	struct live_daemon d;
+	size_t told;
+
+	(void)state;
+	live_daemon_start(&d, &store, &options);
+	slow = live_connect(&d);
+	next = live_connect(&d);
+	admin = live_connect_admin(&d);
+	m.complete.sampling.n_logprobs = 20;
+	live_send(slow, &m);
+	live_await_stat(admin, "requests_paused", 1);
+	m.request = 0;
+	live_send(next, &m);
+	live_await_stat(admin, "engine_waiting", 1);
+	usleep(500000);
+	told = live_daemon_told(&d, "WATCHDOG=1");
+	live_daemon_await_times(&d, "WATCHDOG=1", told + 3);
+	connection_free(slow);
+	live_await_stat(admin, "engine_waiting", 0);
+	connection_free(next);
+	connection_free(admin);
+	live_daemon_stop(&d);
+}
+
 /* SIGTERM while a request runs: it ends as if nothing were, then the daemon does. */
 static void test_drain_finishes_what_runs(void **state)
 {
@@ -319,6 +351,7 @@ int main(void)
 		cmocka_unit_test(test_asked_while_starting),
 		cmocka_unit_test(test_notifications),
 		cmocka_unit_test(test_watchdog_is_not_fed_by_a_stopped_daemon),
+		cmocka_unit_test(test_watchdog_is_fed_while_nothing_can_go_on),
 		cmocka_unit_test(test_drain_finishes_what_runs),
 		cmocka_unit_test(test_drain_has_an_end),
 		cmocka_unit_test(test_drain_does_not_wait_for_a_dead_reader),

@@ -341,6 +341,40 @@ static void test_reader_that_never_reads(void **state)
 	live_daemon_stop(&d);
 }
 
+/* It reads all the time, but less than it takes to have its request go on in time. */
+static void test_reader_that_reads_too_slowly(void **state)
+{
+	static const struct live_options options = {
+		.yaml = "memory:\n  kv: 32 MiB\nqueue:\n  high: 64 KiB\n  low: 1 KiB\n  stall: 2 "
+			"s\n"};
+	static struct wire_received received;
+	struct proto_message m = live_complete("base", PROMPT, 900);
+	struct connection *slow, *watcher;
+	struct live_daemon d;
+	struct reason reason;
+	uint64_t request;
+	size_t n = 0;
+
+	(void)state;
+	live_daemon_start(&d, &store, &options);
+	slow = live_connect(&d);
+	watcher = live_connect_admin(&d);
+	m.complete.sampling.n_logprobs = 20;
+	request = live_send(slow, &m);
+	live_await_stat(watcher, "requests_paused", 1);
+	while (connection_receive(slow, request, LIVE_TIMEOUT_MS, &received, &reason) == 0) {
+		wire_received_done(&received);
+		n++;
+		usleep(7000);
+	}
+	assert_in_range(n, 100, 899);
+	live_await_stat(watcher, "connections", 1);
+	live_await_stat(watcher, "requests", 0);
+	connection_free(slow);
+	connection_free(watcher);
+	live_daemon_stop(&d);
+}
+
 static int raw_socket(const char *path)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -423,6 +457,7 @@ int main(void)
 		cmocka_unit_test(test_client_killed_in_mid_stream),
 		cmocka_unit_test(test_slow_reader),
 		cmocka_unit_test(test_reader_that_never_reads),
+		cmocka_unit_test(test_reader_that_reads_too_slowly),
 		cmocka_unit_test(test_violations),
 		cmocka_unit_test(test_admin_requests_need_the_admin_socket),
 		cmocka_unit_test(test_socket_modes),

@@ -373,6 +373,11 @@ static void test_pause(void **state)
 	wait_finished(&l, 1);
 	assert_int_equal(tokens_so_far(&l, 0), n);
 	engine_stats(engine, &stats);
+	for (int i = 0; i < 2000 && !stats.idle; i++) {
+		usleep(1000);
+		engine_stats(engine, &stats);
+	}
+	assert_true(stats.idle);
 	assert_int_equal(stats.n_running, 1);
 	assert_true(stats.kv_pages_free < stats.kv_pages);
 	engine_resume(engine, 0);
