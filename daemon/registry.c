@@ -3,12 +3,15 @@
  *
  *   absent, failed -> loading    begin_load: budget reserved, one load in flight, waiters allowed
  *   loading  -> resident         registry_finish_load: holders counted
- *   loading  -> failed           registry_finish_load: reason kept, budget returned
+ *   loading  -> failed           load_failed: reason kept, budget returned
  *   resident -> draining         drain: found by name no more, no new holders
  *   draining -> absent           leave_memory, at the last release: budget returned
  *
  * While one entry drains, another of the same name may be loaded; when the old one has left, its
  * counts are added to the new one's and it is freed.
+ *
+ * A replaced file is loaded beside the resident entry, which stays until that has succeeded: its
+ * replacement is not found by name before, and is freed if it fails.
  */
 #include "daemon/registry.h"
 
@@ -76,8 +79,17 @@ struct registry *registry_free(struct registry *r)
 static struct entry *entry_find(const struct registry *r, const char *name)
 {
 	for (struct entry *e = r->entries; e; e = e->next)
-		if (e->state != ENTRY_STATE_DRAINING && strcmp(e->name, name) == 0)
+		if (e->state != ENTRY_STATE_DRAINING && !e->replaces && strcmp(e->name, name) == 0)
 			return e;
+	return NULL;
+}
+
+/* The one that will take the place of `e`, or NULL. */
+static struct entry *replacement_of(const struct registry *r, const struct entry *e)
+{
+	for (struct entry *next = r->entries; next; next = next->next)
+		if (next->replaces == e && next->state != ENTRY_STATE_FAILED)
+			return next;
 	return NULL;
 }
 
@@ -145,7 +157,6 @@ static void leave_memory(struct registry *r, struct entry *e)
 	struct entry *successor;
 
 	r->backend.drop(r->backend.user, take_ptr(e->loaded));
-	e->state = ENTRY_STATE_ABSENT;
 	e->charged_bytes = 0;
 	e->memory_bytes = 0;
 	while (e->waiters) {
@@ -154,12 +165,11 @@ static void leave_memory(struct registry *r, struct entry *e)
 		w->entry = NULL;
 		w->ready(w, 0, 0, NULL);
 	}
-	for (successor = r->entries; successor; successor = successor->next)
-		if (successor != e && successor->state != ENTRY_STATE_DRAINING &&
-			strcmp(successor->name, e->name) == 0)
-			break;
-	if (!successor)
+	successor = entry_find(r, e->name);
+	if (!successor) {
+		e->state = ENTRY_STATE_ABSENT;
 		return;
+	}
 	successor->n_requests += e->n_requests;
 	successor->n_generated += e->n_generated;
 	entry_free(r, e);
@@ -167,16 +177,20 @@ static void leave_memory(struct registry *r, struct entry *e)
 
 static void drain(struct registry *r, struct entry *e)
 {
+	struct entry *next = replacement_of(r, e);
+
+	if (next)
+		next->replaces = NULL;
 	e->state = ENTRY_STATE_DRAINING;
 	e->pinned = false;
 	if (!e->n_holders)
 		leave_memory(r, e);
 }
 
-static bool may_evict(const struct entry *e)
+static bool may_evict(const struct registry *r, const struct entry *e)
 {
 	return e->state == ENTRY_STATE_RESIDENT && !e->pinned && !e->file.is_base &&
-	       !e->n_holders && !e->waiters;
+	       !e->n_holders && !e->waiters && !replacement_of(r, e);
 }
 
 static uint64_t charged(const struct registry *r)
@@ -193,7 +207,7 @@ static struct entry *idle_longest(const struct registry *r)
 	struct entry *oldest = NULL;
 
 	for (struct entry *e = r->entries; e; e = e->next)
-		if (may_evict(e) && (!oldest || e->used_ns < oldest->used_ns))
+		if (may_evict(r, e) && (!oldest || e->used_ns < oldest->used_ns))
 			oldest = e;
 	return oldest;
 }
@@ -204,7 +218,7 @@ static int make_room(struct registry *r, uint64_t bytes, struct reason *reason)
 	uint64_t kept = charged(r);
 
 	for (const struct entry *e = r->entries; e; e = e->next)
-		if (may_evict(e))
+		if (may_evict(r, e))
 			kept -= e->charged_bytes;
 	if (kept > r->budget_bytes || bytes > r->budget_bytes - kept)
 		return reason_set(reason, REGISTRY_E_BUDGET,
@@ -259,15 +273,13 @@ static int acquire_from_disk(struct registry *r, struct entry *e, const char *na
 	struct waiter *waiter, struct entry **ret, struct registry_file *file,
 	struct reason *reason)
 {
-	bool replaced_pinned = false;
+	struct entry *replaced = NULL;
 	int error;
 
 	if (e && e->state == ENTRY_STATE_RESIDENT) {
 		if (file_same(&e->file, file))
 			return hold(r, e, ret);
-		replaced_pinned = e->pinned;
-		drain(r, e);
-		e = entry_find(r, name);
+		replaced = take_ptr(e);
 	}
 	if (e && e->state == ENTRY_STATE_FAILED && !fresh && failure_is_lasting(e->error) &&
 		file_same(&e->file, file))
@@ -276,10 +288,13 @@ static int acquire_from_disk(struct registry *r, struct entry *e, const char *na
 		e = entry_new(r, name);
 	if (!e)
 		return -ENOMEM;
+	e->replaces = replaced;
 	error = begin_load(r, e, file, reason);
-	if (error != 0)
+	if (error != 0) {
+		if (replaced)
+			entry_free(r, e);
 		return error;
-	e->pinned = replaced_pinned;
+	}
 	waiter_add(e, waiter);
 	return REGISTRY_E_WAIT;
 }
@@ -288,11 +303,14 @@ int registry_acquire(struct registry *r, const char *name, bool fresh, struct wa
 	struct entry **ret, struct reason *reason)
 {
 	struct entry *e = entry_find(r, name);
+	struct entry *loading = e && fresh ? replacement_of(r, e) : NULL;
 	struct registry_file file = {.fd = -1};
 	int error;
 
-	if (e && e->state == ENTRY_STATE_LOADING) {
-		waiter_add(e, waiter);
+	if (e && e->state == ENTRY_STATE_LOADING)
+		loading = e;
+	if (loading) {
+		waiter_add(loading, waiter);
 		return REGISTRY_E_WAIT;
 	}
 	if (e && e->state == ENTRY_STATE_RESIDENT && (!fresh || e->file.is_base))
@@ -335,6 +353,8 @@ static void load_failed(struct registry *r, struct entry *e, int error, const st
 		w->entry = NULL;
 		w->ready(w, REGISTRY_E_FAILED, error, reason);
 	}
+	if (e->replaces)
+		entry_free(r, e);
 }
 
 void registry_finish_load(struct registry *r, uint64_t id, int error, const struct reason *reason,
@@ -354,6 +374,10 @@ void registry_finish_load(struct registry *r, uint64_t id, int error, const stru
 	e->charged_bytes = e->file.is_base ? 0 : memory_bytes;
 	e->used_ns = r->backend.now_ns();
 	e->load_ns = e->used_ns - e->begun_ns;
+	if (e->replaces) {
+		e->pinned = e->replaces->pinned;
+		drain(r, e->replaces);
+	}
 	/* A waiter that is called may let go at once, and others with it; while some are left, or
 	 * this hold is, the entry stays. */
 	e->n_holders++;

@@ -68,6 +68,7 @@ struct entry {
 	uint64_t id; /* of the current load */
 	enum entry_state state;
 	bool pinned;
+	struct entry *replaces; /* the resident one whose place it takes when it is loaded */
 	char name[REGISTRY_MAX_NAME + 1];
 	struct registry_file file; /* as loaded, or as it failed */
 	struct loaded *loaded;     /* RESIDENT and DRAINING */
@@ -91,8 +92,8 @@ struct registry *registry_free(struct registry *r);
 /*
  * Holds the entry of that name: 0 sets *ret. REGISTRY_E_WAIT if it is being loaded now, perhaps
  * because of this call; the hold is then given with the waiter's call. Other conditions as above,
- * with words in `reason`. `fresh` looks at the disk again: a file that was replaced is loaded anew
- * beside the old one, which drains, and one that failed is tried again.
+ * with words in `reason`. `fresh` looks at the disk again: a file that was replaced is loaded
+ * beside the old one, which serves until that has succeeded, and one that failed is tried again.
  */
 int registry_acquire(struct registry *r, const char *name, bool fresh, struct waiter *waiter,
 	struct entry **ret, struct reason *reason) _must_check_;

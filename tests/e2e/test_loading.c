@@ -329,6 +329,34 @@ static void test_replaced_file(void **state)
 	remove_delta("changing");
 }
 
+/* A replacement that is of no use takes nothing away: neither what is served, nor its pin. */
+static void test_bad_replacement(void **state)
+{
+	(void)state;
+	live_store_copy(&store, "red", "changing");
+	live_ask(admin, "changing", PROMPT, 24, &other);
+	assert_int_equal(order(PROTO_PIN, "changing"), PROTO_STATUS_OK);
+	remove_delta("changing");
+	live_store_copy(&store, "blue", "changing");
+	break_delta("changing", (off_t)delta_bytes / 2, 0);
+	assert_int_equal(order(PROTO_LOAD, "changing"), PROTO_STATUS_LOAD_FAILED);
+	assert_int_equal(live_residency(admin, "changing"), PROTO_RESIDENCY_RESIDENT);
+	live_ask(admin, "changing", PROMPT, 24, &answer);
+	assert_memory_equal(answer.tokens, other.tokens, 24 * sizeof(answer.tokens[0]));
+	assert_int_equal(order(PROTO_UNLOAD, "changing"), PROTO_STATUS_NOT_PERMITTED);
+	/* A good one gets both. */
+	remove_delta("changing");
+	live_store_copy(&store, "blue", "changing");
+	assert_int_equal(order(PROTO_LOAD, "changing"), PROTO_STATUS_OK);
+	live_ask(admin, "blue", PROMPT, 24, &other);
+	live_ask(admin, "changing", PROMPT, 24, &answer);
+	assert_memory_equal(answer.tokens, other.tokens, 24 * sizeof(answer.tokens[0]));
+	assert_int_equal(order(PROTO_UNLOAD, "changing"), PROTO_STATUS_NOT_PERMITTED);
+	assert_int_equal(order(PROTO_UNPIN, "changing"), PROTO_STATUS_OK);
+	assert_int_equal(order(PROTO_UNLOAD, "changing"), PROTO_STATUS_OK);
+	remove_delta("changing");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -341,6 +369,7 @@ int main(void)
 		cmocka_unit_test(test_eviction_under_the_budget),
 		cmocka_unit_test(test_unload_while_streaming),
 		cmocka_unit_test(test_replaced_file),
+		cmocka_unit_test(test_bad_replacement),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -343,26 +343,90 @@ static void test_failures_are_kept(void **state)
 static void test_replaced_file(void **state)
 {
 	struct world *w = *state;
-	struct call old, new, same;
+	struct call old, new, same, late;
 
 	make_resident(w, "a");
 	assert_int_equal(acquire(w, "a", &old), 0);
 	assert_int_equal(acquire_fresh(w, "a", &same), 0);
 	registry_release(w->registry, same.entry);
+	registry_pin(w->registry, old.entry);
 	w->files[1].inode = 99;
 	assert_int_equal(acquire_fresh(w, "a", &new), REGISTRY_E_WAIT);
-	assert_int_equal(old.entry->state, ENTRY_STATE_DRAINING);
+	assert_int_equal(acquire_fresh(w, "a", &late), REGISTRY_E_WAIT);
+	/* Meanwhile the old one serves. */
+	assert_int_equal(acquire(w, "a", &same), 0);
+	assert_ptr_equal(same.entry, old.entry);
+	registry_release(w->registry, same.entry);
 	finish(w, 40);
+	assert_int_equal(old.entry->state, ENTRY_STATE_DRAINING);
 	assert_ptr_not_equal(new.entry, old.entry);
+	assert_ptr_equal(new.entry, late.entry);
+	assert_ptr_equal(new.entry, registry_find(w->registry, "a"));
+	assert_true(new.entry->pinned);
+	assert_int_equal(registry_unpin(w->registry, "a"), 0);
 	registry_release(w->registry, old.entry);
 	assert_int_equal(w->n_drops, 1);
 	registry_release(w->registry, new.entry);
+	registry_release(w->registry, late.entry);
 	/* A file that was removed does not take away what is in memory. */
 	w->files[1].name = NULL;
 	assert_int_equal(acquire_fresh(w, "a", &new), 0);
 	registry_release(w->registry, new.entry);
 	assert_int_equal(registry_unload(w->registry, "a", &new.waiter), 0);
 	assert_int_equal(acquire(w, "a", &new), REGISTRY_E_UNKNOWN);
+}
+
+/* What cannot be loaded, or not beside it, takes nothing away from what is in memory. */
+static void test_replacement_that_fails(void **state)
+{
+	struct world *w = *state;
+	struct registry_stats stats;
+	struct call old, new;
+
+	make_resident(w, "a");
+	assert_int_equal(acquire(w, "a", &old), 0);
+	registry_pin(w->registry, old.entry);
+	registry_release(w->registry, old.entry);
+	w->files[1].inode = 99;
+	assert_int_equal(acquire_fresh(w, "a", &new), REGISTRY_E_WAIT);
+	finish_with(w, -EBADMSG);
+	assert_int_equal(new.condition, REGISTRY_E_FAILED);
+	assert_string_equal(new.words, "the words of -74");
+	w->files[1].bytes = 61;
+	assert_int_equal(acquire_fresh(w, "a", &new), REGISTRY_E_BUDGET);
+	w->load_error = -ENOMEM;
+	w->files[1].bytes = 40;
+	assert_int_equal(acquire_fresh(w, "a", &new), -ENOMEM);
+	assert_ptr_equal(registry_find(w->registry, "a"), old.entry);
+	assert_ptr_equal(registry_first(w->registry), old.entry);
+	assert_null(old.entry->next);
+	assert_int_equal(old.entry->state, ENTRY_STATE_RESIDENT);
+	assert_true(old.entry->pinned);
+	registry_stats(w->registry, &stats);
+	assert_int_equal(stats.charged_bytes, 40);
+	assert_int_equal(w->n_drops, 0);
+}
+
+/* Nobody in need of memory evicts what is about to be replaced. Unloading it does not end the load.
+ */
+static void test_unload_while_replaced(void **state)
+{
+	struct world *w = *state;
+	struct call new, other;
+
+	make_resident(w, "a");
+	w->files[1].inode = 99;
+	assert_int_equal(acquire_fresh(w, "a", &new), REGISTRY_E_WAIT);
+	assert_int_equal(acquire(w, "b", &other), REGISTRY_E_BUDGET);
+	assert_int_equal(registry_unload(w->registry, "a", &other.waiter), 0);
+	assert_int_equal(w->n_drops, 1);
+	assert_int_equal(state_of(w, "a"), ENTRY_STATE_LOADING);
+	assert_int_equal(acquire(w, "a", &other), REGISTRY_E_WAIT);
+	finish(w, 40);
+	assert_ptr_equal(new.entry, other.entry);
+	registry_release(w->registry, new.entry);
+	registry_release(w->registry, other.entry);
+	assert_int_equal(state_of(w, "a"), ENTRY_STATE_RESIDENT);
 }
 
 static void test_loader_refuses(void **state)
@@ -406,6 +470,8 @@ int main(void)
 		TEST(test_unload_waits_for_holders),
 		TEST(test_failures_are_kept),
 		TEST(test_replaced_file),
+		TEST(test_replacement_that_fails),
+		TEST(test_unload_while_replaced),
 		TEST(test_loader_refuses),
 		TEST(test_actual_memory_counts),
 	};
