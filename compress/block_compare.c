@@ -40,16 +40,6 @@ static void run_done(struct run *r)
 	block_shape_free(r->shape);
 }
 
-static bool base_has_tokens(const struct run *r)
-{
-	const struct calibration *c = r->settings->calibration;
-
-	for (size_t i = 0; i < r->n_windows * r->window; i++)
-		if (c->held_out[i] >= r->settings->models.pair->base_config.vocab)
-			return false;
-	return true;
-}
-
 static int run_init(struct run *r, struct reason *reason)
 {
 	const struct block_compare *s = r->settings;
@@ -60,7 +50,10 @@ static int run_init(struct run *r, struct reason *reason)
 	r->n_windows = s->calibration->n_held_out;
 	r->hidden = config->hidden;
 	r->tap_width = block_tap_width(config);
-	r->n_models = base_has_tokens(r) ? N_MODELS : MODEL_BASE;
+	r->n_models = compare_reads(s->calibration->held_out, r->n_windows * r->window,
+			      s->models.pair->base_config.vocab)
+			      ? N_MODELS
+			      : MODEL_BASE;
 	r->n_rooms = pool_threads(s->models.pool);
 	r->rooms = calloc(r->n_rooms, sizeof(*r->rooms));
 	for (size_t i = 0; i < r->n_models; i++) {

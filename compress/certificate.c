@@ -54,16 +54,18 @@ void certificate_set(struct certificate *certificate, const struct comparison *s
 	certificate->perplexity_delta = comparison_perplexity(sums, sums->sum_nll_delta);
 }
 
-static int open_compare(const struct certificate_settings *s, uint32_t max_positions,
-	struct compare **ret, struct reason *reason)
+/* Without the base where it lacks tokens of the text. */
+static int open_compare(const struct certificate_settings *s, const uint32_t *ids, size_t n_ids,
+	uint32_t max_positions, struct compare **ret, struct reason *reason)
 {
+	uint32_t base_vocab = variant_config(s->base->variant)->vocab;
 	const struct compare_settings settings = {
 		.pool = s->pool,
 		.tuned_model = s->tuned->model,
 		.model = s->base->model,
 		.tuned = s->tuned->variant,
 		.delta = s->base->with_delta,
-		.base = s->base->variant,
+		.base = compare_reads(ids, n_ids, base_vocab) ? s->base->variant : NULL,
 		.max_positions = max_positions,
 	};
 
@@ -75,7 +77,8 @@ int certificate_measure_tasks(const struct certificate_settings *s,
 {
 	_cleanup_(compare_freep) struct compare *compare = NULL;
 	struct comparison sums = {0};
-	int r = open_compare(s, sequences_longest(sequences), &compare, reason);
+	int r = open_compare(s, sequences->ids, sequences->n_ids, sequences_longest(sequences),
+		&compare, reason);
 
 	if (r == 0)
 		r = compare_answers(s, sequences, compare, &sums, reason);
@@ -96,7 +99,9 @@ int certificate_measure(
 {
 	_cleanup_(compare_freep) struct compare *compare = NULL;
 	struct comparison sums = {0};
-	int r = open_compare(s, s->calibration->window, &compare, reason);
+	const struct calibration *c = s->calibration;
+	int r = open_compare(
+		s, c->held_out, (size_t)c->n_held_out * c->window, c->window, &compare, reason);
 
 	if (r == 0)
 		r = compare_windows(s, compare, &sums, reason);

@@ -36,6 +36,9 @@ static inline void compare_freep(struct compare **c)
 	compare_free(*c);
 }
 
+/* Are all ids words of a model with so large a vocabulary? A base may lack those of a fine-tune. */
+bool compare_reads(const uint32_t *ids, size_t n, uint32_t vocab) _must_check_;
+
 /* Adds one sequence: positions first .. n - 2, each judged on the token after it. */
 int compare_sequence(struct compare *c, const uint32_t *ids, size_t n, size_t first,
 	struct comparison *sums, struct reason *reason) _must_check_;

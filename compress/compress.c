@@ -113,7 +113,7 @@ static int calibrate(struct job *j, struct reason *reason)
 			&limits, &j->calibration, reason);
 	else
 		r = reason_set(reason, -EINVAL, "no calibration text");
-	return r < 0 ? r : calibration_check(j->calibration, j->pair.base_config.vocab, reason);
+	return r < 0 ? r : calibration_check(j->calibration, j->pair.tuned_config.vocab, reason);
 }
 
 static bool is_open(const struct compress_settings *s)

@@ -255,7 +255,7 @@ static int eval_in_sandbox(void *arg, struct reason *reason)
 static void print_report(const struct eval_arguments *a, const struct eval_report *r)
 {
 	const char *of = a->delta ? "fine-tune" : "original";
-	char file[16], original[16];
+	char file[16], original[16], of_base[16];
 
 	printf("%s: %s, %.2fx smaller than the %s's %s\n", a->delta ? a->delta : a->base,
 		human_bytes(r->file_bytes, file), r->ratio, of,
@@ -268,11 +268,12 @@ static void print_report(const struct eval_arguments *a, const struct eval_repor
 	printf("  KL to the %-9s  %.5f +- %.5f nats, teacher-forced on the references\n", of, r->kl,
 		r->kl_error);
 	printf("  agreement            %.4f\n", r->agreement);
-	printf("  perplexity           %.4f, %s %.4f, base %.4f\n", r->perplexity, of,
-		r->tuned_perplexity, r->base_perplexity);
+	printf("  perplexity           %.4f, %s %.4f, base %s\n", r->perplexity, of,
+		r->tuned_perplexity, human_figure(r->base_perplexity, 4, of_base));
 	if (r->metric != TASK_METRIC_PERPLEXITY && !a->no_score)
-		printf("  %-20s %.4f +- %.4f, %s %.4f, base %.4f\n", task_metric_name(r->metric),
-			r->score, r->score_error, of, r->tuned_score, r->base_score);
+		printf("  %-20s %.4f +- %.4f, %s %.4f, base %s\n", task_metric_name(r->metric),
+			r->score, r->score_error, of, r->tuned_score,
+			human_figure(r->base_score, 4, of_base));
 }
 
 static json_t *real(double value)

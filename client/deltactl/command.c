@@ -90,6 +90,15 @@ const char *human_duration(uint64_t ns, char ret[static 16])
 	return ret;
 }
 
+const char *human_figure(double value, int n_digits, char ret[static 16])
+{
+	if (isnan(value))
+		snprintf(ret, 16, "unknown");
+	else
+		snprintf(ret, 16, "%.*f", n_digits, value);
+	return ret;
+}
+
 /* "53.1 MB/s", "2.04 windows/s", "block 3 of 32, 41.2 s each", whatever can be said of it. */
 static void format_rate(const struct progress_bar *bar, uint64_t done, uint64_t total,
 	double per_second, char ret[static 64])

@@ -59,3 +59,5 @@ void progress_bar_end(struct progress_bar *bar);
 const char *human_bytes(uint64_t bytes, char ret[static 16]);
 /* "1.52 s", "38 ms" into a caller's buffer. */
 const char *human_duration(uint64_t ns, char ret[static 16]);
+/* "12.345", or "unknown" for NaN: what was not measured. */
+const char *human_figure(double value, int n_digits, char ret[static 16]);

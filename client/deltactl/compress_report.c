@@ -19,6 +19,14 @@ static void print_closeness(const char *text, double kl, double agreement, uint6
 		(unsigned long long)n_tokens, kl, agreement);
 }
 
+static void print_perplexities(double base, double tuned, double delta)
+{
+	char a[16], b[16], c[16];
+
+	printf("  perplexity    base %s, fine-tune %s, base + delta %s\n", human_figure(base, 3, a),
+		human_figure(tuned, 3, b), human_figure(delta, 3, c));
+}
+
 static void print_quality(const struct compress_report *r)
 {
 	if (!r->measured) {
@@ -27,8 +35,7 @@ static void print_quality(const struct compress_report *r)
 	}
 	print_closeness(
 		certificate_text_name(r->tasks.text), r->kl, r->agreement, r->n_eval_tokens);
-	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n", r->perplexity_base,
-		r->perplexity_tuned, r->perplexity_delta);
+	print_perplexities(r->perplexity_base, r->perplexity_tuned, r->perplexity_delta);
 	if (!r->self_tested)
 		printf("  measured one block at a time, without a self-test: --measure always "
 		       "makes one, with both\n"
@@ -37,7 +44,7 @@ static void print_quality(const struct compress_report *r)
 		return;
 	print_closeness(
 		"tasks that were kept back", r->tasks.kl, r->tasks.agreement, r->tasks.n_tokens);
-	printf("  perplexity    base %.3f, fine-tune %.3f, base + delta %.3f\n",
+	print_perplexities(
 		r->tasks.perplexity_base, r->tasks.perplexity_tuned, r->tasks.perplexity_delta);
 }
 

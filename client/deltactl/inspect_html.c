@@ -447,14 +447,23 @@ static void put_fact(FILE *to, const char *name, const char *value)
 	html_element(to, "dd", NULL, value);
 }
 
+/* Those that were measured: a base may lack tokens of the text. */
 static void put_perplexities(FILE *to, const json_t *figures)
 {
-	char text[128];
+	static const char *const keys[][2] = {{"perplexity_base", "the base"},
+		{"perplexity_tuned", "the fine-tune"}, {"perplexity_delta", "this"}};
+	char text[128] = "";
+	int n = 0;
 
-	snprintf(text, sizeof(text), "%.4g with the base, %.4g with the fine-tune, %.4g with this",
-		number_of(figures, "perplexity_base"), number_of(figures, "perplexity_tuned"),
-		number_of(figures, "perplexity_delta"));
-	put_fact(to, "perplexity", text);
+	for (size_t i = 0; i < array_len(keys); i++) {
+		double value = number_of(figures, keys[i][0]);
+
+		if (isfinite(value))
+			n += snprintf(text + n, sizeof(text) - (size_t)n, "%s%.4g with %s",
+				n ? ", " : "", value, keys[i][1]);
+	}
+	if (n > 0)
+		put_fact(to, "perplexity", text);
 }
 
 static void put_kept_back_tasks(const struct page *p)

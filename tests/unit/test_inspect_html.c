@@ -200,6 +200,22 @@ static void test_hostile_names(void **state)
 	free(page);
 }
 
+/* A base that lacks tokens of the text has no perplexity of it. */
+static void test_what_is_unknown_is_left_out(void **state)
+{
+	json_t *d = document("auto"), *certificate = json_object_get(d, "certificate");
+	char *page;
+
+	(void)state;
+	json_object_set_new(certificate, "perplexity_base", json_null());
+	page = page_of(d, "grown.delta");
+	check_well_formed(page);
+	assert_null(strstr(page, "nan"));
+	assert_null(strstr(page, "with the base"));
+	assert_non_null(strstr(page, "<dd>3 with the fine-tune, 3.25 with this</dd>"));
+	free(page);
+}
+
 /* Nothing was measured, nothing is stored. */
 static void test_empty(void **state)
 {
@@ -221,6 +237,7 @@ int main(void)
 		cmocka_unit_test(test_page),
 		cmocka_unit_test(test_nothing_is_fetched),
 		cmocka_unit_test(test_hostile_names),
+		cmocka_unit_test(test_what_is_unknown_is_left_out),
 		cmocka_unit_test(test_empty),
 	};
 
