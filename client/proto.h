@@ -371,8 +371,8 @@ struct proto_stats_reply {
 };
 
 /* OK, the reply to UNLOAD, PIN, UNPIN, RELOAD and DRAIN: string words. RELOAD reads the
- * configuration and the store again; its words say what changed. DRAIN is answered when it has
- * begun: no new requests, running ones end, then the daemon exits. */
+ * configuration again; its words say what changed. DRAIN is answered when it has begun: no new
+ * requests, running ones end, then the daemon exits. */
 struct proto_ok {
 	struct proto_str words; /* may be empty; at most PROTO_MAX_WORDS */
 };

@@ -9,6 +9,6 @@ static int run(int argc, char **argv)
 const struct command command_reload = {
 	.name = "reload",
 	.arguments = "[--socket PATH]",
-	.summary = "read the configuration and the store again",
+	.summary = "read the configuration again",
 	.run = run,
 };
