@@ -128,6 +128,8 @@ static bool is_alive(const struct sockaddr_un *address)
 
 static int bind_socket(int fd, const struct sockaddr_un *address, mode_t mode)
 {
+	struct stat st;
+
 	/* The file is born with the mode of the descriptor, so that it is never more open. */
 	if (fchmod(fd, mode) < 0)
 		return -errno;
@@ -135,6 +137,10 @@ static int bind_socket(int fd, const struct sockaddr_un *address, mode_t mode)
 		return 0;
 	if (errno != EADDRINUSE)
 		return -errno;
+	if (lstat(address->sun_path, &st) < 0)
+		return -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -EEXIST;
 	if (is_alive(address))
 		return -EADDRINUSE;
 	if (unlink(address->sun_path) < 0)
@@ -159,6 +165,8 @@ static int make_socket(const char *path, mode_t mode, struct reason *reason)
 	r = bind_socket(fd, &address, mode);
 	if (r == -EADDRINUSE)
 		return reason_set(reason, r, "%s: another process listens there", path);
+	if (r == -EEXIST)
+		return reason_set(reason, r, "%s: there is a file, not a socket", path);
 	if (r < 0)
 		return reason_set(reason, r, "%s: %s", path, strerror(-r));
 	/* The process's umask took bits away. */
