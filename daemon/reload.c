@@ -35,9 +35,13 @@ static void apply(struct server *server, struct config *wanted, struct reason *w
 int server_reload(struct server *server, struct reason *words)
 {
 	_cleanup_(config_freep) struct config *wanted = NULL;
+	/* The service manager takes the end of a reload for the daemon being ready, so it hears of
+	 * neither end while the daemon is not, or is no more. */
+	bool ready = server->engine && !server->draining;
 	int r;
 
-	notify_reloading();
+	if (ready)
+		notify_reloading();
 	*words = (struct reason){""};
 	r = server_read_config(&server->options, &wanted, words);
 	if (r < 0 && !words->text[0])
@@ -48,6 +52,7 @@ int server_reload(struct server *server, struct reason *words)
 		apply(server, wanted, words);
 		log_info("configuration read again; %s", words->text);
 	}
-	notify_ready();
+	if (ready)
+		notify_ready();
 	return r;
 }

@@ -167,7 +167,11 @@ static void test_drain_finishes_what_runs(void **state)
 	live_daemon_await(&d, "STOPPING=1");
 	live_ask(admin, "base", PROMPT, 4, &answer);
 	assert_int_equal(answer.status, PROTO_STATUS_SHUTTING_DOWN);
+	/* To read the configuration again does not make it ready again. */
+	assert_int_equal(live_order(admin, PROTO_RELOAD, NULL, words), PROTO_STATUS_OK);
 	live_collect(client, request, &answer);
+	assert_int_equal(live_daemon_told(&d, "READY=1"), 1);
+	assert_int_equal(live_daemon_told(&d, "RELOADING=1"), 0);
 	assert_int_equal(answer.status, PROTO_STATUS_OK);
 	assert_memory_equal(answer.tokens, other.tokens, 200 * sizeof(answer.tokens[0]));
 	connection_free(client);
@@ -319,6 +323,29 @@ static void test_sockets_left_behind(void **state)
 	live_daemon_stop(&first);
 }
 
+/* Only a socket is. */
+static void test_file_in_the_place_of_a_socket(void **state)
+{
+	struct live_daemon d;
+	struct stat st;
+	FILE *f;
+
+	(void)state;
+	live_daemon_start(&d, &store, NULL);
+	live_daemon_kill(&d);
+	assert_int_equal(unlink(d.socket), 0);
+	f = fopen(d.socket, "we");
+	assert_non_null(f);
+	fputs("precious", f);
+	fclose(f);
+	assert_int_equal(live_daemon_run_again(&d), 1);
+	assert_int_equal(stat(d.socket, &st), 0);
+	assert_int_equal(st.st_size, strlen("precious"));
+	assert_int_equal(unlink(d.socket), 0);
+	live_daemon_restart(&d);
+	live_daemon_stop(&d);
+}
+
 static void test_base_that_cannot_be_loaded(void **state)
 {
 	const struct live_options options = {.do_not_wait = true};
@@ -359,6 +386,7 @@ int main(void)
 		cmocka_unit_test(test_reload_by_signal),
 		cmocka_unit_test(test_request_limit),
 		cmocka_unit_test(test_sockets_left_behind),
+		cmocka_unit_test(test_file_in_the_place_of_a_socket),
 		cmocka_unit_test(test_base_that_cannot_be_loaded),
 		cmocka_unit_test(test_wrong_configuration),
 	};
