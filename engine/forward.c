@@ -388,16 +388,18 @@ static void *scratch(struct forward *f, size_t count, size_t n, size_t size)
 	return scratch_new(&f->bytes, count, n, size);
 }
 
-static size_t largest_scratch(const struct base_layer *l)
+static size_t largest_scratch(const struct base *base)
 {
+	const struct base_layer *l = &base->layers[0];
 	const struct base_matrix *const qkv[] = {&l->q, &l->k, &l->v}, *const o[] = {&l->o},
 					*const gate_up[] = {&l->gate, &l->up},
-					*const down[] = {&l->down};
+					*const down[] = {&l->down}, *const head[] = {&base->head};
 	size_t most = linear_scratch(qkv, 3);
 
 	most = max_u64(most, linear_scratch(o, 1));
 	most = max_u64(most, linear_scratch(gate_up, 2));
-	return max_u64(most, linear_scratch(down, 1));
+	most = max_u64(most, linear_scratch(down, 1));
+	return max_u64(most, linear_scratch(head, 1));
 }
 
 /* Any layer may have integers, and any of its matrices. */
@@ -466,7 +468,7 @@ int forward_new(const struct model *model, struct pool *pool, uint32_t max_rows,
 	f->config = model_config(model);
 	f->pool = pool;
 	f->max_rows = max_rows;
-	f->z_stride = largest_scratch(&model->base->layers[0]);
+	f->z_stride = largest_scratch(model->base);
 	f->n_rounded = largest_rounded(model->base);
 	f->logits_stride = model_logits_stride(model);
 	if (!allocate_rows(f))

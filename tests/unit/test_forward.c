@@ -3,15 +3,19 @@
  * same to the last bit whatever the chunks, the company, the threads.
  */
 #include "engine/forward.h"
+#include "compress/delta_file.h"
 #include "engine/variant.h"
 #include "tests/imported_base.h"
+#include "tests/model_folder.h"
 #include "tests/random_delta.h"
+#include "tests/scratch.h"
 #include "tests/tile_unit.h"
 
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -291,6 +295,105 @@ static void test_rounded_kv(void **state)
 	check_rounded(KV_TYPE_INT8, 0.04f);
 }
 
+/* A base with an own head whose layers all have far fewer rows than it has columns. */
+static struct base *thin_base(void)
+{
+	static const struct {
+		const char *name;
+		size_t dimension;
+	} narrowed[] = {{"self_attn.q_proj", 0}, {"self_attn.k_proj", 0}, {"self_attn.v_proj", 0},
+		{"self_attn.o_proj", 1}, {"mlp.gate_proj", 0}, {"mlp.up_proj", 0},
+		{"mlp.down_proj", 1}};
+	char *parent = scratch_folder(), *folder = scratch_path(parent, "thin");
+	struct model_folder f;
+	struct base *ret;
+
+	model_folder_read(&f, "tests/golden/data/tiny/llama-gqa");
+	json_object_set_new(f.config, "num_attention_heads", json_integer(1));
+	json_object_set_new(f.config, "num_key_value_heads", json_integer(1));
+	json_object_set_new(f.config, "intermediate_size", json_integer(16));
+	for (size_t t = 0; t < f.n_tensors; t++)
+		for (size_t i = 0; i < array_len(narrowed); i++)
+			if (strstr(f.tensors[t].name, narrowed[i].name))
+				f.tensors[t].shape[narrowed[i].dimension] = 16;
+	model_folder_write(&f, folder, 1);
+	model_folder_done(&f);
+	ret = imported_base(folder);
+	scratch_remove(parent);
+	free(folder);
+	free(parent);
+	return ret;
+}
+
+/* Nothing but factors of full rank for the head. */
+static struct delta *head_delta(const struct base *thin)
+{
+	const struct model_config *c = &thin->config;
+	const struct part_place place = {
+		.role = ROLE_HEAD, .layer = c->n_layers - 1, .rows = c->vocab, .cols = c->hidden};
+	const struct delta_file_parts parts = {
+		.config = c, .base = base_served_digest(thin), .tuned = base_served_digest(thin)};
+	size_t n = c->hidden * (size_t)(c->vocab + c->hidden + 1);
+	float *numbers = malloc(n * sizeof(*numbers));
+	const struct plain_factors factors = {c->hidden, numbers,
+		numbers + (size_t)c->hidden * c->hidden, numbers + n - c->hidden};
+	int fd = memfd_create("head", MFD_CLOEXEC);
+	struct format_header header;
+	struct reason reason = {0};
+	struct image *image = NULL;
+	struct delta *ret = NULL;
+	struct delta_file *file;
+	uint32_t seed = 1;
+	struct part part;
+
+	assert_non_null(numbers);
+	for (size_t i = 0; i < n; i++)
+		numbers[i] = random_float(&seed);
+	assert_int_equal(delta_file_new(&file), 0);
+	assert_int_equal(part_factors_plain(&place, &factors, 32, &part), 0);
+	assert_int_equal(delta_file_add(file, &part), 0);
+	assert_int_equal(delta_file_write(file, &parts, fd, &header, NULL), 0);
+	if (image_load(fd, &image, NULL, &reason) < 0 || delta_bind(image, thin, &ret, &reason) < 0)
+		fail_msg("%s", reason.text);
+	delta_file_free(file);
+	close(fd);
+	free(numbers);
+	return ret;
+}
+
+/* Rows do not meet in scratch that is too small for the head. */
+static void test_head_of_full_rank(void **state)
+{
+	static float together[8][320], alone[320];
+	struct base *old_base = base;
+	struct delta *old_delta = delta;
+	struct batch_row rows[8];
+	struct fixture f;
+
+	(void)state;
+	base = thin_base();
+	delta = head_delta(base);
+	assert_int_equal(base->config.vocab, array_len(alone));
+	fixture_open(&f, NULL, 1, KV_TYPE_F32);
+	for (uint32_t i = 0; i < array_len(rows); i++) {
+		rows[i] = row_of(&f, i);
+		rows[i].want_logits = true;
+	}
+	forward_step(f.forward, rows, array_len(rows));
+	for (size_t i = 0; i < array_len(rows); i++)
+		memcpy(together[i], forward_logits(f.forward, i), sizeof(alone));
+	for (size_t i = 0; i < array_len(rows); i++) {
+		forward_step(f.forward, &rows[i], 1);
+		memcpy(alone, forward_logits(f.forward, 0), sizeof(alone));
+		assert_memory_equal(alone, together[i], sizeof(alone));
+	}
+	fixture_close(&f);
+	delta_free(delta);
+	base_free(base);
+	base = old_base;
+	delta = old_delta;
+}
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define COUNTS_ALLOCATIONS 0
 #else
@@ -341,6 +444,7 @@ int main(void)
 		cmocka_unit_test(test_same_bits),
 		cmocka_unit_test(test_long),
 		cmocka_unit_test(test_rounded_kv),
+		cmocka_unit_test(test_head_of_full_rank),
 		cmocka_unit_test(test_no_allocation),
 	};
 
