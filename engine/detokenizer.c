@@ -137,6 +137,7 @@ static int decode_all(struct detokenizer *d, struct text *out, struct reason *re
 {
 	uint8_t byte_of[LAST_BYTE_CHARACTER + 1] = {0};
 	uint16_t characters[256];
+	bool has_first = find_step(d, DECODE_FIRST);
 	uint64_t n_spelled = 0;
 
 	byte_alphabet(characters);
@@ -155,8 +156,10 @@ static int decode_all(struct detokenizer *d, struct text *out, struct reason *re
 			return reason_set(reason, -EBADMSG,
 				"tokenizer: token %u decodes to more than is reasonable", id);
 		d->ends[id] = (uint32_t)out->n;
-		if (out->n - start > d->max_bytes)
-			d->max_bytes = out->n - start;
+		d->max_bytes = max_u64(d->max_bytes, out->n - start);
+		/* The first token of a text is written as it is spelled. */
+		if (has_first)
+			d->max_bytes = max_u64(d->max_bytes, d->spellings[id].n);
 	}
 	return 0;
 }

@@ -2,6 +2,7 @@
  * tokenizer.json to tables: what is refused and in which words, what a fine-tune may add, and
  * tables with every byte broken.
  */
+#include "engine/tokenizer_tables.h"
 #include "foreign/tokenizer_json.h"
 #include "tests/scratch.h"
 #include "tests/small_tokenizer.h"
@@ -121,13 +122,50 @@ static void test_extra_tokens(void **state)
 	free(fewer);
 }
 
+/* The first token of a text is written as it is spelled, which is longer here than what the other
+ * steps make of it. */
+static void test_first_longer_than_replaced(void **state)
+{
+	static struct {
+		struct tokenizer_tables head;
+		uint32_t end;
+		struct tokenizer_step steps[2];
+		char text[320];
+	} t = {
+		.head = {.magic = {'D', 'E', 'L', 'T', 'T', 'O', 'K', '1'},
+			.unk = TOKENIZER_NONE,
+			.n_tokens = 1,
+			.n_decoders = 2,
+			.n_text = 320},
+		.end = 310,
+		.steps = {{.kind = DECODE_REPLACE, .a = {0, 10}},
+			{.kind = DECODE_FIRST, .a = {319, 1}}},
+	};
+	struct reason reason = {0};
+	struct tokenizer *tokenizer;
+	const uint32_t ids[] = {0, 0};
+	char *text;
+	size_t n;
+
+	(void)state;
+	memset(t.text, 'x', 319);
+	t.text[319] = 'y';
+	assert_int_equal(tokenizer_new((uint8_t *)&t, sizeof(t), NULL, 0, &tokenizer, &reason), 0);
+	assert_in_range(tokenizer_max_token_bytes(tokenizer), 310, 4 * 310);
+	assert_int_equal(tokenizer_decode(tokenizer, ids, 2, false, &text, &n, &reason), 0);
+	assert_int_equal(n, 310);
+	free(text);
+	tokenizer_free(tokenizer);
+}
+
 /* Broken tables are refused, or make a tokenizer that is safe to use. */
 static void try_tables(const struct tokenizer_bytes *t)
 {
 	struct tokenizer *tokenizer;
 	struct reason reason = {0};
 	uint32_t *ids;
-	size_t n;
+	size_t n, n_text;
+	char *text;
 
 	if (tokenizer_new(t->bytes, t->n, NULL, 0, &tokenizer, &reason) < 0) {
 		assert_true(reason.text[0] != '\0');
@@ -136,6 +174,8 @@ static void try_tables(const struct tokenizer_bytes *t)
 	if (tokenizer_encode(tokenizer, "ab <s> b\xc3\xa9", 9, parsed, &ids, &n, &reason) == 0) {
 		for (size_t i = 0; i < n; i++)
 			assert_true(ids[i] < tokenizer_size(tokenizer));
+		if (tokenizer_decode(tokenizer, ids, n, false, &text, &n_text, &reason) == 0)
+			free(text);
 		free(ids);
 	}
 	tokenizer_free(tokenizer);
@@ -183,6 +223,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_extra_tokens),
+		cmocka_unit_test(test_first_longer_than_replaced),
 		cmocka_unit_test(test_broken_tables),
 		cmocka_unit_test(test_deterministic),
 	};
