@@ -253,23 +253,24 @@ static size_t collect(struct sampler *s, const float *logits)
 
 	for (uint32_t i = 0; i < s->vocab; i++)
 		if (logits[i] > -INFINITY)
-			s->candidates[n++] =
-				(struct candidate){logits[i] / s->settings.temperature, i};
+			s->candidates[n++] = (struct candidate){logits[i], i};
 	return n;
 }
 
-/* Weight relative to the largest logit, which has 1. */
-static double weight_of(float logit, float largest)
+/* Weight relative to the largest logit, which has 1. The difference comes first: a logit over a
+ * tiny temperature would be infinite. */
+static double weight_of(const struct sampler *s, float logit, float largest)
 {
-	return exp((double)logit - largest);
+	return exp(((double)logit - largest) / s->settings.temperature);
 }
 
-static double total_weight(const struct candidate *c, size_t n, float largest)
+static double total_weight(
+	const struct sampler *s, const struct candidate *c, size_t n, float largest)
 {
 	double total = 0;
 
 	for (size_t i = 0; i < n; i++)
-		total += weight_of(c[i].logit, largest);
+		total += weight_of(s, c[i].logit, largest);
 	return total;
 }
 
@@ -291,13 +292,13 @@ static size_t keep(struct sampler *s, size_t n, double *ret_kept)
 		for (size_t i = 0; i < most; i++)
 			pop(c, n - i);
 	/* top-p is a share of what top-k left. */
-	enough = set->top_p * total_weight(set->top_k ? c + n - most : c, most, largest);
+	enough = set->top_p * total_weight(s, set->top_k ? c + n - most : c, most, largest);
 	while (n_kept < most) {
 		double weight;
 
 		if (!set->top_k)
 			pop(c, n - n_kept);
-		weight = weight_of(c[n - 1 - n_kept].logit, largest);
+		weight = weight_of(s, c[n - 1 - n_kept].logit, largest);
 		if (n_kept && (weight < set->min_p || (set->top_p < 1 && kept >= enough)))
 			break;
 		kept += weight;
@@ -307,14 +308,13 @@ static size_t keep(struct sampler *s, size_t n, double *ret_kept)
 	return n_kept;
 }
 
-/* The candidate in whose share of the line from 0 to `total` the point lies; walks down from the
- * end, where the likely ones stand after keep(). */
-static uint32_t draw(const struct candidate *c, size_t n, double total, float largest, double point)
+/* The candidate in whose share of the line the point lies that has `left` to the end; walks down
+ * from there, where the likely ones stand after keep(). */
+static uint32_t draw(
+	const struct sampler *s, const struct candidate *c, size_t n, double left, float largest)
 {
-	double left = point * total;
-
 	for (size_t i = n; i-- > 1;) {
-		left -= weight_of(c[i].logit, largest);
+		left -= weight_of(s, c[i].logit, largest);
 		if (left < 0)
 			return c[i].token;
 	}
@@ -333,11 +333,11 @@ static uint32_t sample(struct sampler *s, const float *logits)
 	if (set->top_k || set->top_p < 1 || set->min_p > 0) {
 		n_kept = keep(s, n, &total);
 		largest = s->candidates[n - 1].logit;
-		return draw(s->candidates + n - n_kept, n_kept, total, largest, point);
+		return draw(s, s->candidates + n - n_kept, n_kept, point * total, largest);
 	}
-	largest = logits[largest_of(logits, s->vocab)] / set->temperature;
-	total = total_weight(s->candidates, n, largest);
-	return draw(s->candidates, n, total, largest, point);
+	largest = logits[largest_of(logits, s->vocab)];
+	total = total_weight(s, s->candidates, n, largest);
+	return draw(s, s->candidates, n, point * total, largest);
 }
 
 /* Inserts into a list of at most `most` in falling order. */

@@ -120,6 +120,26 @@ static void test_draws(void **state)
 	check_draws(&set, 10);
 }
 
+/* As greedy as the limit, though a logit over such a temperature is infinite. */
+static void test_tiny_temperatures(void **state)
+{
+	struct sampler_settings set = sampler_defaults;
+	float logits[VOCAB] = {0};
+
+	(void)state;
+	logits[17] = 3;
+	logits[40] = 2.5f;
+	for (int limits = 0; limits < 2; limits++) {
+		set.top_p = limits ? 0.9f : 1;
+		for (set.temperature = 1e-3f; set.temperature > 0; set.temperature /= 1024) {
+			struct sampler *s = make(&set);
+
+			assert_int_equal(pick(s, logits), 17);
+			sampler_free(s);
+		}
+	}
+}
+
 static void test_greedy_takes_the_first(void **state)
 {
 	float logits[VOCAB] = {0};
@@ -304,6 +324,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_draws),
+		cmocka_unit_test(test_tiny_temperatures),
 		cmocka_unit_test(test_greedy_takes_the_first),
 		cmocka_unit_test(test_same_seed_same_tokens),
 		cmocka_unit_test(test_logprobs),
