@@ -1,32 +1,26 @@
 #include "compress/auto_keep.h"
 
 #include "compress/compare.h"
-#include "compress/decode.h"
 #include "compress/delta_file.h"
 #include "compress/exact.h"
+#include "compress/questions.h"
 #include "compress/served.h"
 #include "compress/task_calibration.h"
-#include "compress/tasks.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
 #include <string.h>
 #include <sys/mman.h>
 
-/* A task that was kept back. */
-struct question {
-	const struct task *task;
-	size_t sequence; /* of the references that were kept back */
-	bool tuned_solves, solves;
-};
-
 struct auto_keep {
 	struct auto_run *run;
 	struct kernels kernels;
 	struct served base, tuned;
-	struct tokenizer *tokenizer;
+	struct image *words; /* which the text borrows */
+	struct task_text *text;
 	struct sequences references; /* of tasks */
-	struct question *questions;
+	struct question *questions;  /* the tasks that were kept back */
+	bool *tuned_solves;          /* which of them */
 	size_t n, n_tuned_solves;
 };
 
@@ -35,8 +29,10 @@ struct auto_keep *auto_keep_free(struct auto_keep *k)
 	if (!k)
 		return NULL;
 	free(k->questions);
+	free(k->tuned_solves);
 	sequences_done(&k->references);
-	tokenizer_free(k->tokenizer);
+	task_text_free(k->text);
+	image_free(k->words);
 	served_done(&k->tuned);
 	served_done(&k->base);
 	free(k);
@@ -61,93 +57,64 @@ static bool same_prompt(const struct sequences *a, size_t i, const struct sequen
 	       memcmp(sequence_ids(a, i), sequence_ids(b, j), x->answer * sizeof(uint32_t)) == 0;
 }
 
-/* The task that a reference belongs to: one at a time, because some do not fit the model. */
-static int add_questions(struct auto_keep *k, const struct task *task, struct reason *reason)
+static uint32_t most_tokens(const struct auto_keep *k)
 {
-	const struct method_model *m = k->run->model;
-	const struct tasks one = {
-		.metric = tasks_of(k)->metric, .n = 1, .tasks = (struct task[]){*task}};
-	_cleanup_(sequences_done) struct sequences reference = {0};
-	int r = sequences_of_tasks(m->pair, &one, &reference, reason);
+	return task_metric_tokens(tasks_of(k)->metric);
+}
 
-	for (size_t i = 0; r == 0 && reference.n > 0 && i < k->references.n; i++)
+/* The task that a reference belongs to: one at a time, because some do not fit the model, and what
+ * does not fit its longest answer is no question. */
+static int add_question(struct auto_keep *k, const struct task *task, struct reason *reason)
+{
+	_cleanup_(sequences_done) struct sequences reference = {0};
+	int r = task_text_reference(k->text, task, &reference, reason);
+
+	if (r < 0 || reference.n == 0 ||
+		reference.items[0].answer + most_tokens(k) > k->run->tuned->config.max_positions)
+		return r;
+	for (size_t i = 0; i < k->references.n; i++)
 		if (same_prompt(&k->references, i, &reference, 0)) {
-			k->questions[k->n++] = (struct question){.task = task, .sequence = i};
+			k->questions[k->n++] = (struct question){
+				.task = task,
+				.prompt = sequence_ids(&k->references, i),
+				.n_prompt = k->references.items[i].answer,
+			};
 			break;
 		}
-	return r;
+	return 0;
 }
 
 static int list_questions(struct auto_keep *k, struct reason *reason)
 {
+	const struct tasks *tasks = tasks_of(k);
 	int r = auto_text_kept_back(k->run->model, &k->references, reason);
 
-	k->questions = calloc(tasks_of(k)->n + 1, sizeof(*k->questions));
-	if (!k->questions)
+	k->questions = calloc(tasks->n + 1, sizeof(*k->questions));
+	k->tuned_solves = calloc(tasks->n + 1, sizeof(*k->tuned_solves));
+	if (!k->questions || !k->tuned_solves)
 		return -ENOMEM;
-	for (size_t i = 0; r == 0 && i < tasks_of(k)->n; i++)
-		r = add_questions(k, &tasks_of(k)->tasks[i], reason);
+	if (r == 0)
+		r = task_text_of_pair(k->run->model->pair, &k->words, &k->text, reason);
+	for (size_t i = 0; r == 0 && i < tasks->n; i++)
+		r = add_question(k, &tasks->tasks[i], reason);
 	return r;
-}
-
-static bool is_right(const struct auto_keep *k, const struct question *q, const char *text)
-{
-	return task_solved(q->task, tasks_of(k)->metric, text);
 }
 
 /* Each question to a model. */
-static int answer(struct auto_keep *k, const struct model *model, const struct variant *variant,
-	bool tuned, struct reason *reason)
+static int ask(struct auto_keep *k, const struct served *served, struct reason *reason)
 {
-	const struct model_config *config = &k->run->tuned->config;
-	uint32_t most = task_metric_tokens(tasks_of(k)->metric);
-	_cleanup_(freep) struct decode_request *requests = calloc(k->n + 1, sizeof(*requests));
-	_cleanup_(freep) uint32_t *ids = calloc(k->n * most + 1, sizeof(*ids));
-	const struct decode_settings settings = {
-		.model = model,
-		.variant = variant,
+	const struct questions_settings settings = {
+		.text = k->text,
+		.model = served->model,
+		.variant = served_variant(served),
 		.pool = k->run->model->pool,
 		.progress = k->run->model->progress,
 		.stage = "answering",
-		.stops = config->eos,
-		.n_stops = config->n_eos,
-		.max_tokens = most,
+		.metric = tasks_of(k)->metric,
+		.max_tokens = most_tokens(k),
 	};
-	int r;
 
-	if (!requests || !ids)
-		return -ENOMEM;
-	for (size_t i = 0; i < k->n; i++)
-		requests[i] = (struct decode_request){
-			.prompt = sequence_ids(&k->references, k->questions[i].sequence),
-			.n_prompt = k->references.items[k->questions[i].sequence].answer,
-			.ids = ids + i * most,
-		};
-	r = decode_greedy(&settings, requests, k->n, reason);
-	for (size_t i = 0; r == 0 && i < k->n; i++) {
-		_cleanup_(freep) char *text = NULL;
-		struct question *q = &k->questions[i];
-		size_t n_text;
-
-		r = tokenizer_decode(
-			k->tokenizer, requests[i].ids, requests[i].n, true, &text, &n_text, reason);
-		if (r == 0)
-			*(tuned ? &q->tuned_solves : &q->solves) = is_right(k, q, text);
-	}
-	return r;
-}
-
-/* What does not fit its longest answer is no question. */
-static void drop_long(struct auto_keep *k)
-{
-	uint32_t most = task_metric_tokens(tasks_of(k)->metric);
-	size_t n = 0;
-
-	for (size_t i = 0; i < k->n; i++)
-		if (k->references.items[k->questions[i].sequence].answer + most <=
-			k->run->tuned->config.max_positions)
-			k->questions[n++] = k->questions[i];
-	k->n = n;
+	return questions_ask(&settings, k->questions, k->n, reason);
 }
 
 static int open_questions(struct auto_keep *k, struct reason *reason)
@@ -156,18 +123,19 @@ static int open_questions(struct auto_keep *k, struct reason *reason)
 
 	if (r < 0)
 		return r;
-	drop_long(k);
-	r = tokenizer_of(k->tuned.base->image, NULL, &k->tokenizer, reason);
-	if (r == 0)
-		r = answer(k, k->tuned.model, k->tuned.variant, true, reason);
-	for (size_t i = 0; i < k->n; i++)
-		k->n_tuned_solves += k->questions[i].tuned_solves;
-	if (r == 0 && k->n_tuned_solves == 0)
+	r = ask(k, &k->tuned, reason);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < k->n; i++) {
+		k->tuned_solves[i] = k->questions[i].solved;
+		k->n_tuned_solves += k->tuned_solves[i];
+	}
+	if (k->n_tuned_solves == 0)
 		return reason_set(reason, -EINVAL,
 			"the fine-tune solves none of %zu tasks that were kept back: there is "
 			"nothing to keep",
 			k->n);
-	return r;
+	return 0;
 }
 
 int auto_keep_new(struct auto_run *a, struct auto_keep **ret, struct reason *reason)
@@ -263,8 +231,8 @@ static struct kept solved_share(const struct auto_keep *k)
 	size_t n_solved = 0, n_differ = 0;
 
 	for (size_t i = 0; i < k->n; i++) {
-		n_solved += k->questions[i].solves;
-		n_differ += k->questions[i].solves != k->questions[i].tuned_solves;
+		n_solved += k->questions[i].solved;
+		n_differ += k->questions[i].solved != k->tuned_solves[i];
 	}
 	return (struct kept){
 		.share = (double)n_solved / (double)k->n_tuned_solves,
@@ -299,7 +267,7 @@ int auto_keep_measure(struct auto_keep *k, struct kept *ret, struct reason *reas
 	int r = serve(k, reason);
 
 	if (r == 0 && is_scored(k)) {
-		r = answer(k, k->base.model, k->base.with_delta, false, reason);
+		r = ask(k, &k->base, reason);
 		if (r == 0)
 			*ret = solved_share(k);
 		return r;

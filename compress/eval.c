@@ -1,9 +1,8 @@
 #include "compress/eval.h"
 
 #include "compress/compare.h"
-#include "compress/decode.h"
 #include "compress/exact.h"
-#include "engine/chat.h"
+#include "compress/questions.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -11,16 +10,15 @@
 
 /* A task as tokens: prompt, then the reference and its end. */
 struct example {
-	uint32_t *ids;
-	uint32_t n_prompt, n;
-	bool too_long;
+	size_t sequence;
+	bool too_long; /* it may have no sequence */
 };
 
 struct eval {
 	const struct eval_settings *settings;
 	const struct model_config *config; /* of the fine-tune */
-	struct tokenizer *tokenizer;
-	struct chat_format *format; /* or NULL */
+	struct task_text *text;
+	struct sequences sequences;
 	struct example *examples;
 	uint32_t max_tokens;
 	struct eval_report report;
@@ -28,72 +26,40 @@ struct eval {
 
 static void eval_done(struct eval *e)
 {
-	for (size_t i = 0; e->examples && i < e->settings->tasks->n; i++)
-		free(e->examples[i].ids);
 	free(e->examples);
-	chat_format_free(e->format);
-	tokenizer_free(e->tokenizer);
+	sequences_done(&e->sequences);
+	task_text_free(e->text);
 }
 
-static int open_texts(struct eval *e, struct reason *reason)
+static int open_text(struct eval *e, struct reason *reason)
 {
 	const struct served *base = e->settings->base;
-	const struct image *image = base->base->image;
-	const struct image *delta = base->delta ? base->delta->image : NULL;
-	int r;
+	const struct task_text_settings settings = {
+		.base = base->base->image,
+		.delta = base->delta ? base->delta->image : NULL,
+		.config = e->config,
+	};
+	int r = task_text_new(&settings, &e->text, reason);
 
-	r = tokenizer_of(image, delta, &e->tokenizer, reason);
-	if (r < 0)
-		return r;
-	r = chat_format_of(image, delta, &e->format, reason);
-	if (r == -EOPNOTSUPP)
-		return 0;
-	if (r == 0)
+	if (r == 0 && task_text_format(e->text))
 		snprintf(e->report.chat_format, sizeof(e->report.chat_format), "%s",
-			chat_format_name(e->format));
+			task_text_format(e->text));
 	return r;
 }
 
-static int encode_prompt(const struct eval *e, const struct task *task, uint32_t **ret,
-	size_t *ret_n, struct reason *reason)
-{
-	const struct chat_message message = {
-		.role = CHAT_ROLE_USER, .text = task->prompt, .n_text = strlen(task->prompt)};
-	struct tokenizer_options options = {.add_specials = true};
-
-	if (e->format)
-		return chat_render(e->format, e->tokenizer, &message, 1, ret, ret_n, reason);
-	return tokenizer_encode(
-		e->tokenizer, task->prompt, message.n_text, options, ret, ret_n, reason);
-}
-
 static int encode_example(
-	const struct eval *e, const struct task *task, struct example *ret, struct reason *reason)
+	struct eval *e, const struct task *task, struct example *ret, struct reason *reason)
 {
-	_cleanup_(freep) uint32_t *prompt = NULL;
-	_cleanup_(freep) uint32_t *reference = NULL;
-	struct tokenizer_options options = {0};
-	size_t n_prompt, n_reference, n;
-	int r;
+	size_t i = e->sequences.n;
+	int r = task_text_reference(e->text, task, &e->sequences, reason);
 
-	r = encode_prompt(e, task, &prompt, &n_prompt, reason);
-	if (r == 0)
-		r = tokenizer_encode(e->tokenizer, task->reference, strlen(task->reference),
-			options, &reference, &n_reference, reason);
 	if (r < 0)
 		return r;
-	ret->ids = malloc((n_prompt + n_reference + 1) * sizeof(*ret->ids));
-	if (!ret->ids)
-		return -ENOMEM;
-	memcpy(ret->ids, prompt, n_prompt * sizeof(*prompt));
-	memcpy(ret->ids + n_prompt, reference, n_reference * sizeof(*reference));
-	n = n_prompt + n_reference;
-	if (e->config->n_eos > 0)
-		ret->ids[n++] = (uint32_t)e->config->eos[0];
-	ret->n_prompt = (uint32_t)n_prompt;
-	ret->n = (uint32_t)n;
-	ret->too_long = n_prompt == 0 || n > e->config->max_positions ||
-			n_prompt + e->max_tokens > e->config->max_positions;
+	*ret = (struct example){
+		.sequence = i,
+		.too_long = e->sequences.n == i ||
+			    e->sequences.items[i].answer + e->max_tokens > e->config->max_positions,
+	};
 	return 0;
 }
 
@@ -121,12 +87,15 @@ static int compare_examples(
 
 	for (size_t i = 0; i < n; i++) {
 		const struct example *x = &e->examples[i];
+		const struct sequence *q;
 		int r;
 
 		progress_update(e->settings->progress, "comparing", i, n);
 		if (x->too_long)
 			continue;
-		r = compare_sequence(compare, x->ids, x->n, x->n_prompt - 1, sums, reason);
+		q = &e->sequences.items[x->sequence];
+		r = compare_sequence(compare, sequence_ids(&e->sequences, x->sequence), q->n,
+			q->answer - 1, sums, reason);
 		if (r < 0)
 			return r;
 	}
@@ -174,38 +143,6 @@ static int measure_closeness(struct eval *e, struct reason *reason)
 	return 0;
 }
 
-/* Cuts the text where the chat format's stop string begins. */
-static void cut_at_stop(const struct eval *e, char *text)
-{
-	const char *stop = e->format ? chat_format_stop(e->format) : NULL;
-	char *at = stop ? strstr(text, stop) : NULL;
-
-	if (at)
-		*at = '\0';
-}
-
-static int count_solved(const struct eval *e, const struct decode_request *requests,
-	const size_t *task_of, size_t n, double *ret_share, struct reason *reason)
-{
-	const struct tasks *tasks = e->settings->tasks;
-	uint64_t n_solved = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		_cleanup_(freep) char *text = NULL;
-		size_t n_text;
-		int r;
-
-		r = tokenizer_decode(
-			e->tokenizer, requests[i].ids, requests[i].n, true, &text, &n_text, reason);
-		if (r < 0)
-			return r;
-		cut_at_stop(e, text);
-		n_solved += task_solved(&tasks->tasks[task_of[i]], tasks->metric, text);
-	}
-	*ret_share = (double)n_solved / (double)tasks->n;
-	return 0;
-}
-
 struct contestant {
 	const char *stage;
 	const struct model *model;
@@ -214,41 +151,48 @@ struct contestant {
 	double *ret_score;
 };
 
+static size_t list_questions(const struct eval *e, struct question *ret)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < e->settings->tasks->n; i++)
+		if (!e->examples[i].too_long)
+			ret[n++] = (struct question){
+				.task = &e->settings->tasks->tasks[i],
+				.prompt = sequence_ids(&e->sequences, e->examples[i].sequence),
+				.n_prompt = e->sequences.items[e->examples[i].sequence].answer,
+			};
+	return n;
+}
+
 static int solve(struct eval *e, const struct contestant *c, struct reason *reason)
 {
-	size_t n_tasks = e->settings->tasks->n, n = 0;
-	_cleanup_(freep) struct decode_request *requests = calloc(n_tasks, sizeof(*requests));
-	_cleanup_(freep) size_t *task_of = calloc(n_tasks, sizeof(*task_of));
-	_cleanup_(freep) uint32_t *ids = calloc(n_tasks * e->max_tokens + 1, sizeof(*ids));
-	const struct decode_settings settings = {
+	const struct tasks *tasks = e->settings->tasks;
+	_cleanup_(freep) struct question *questions = calloc(tasks->n, sizeof(*questions));
+	const struct questions_settings settings = {
+		.text = e->text,
 		.model = c->model,
 		.variant = c->variant,
+		.kv_type = c->kv_type,
 		.pool = e->settings->pool,
 		.progress = e->settings->progress,
 		.stage = c->stage,
-		.stops = e->config->eos,
-		.n_stops = e->config->n_eos,
+		.metric = tasks->metric,
 		.max_tokens = e->max_tokens,
-		.kv_type = c->kv_type,
 	};
+	uint64_t n_solved = 0;
+	size_t n;
 	int r;
 
-	if (!requests || !task_of || !ids)
+	if (!questions)
 		return -ENOMEM;
-	for (size_t i = 0; i < n_tasks; i++) {
-		if (e->examples[i].too_long)
-			continue;
-		requests[n] = (struct decode_request){
-			.prompt = e->examples[i].ids,
-			.n_prompt = e->examples[i].n_prompt,
-			.ids = ids + n * e->max_tokens,
-		};
-		task_of[n++] = i;
-	}
-	r = decode_greedy(&settings, requests, n, reason);
-	if (r < 0)
-		return r;
-	return count_solved(e, requests, task_of, n, c->ret_score, reason);
+	n = list_questions(e, questions);
+	r = questions_ask(&settings, questions, n, reason);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		n_solved += questions[i].solved;
+	if (r == 0)
+		*c->ret_score = (double)n_solved / (double)tasks->n;
+	return r;
 }
 
 static int measure_usefulness(struct eval *e, struct reason *reason)
@@ -314,7 +258,7 @@ int eval_run(const struct eval_settings *settings, struct eval_report *ret, stru
 	};
 	int r;
 
-	r = open_texts(&e, reason);
+	r = open_text(&e, reason);
 	if (r == 0)
 		r = encode_examples(&e, reason);
 	if (r == 0)

@@ -1,6 +1,5 @@
 #include "compress/task_calibration.h"
 
-#include "compress/task_text.h"
 #include "foreign/tokenizer_json.h"
 #include "store/writer.h"
 
@@ -91,19 +90,29 @@ int words_of_pair(const struct pair *pair, struct image **ret, struct reason *re
 	return image_load(fd, ret, NULL, reason);
 }
 
+int task_text_of_pair(const struct pair *pair, struct image **ret_words, struct task_text **ret,
+	struct reason *reason)
+{
+	_cleanup_(imagep) struct image *words = NULL;
+	struct task_text_settings settings = {.config = &pair->tuned_config};
+	int r = words_of_pair(pair, &words, reason);
+
+	if (r < 0)
+		return r;
+	settings.base = words;
+	r = task_text_new(&settings, ret, reason);
+	if (r == 0)
+		*ret_words = take_ptr(words);
+	return r;
+}
+
 int sequences_of_tasks(const struct pair *pair, const struct tasks *tasks, struct sequences *ret,
 	struct reason *reason)
 {
-	_cleanup_(imagep) struct image *image = NULL;
+	_cleanup_(imagep) struct image *words = NULL;
 	_cleanup_(task_textp) struct task_text *text = NULL;
-	struct task_text_settings settings = {.config = &pair->tuned_config};
-	int r;
+	int r = task_text_of_pair(pair, &words, &text, reason);
 
-	r = words_of_pair(pair, &image, reason);
-	if (r < 0)
-		return r;
-	settings.base = image;
-	r = task_text_new(&settings, &text, reason);
 	return r == 0 ? task_text_references(text, tasks, ret, reason) : r;
 }
 

@@ -4,11 +4,9 @@
 #include "common/random.h"
 #include "engine/added_tokens.h"
 #include "engine/buffer.h"
-#include "engine/chat.h"
 
 #include <string.h>
 
-#define MAX_STOPS (FORMAT_MAX_EOS + 2)
 #define INVENTED_AT_ONCE 32u    /* conversations */
 #define MAX_INVENTED_PROMPT 96u /* tokens of a message */
 #define MAX_FRUITLESS 4u        /* rounds of inventing that gain nothing */
@@ -19,8 +17,7 @@ struct task_text {
 	struct model_config config; /* of the fine-tune */
 	struct tokenizer *tokenizer;
 	struct chat_format *format; /* or NULL */
-	int32_t stops[MAX_STOPS];   /* what ends an answer */
-	size_t n_stops;
+	struct answer_end end;
 };
 
 struct task_text *task_text_free(struct task_text *t)
@@ -31,18 +28,6 @@ struct task_text *task_text_free(struct task_text *t)
 	tokenizer_free(t->tokenizer);
 	free(t);
 	return NULL;
-}
-
-/* The end-of-text ids and the format's stop string, where that is one token. */
-static void find_stops(struct task_text *t)
-{
-	const char *stop = t->format ? chat_format_stop(t->format) : NULL;
-	int64_t id = stop ? tokenizer_find(t->tokenizer, stop, strlen(stop)) : -1;
-
-	for (size_t i = 0; i < t->config.n_eos; i++)
-		t->stops[t->n_stops++] = t->config.eos[i];
-	if (id >= 0)
-		t->stops[t->n_stops++] = (int32_t)id;
 }
 
 int task_text_new(
@@ -61,9 +46,30 @@ int task_text_new(
 	r = chat_format_of(settings->base, settings->delta, &t->format, reason);
 	if (r < 0 && r != -EOPNOTSUPP)
 		return r;
-	find_stops(t);
+	t->end = answer_end_of(&t->config, t->tokenizer, t->format);
 	*ret = take_ptr(t);
 	return 0;
+}
+
+const struct answer_end *task_text_end(const struct task_text *t)
+{
+	return &t->end;
+}
+
+const char *task_text_format(const struct task_text *t)
+{
+	return t->format ? chat_format_name(t->format) : NULL;
+}
+
+int task_text_answer(
+	const struct task_text *t, const uint32_t *ids, size_t n, char **ret, struct reason *reason)
+{
+	size_t n_text;
+	int r = tokenizer_decode(t->tokenizer, ids, n, true, ret, &n_text, reason);
+
+	if (r == 0)
+		answer_end_cut(&t->end, *ret);
+	return r;
 }
 
 /* A prompt on its way to a sequence. */
@@ -120,7 +126,7 @@ static int add_answered(const struct task_text *t, const struct draft *draft,
 	return sequences_add(ret, ids, n, draft->n_prompt);
 }
 
-static int add_reference(const struct task_text *t, const struct task *task, struct sequences *ret,
+int task_text_reference(const struct task_text *t, const struct task *task, struct sequences *ret,
 	struct reason *reason)
 {
 	_cleanup_(freep) uint32_t *reference = NULL;
@@ -136,8 +142,7 @@ static int add_reference(const struct task_text *t, const struct task *task, str
 	if (r == 0)
 		r = check_ids(t, reference, n, reason);
 	if (r == 0)
-		r = add_answered(
-			t, &draft, reference, n, t->config.n_eos > 0 ? t->config.eos[0] : -1, ret);
+		r = add_answered(t, &draft, reference, n, t->end.id, ret);
 	free(draft.prompt);
 	return r;
 }
@@ -148,7 +153,7 @@ int task_text_references(const struct task_text *t, const struct tasks *tasks,
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < tasks->n; i++) {
-		r = add_reference(t, &tasks->tasks[i], ret, reason);
+		r = task_text_reference(t, &tasks->tasks[i], ret, reason);
 		if (r < 0)
 			return reason_prefix(reason, r, "task %zu", i + 1);
 	}
@@ -251,8 +256,8 @@ int task_text_answers(const struct task_text *t, const struct tasks *tasks, stru
 	const struct drawing how = {
 		.stage = "answering",
 		.seed = t->settings.sampling.seed,
-		.stops = t->stops,
-		.n_stops = t->n_stops,
+		.stops = t->end.stops,
+		.n_stops = t->end.n_stops,
 	};
 	_cleanup_(drafts_done) struct drafts d = {0};
 	int r = drafts_init(&d, tasks->n, t->settings.max_answer);
@@ -273,7 +278,7 @@ int task_text_answers(const struct task_text *t, const struct tasks *tasks, stru
 struct opening {
 	uint32_t *ids;
 	size_t n;
-	int32_t stops[MAX_STOPS + 1];
+	int32_t stops[FORMAT_MAX_EOS + 2];
 	size_t n_stops;
 	struct text end; /* what follows the message; terminated; empty without a format */
 };
@@ -335,8 +340,8 @@ static int make_opening(const struct task_text *t, struct opening *ret, struct r
 	size_t n_guards;
 	int r;
 
-	memcpy(ret->stops, t->stops, t->n_stops * sizeof(*ret->stops));
-	ret->n_stops = t->n_stops;
+	memcpy(ret->stops, t->end.stops, t->end.n_stops * sizeof(*ret->stops));
+	ret->n_stops = t->end.n_stops;
 	if (!t->format)
 		return encode_opening(t, "", 0, ret, reason);
 	r = chat_format_text(t->format, &message, 1, true, &text, guards, &n_guards, reason);
@@ -400,8 +405,8 @@ static int answer_messages(const struct task_text *t, const struct opening *open
 		.stage = "inventing answers",
 		.seed = t->settings.sampling.seed,
 		.first = 2 * first + INVENTED_AT_ONCE,
-		.stops = t->stops,
-		.n_stops = t->n_stops,
+		.stops = t->end.stops,
+		.n_stops = t->end.n_stops,
 	};
 	_cleanup_(drafts_done) struct drafts d = {0};
 	int r = drafts_init(&d, messages->n, t->settings.max_answer);

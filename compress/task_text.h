@@ -10,6 +10,7 @@
 #pragma once
 
 #include "common/progress.h"
+#include "compress/answer_end.h"
 #include "compress/sequences.h"
 #include "compress/tasks.h"
 #include "engine/model.h"
@@ -43,7 +44,17 @@ static inline void task_textp(struct task_text **t)
 	task_text_free(*t);
 }
 
-/* Appends to `ret`: a task's prompt, its reference, the end. */
+/* The name of the chat format; NULL: prompts are given as they are. */
+const char *task_text_format(const struct task_text *t);
+const struct answer_end *task_text_end(const struct task_text *t);
+/* What an answer says, up to its end; *ret is malloc'ed. */
+int task_text_answer(const struct task_text *t, const uint32_t *ids, size_t n, char **ret,
+	struct reason *reason) _must_check_;
+
+/* Appends to `ret`: a task's prompt, its reference, the end; unless that does not fit. */
+int task_text_reference(const struct task_text *t, const struct task *task, struct sequences *ret,
+	struct reason *reason) _must_check_;
+/* The same of all tasks. */
 int task_text_references(const struct task_text *t, const struct tasks *tasks,
 	struct sequences *ret, struct reason *reason) _must_check_;
 
