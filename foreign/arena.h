@@ -20,6 +20,7 @@ struct arena_block {
 struct arena {
 	struct arena_block *blocks;
 	size_t total;
+	bool full; /* something was refused for the limit */
 };
 
 static inline void arena_done(struct arena *a)
@@ -39,8 +40,10 @@ static inline void *arena_take(struct arena *a, size_t n)
 	struct arena_block *b = a->blocks;
 	size_t size;
 
-	if (n > ARENA_MAX_BYTES || a->total > ARENA_MAX_BYTES - n)
+	if (n > ARENA_MAX_BYTES || a->total > ARENA_MAX_BYTES - n) {
+		a->full = true;
 		return NULL;
+	}
 	n = (n + 15) & ~(size_t)15;
 	if (!b || n > b->size - b->used) {
 		size = n > ARENA_BLOCK_BYTES ? n : ARENA_BLOCK_BYTES;

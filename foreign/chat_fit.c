@@ -43,7 +43,7 @@ static int render(struct fit *f, const struct probe *p, bool generation, struct 
 		return r;
 	copy = arena_take(&f->arena, out.n + 1);
 	if (!copy)
-		return -ENOMEM;
+		return f->arena.full ? unfit(f, "it writes too much") : -ENOMEM;
 	if (out.n)
 		memcpy(copy, out.items, out.n);
 	*ret = (struct span){.s = copy, .n = out.n};
@@ -197,6 +197,8 @@ static int fit_fold(struct fit *f, struct span head, struct span whole)
 			return unfit(f, "what comes before a system message");
 		f->pieces[CHAT_SYSTEM_PREFIX] = span_without_prefix(before, head);
 		f->pieces[CHAT_SYSTEM_SUFFIX] = span_between(s + strlen(PROBE_SYSTEM), u);
+	} else if (s < a) {
+		return unfit(f, "a system message after the user's");
 	} else {
 		f->flags |= CHAT_FOLD_LAST;
 		before = span_between(a + strlen(PROBE_ANSWER), s);
@@ -216,15 +218,16 @@ static int fit_fold(struct fit *f, struct span head, struct span whole)
 static int fit_system_turn(struct fit *f, struct span head, struct span pre, struct span mid)
 {
 	struct span late, seam, opening = span_without_suffix(head, f->pieces[CHAT_USER_PREFIX]);
-	const char *s;
+	const char *a, *s;
 	int r = render_roles(f, "uasu", true, &late);
 
 	if (r < 0)
 		return r;
 	f->pieces[CHAT_SYSTEM_SUFFIX] = span_without_suffix(mid, f->pieces[CHAT_USER_PREFIX]);
 	s = r == 0 ? span_find(late, PROBE_SYSTEM) : NULL;
-	if (s) {
-		seam = span_between(span_find(late, PROBE_ANSWER) + strlen(PROBE_ANSWER), s);
+	a = r == 0 ? span_find(late, PROBE_ANSWER) : NULL;
+	if (s && a && a < s) {
+		seam = span_between(a + strlen(PROBE_ANSWER), s);
 		if (span_has_prefix(seam, f->pieces[CHAT_ASSISTANT_SUFFIX])) {
 			seam = span_without_prefix(seam, f->pieces[CHAT_ASSISTANT_SUFFIX]);
 			if (span_has_suffix(pre, seam) &&

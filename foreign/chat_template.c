@@ -40,19 +40,20 @@ static int find_template(
 	struct template_source *s, const char *folder, const json_t *config, struct reason *reason)
 {
 	_cleanup_(freep) char *path = NULL;
+	struct reason absent = {0};
 	const json_t *text;
 	int r;
 
 	if (asprintf(&path, "%s/chat_template.jinja", folder) < 0)
 		return reason_set(reason, -ENOMEM, "out of memory");
-	r = file_load(path, MAX_TEMPLATE_BYTES, &s->file, &s->n, reason);
+	r = file_load(path, MAX_TEMPLATE_BYTES, &s->file, &s->n, &absent);
 	if (r == 0) {
 		s->text = s->file;
 		return 0;
 	}
 	/* A file that cannot be a template is one we do not know, as is one that is not Jinja. */
 	if (r != -ENOENT)
-		return r == -EBADMSG ? -EOPNOTSUPP : r;
+		return reason_set(reason, r == -EBADMSG ? -EOPNOTSUPP : r, "%s", absent.text);
 	text = json_object_get(config, "chat_template");
 	if (json_is_array(text))
 		text = find_default(text);

@@ -365,6 +365,9 @@ int jinja_new(const char *source, size_t n, struct jinja **ret, struct reason *r
 	p.at = j->source;
 	p.end = j->source + j->n_source;
 	r = parse_body(&p, NULL, &j->body);
+	if (r == -ENOMEM && j->arena.full)
+		r = reason_set(reason, -EOPNOTSUPP,
+			"the chat template takes more than %u MB to parse", ARENA_MAX_BYTES >> 20);
 	if (r < 0)
 		return r;
 	*ret = take_ptr(j);

@@ -346,6 +346,9 @@ int jinja_render(const struct jinja *j, const struct jinja_input *input, struct 
 		r = put_globals(&k, input);
 	if (r == 0)
 		r = runner_statements(&k, j->body);
+	if (r == -ENOMEM && k.arena.full)
+		r = reason_set(reason, -EOPNOTSUPP, "the chat template takes more than %u MB",
+			ARENA_MAX_BYTES >> 20);
 	arena_done(&k.arena);
 	return r;
 }

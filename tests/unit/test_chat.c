@@ -260,6 +260,17 @@ static void test_refused_templates(void **state)
 		 "'<|im_end|>\n' + loop.index | string }}{% endfor %}"
 		 "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
 			"cannot express"},
+		/* A system text behind the first user's. */
+		{"{% for m in messages %}{% if m.role != 'system' %}"
+		 "{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+		 "{% if loop.index0 == 1 and messages[0].role == 'system' %}"
+		 "{{ '\n' + messages[0].content }}{% endif %}{{ '<|im_end|>\n' }}{% endif %}"
+		 "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% "
+		 "endif %}",
+			"after the user's"},
+		{"{% set ns = namespace(x='') %}{% for i in range(9000) %}"
+		 "{% set ns.x = ns.x ~ '0123456789abcdef' %}{% endfor %}<|im_start|>",
+			"64 MB"},
 	};
 
 	(void)state;
@@ -271,6 +282,35 @@ static void test_refused_templates(void **state)
 		if (r != -EOPNOTSUPP || !strstr(reason.text, cases[i].word))
 			fail_msg("case %zu: %d, \"%s\"", i, r, reason.text);
 	}
+}
+
+/* An answer that is dropped where a system message follows it: such conversations are refused, all
+ * others are ChatML. */
+static void test_a_system_message_that_drops_the_answer(void **state)
+{
+	static const char template[] =
+		"{% for m in messages %}{% if not (m.role == 'assistant' and messages|length == 4 "
+		"and messages[2].role == 'system') %}{{ '<|im_start|>' + m.role + '\n' + m.content "
+		"+ '<|im_end|>\n' }}{% endif %}{% endfor %}"
+		"{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+	static const char plain[] = "<|im_start|>user\nV<|im_end|>\n<|im_start|>assistant\n";
+	const struct chat_message late[] = {
+		{CHAT_ROLE_USER, "U", 1},
+		{CHAT_ROLE_ASSISTANT, "A", 1},
+		{CHAT_ROLE_SYSTEM, "S", 1},
+		{CHAT_ROLE_USER, "V", 1},
+	};
+	struct text out = {0};
+	struct chat_format *f;
+	struct reason reason = {0};
+
+	(void)state;
+	if (compile_template(template, &f, &reason) < 0)
+		fail_msg("%s", reason.text);
+	expect_text(f, late + 3, 1, true, plain, strlen(plain));
+	assert_int_equal(chat_format_text(f, late, 4, true, &out, NULL, NULL, NULL), -EBADMSG);
+	text_done(&out);
+	chat_format_free(f);
 }
 
 struct shipped {
@@ -542,6 +582,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_families),
 		cmocka_unit_test(test_refused_templates),
+		cmocka_unit_test(test_a_system_message_that_drops_the_answer),
 		cmocka_unit_test(test_shipped_prompt),
 		cmocka_unit_test(test_forgery),
 		cmocka_unit_test(test_broken_sections),
