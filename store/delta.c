@@ -154,15 +154,17 @@ static int put_in_place(struct delta *d, struct binding *b, struct reason *reaso
 	return r < 0 ? tensor_reason(record, r, reason) : 0;
 }
 
-/* Memory for what is not in the file as the kernels want it. */
+/* Memory for what is not in the file as the kernels want it. A file that was cut has a part of it,
+ * and no more than its header told whoever made room for it. */
 static int make_room(struct delta *d, const struct image *image, const struct tensor_table *t,
 	struct reason *reason)
 {
+	bool whole = image->n_levels == image->header.n_levels;
 	uint64_t n = 0;
 
 	for (size_t i = 0; i < t->n; i++)
 		n += part_layout(&t->records[i]).expanded_bytes;
-	if (image->n_levels == image->header.n_levels && n != image->header.expanded_bytes)
+	if (n > image->header.expanded_bytes || (whole && n != image->header.expanded_bytes))
 		return reason_set(reason, -EBADMSG,
 			"header: %" PRIu64 " bytes when expanded, the records make it %" PRIu64,
 			image->header.expanded_bytes, n);

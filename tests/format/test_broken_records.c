@@ -145,6 +145,29 @@ static void broken_delta_records_are_refused(void **state)
 	breakable_expect_refused(f, cases, array_len(cases));
 }
 
+/* A delta that was cut needs less memory than its header says, never more. */
+static void cut_deltas_expand_within_bounds(void **state)
+{
+	struct breakable *f = &breakables[1];
+
+	(void)state;
+	for (int lie = 0; lie < 2; lie++) {
+		struct format_header h = f->header;
+		struct reason reason;
+
+		if (lie)
+			h.expanded_bytes = 0;
+		memcpy(f->broken, f->good, f->n_bytes);
+		memcpy(f->broken, &h, sizeof(h));
+		breakable_write(f);
+		assert_int_equal(ftruncate(f->fd, (off_t)h.level_end[0]), 0);
+		assert_int_equal(breakable_open(f, &reason), lie ? -EBADMSG : 0);
+		if (lie)
+			assert_non_null(strstr(reason.text, "0 bytes when expanded"));
+		breakable_restore(f);
+	}
+}
+
 static void broken_replaced_rows_are_refused(void **state)
 {
 	struct breakable *f = &breakables[1];
@@ -282,6 +305,7 @@ int main(void)
 		cmocka_unit_test(broken_base_codes_are_refused),
 		cmocka_unit_test(digests_of_what_serves_are_checked),
 		cmocka_unit_test(broken_delta_records_are_refused),
+		cmocka_unit_test(cut_deltas_expand_within_bounds),
 		cmocka_unit_test(broken_replaced_rows_are_refused),
 		cmocka_unit_test(broken_codes_are_refused),
 		cmocka_unit_test(broken_grids_are_refused),
