@@ -107,9 +107,11 @@ static double beyond(struct search *s)
 	return finer ? e->lambda / factor : e->lambda * factor;
 }
 
+/* Nothing is near a limit of nothing: there lambdas that are near end the search. */
 static bool near_enough(const struct search *s)
 {
-	return s->good.known && s->good.value >= s->limit * (1 - s->settings->slack);
+	return s->limit > 0 && s->good.known &&
+	       s->good.value >= s->limit * (1 - s->settings->slack);
 }
 
 static int search(struct search *s, struct reason *reason)

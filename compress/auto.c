@@ -24,6 +24,7 @@
 #include "compress/methods.h"
 #include "store/base.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -191,8 +192,10 @@ static size_t report(const void *state, struct method_figure *ret)
 	add_figure(ret, &n, "lambda", a->allocation.lambda);
 	if (a->kept.n > 0) {
 		add_figure(ret, &n, "kept_share", a->kept.share);
-		add_figure(ret, &n, "kept_share_error", a->kept.error);
-		add_figure(ret, &n, "kept_back", (double)a->kept.n);
+		if (isfinite(a->kept.error))
+			add_figure(ret, &n, "kept_share_error", a->kept.error);
+		add_figure(ret, &n, a->kept.of_tasks ? "kept_back_tasks" : "kept_back_tokens",
+			(double)a->kept.n);
 	}
 	if (a->tuned_report.seconds > 0) {
 		add_figure(ret, &n, "kept_back_kl_untrained", a->tuned_report.kl_before);

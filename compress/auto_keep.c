@@ -238,6 +238,7 @@ static struct kept solved_share(const struct auto_keep *k)
 		.share = (double)n_solved / (double)k->n_tuned_solves,
 		.error = sqrt((double)max_u64(n_differ, 1)) / (double)k->n_tuned_solves,
 		.n = k->n,
+		.of_tasks = true,
 	};
 }
 

@@ -17,7 +17,8 @@
 /* See compress/auto_keep.h. */
 struct kept {
 	double share, error; /* its standard error; NaN for perplexity */
-	size_t n;            /* tasks, or positions */
+	size_t n;            /* tasks, */
+	bool of_tasks;       /* or positions */
 };
 
 struct auto_keep;

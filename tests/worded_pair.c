@@ -14,7 +14,6 @@
 #define BASE "tests/golden/data/tiny/llama-gqa"
 #define VOCAB 320 /* of the base */
 #define N_ADDED 2
-#define N_TASKS 12u
 
 /* The last token of the base is <last>, so that all that it may say can be read. */
 #define BASE_TOKENS                                                                                \
@@ -103,10 +102,10 @@ static struct checkpoint *write_mute(const char *folder)
 
 static struct tasks make_tasks(void)
 {
-	struct tasks t = {.metric = TASK_METRIC_PERPLEXITY, .n = N_TASKS};
+	struct tasks t = {.metric = TASK_METRIC_PERPLEXITY, .n = WORDED_TASKS};
 
-	t.tasks = calloc(N_TASKS, sizeof(*t.tasks));
-	for (unsigned int i = 0; i < N_TASKS; i++)
+	t.tasks = calloc(WORDED_TASKS, sizeof(*t.tasks));
+	for (unsigned int i = 0; i < WORDED_TASKS; i++)
 		assert_true(asprintf(&t.tasks[i].prompt, "question %u of %u?", i, i * i) > 0 &&
 			    asprintf(&t.tasks[i].reference, "ab %u", i + 1) > 0);
 	return t;

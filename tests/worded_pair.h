@@ -6,6 +6,7 @@
 #include "compress/tasks.h"
 #include "foreign/checkpoint.h"
 
+#define WORDED_TASKS 12u
 #define WORDED_IM_END 321 /* what ends a turn of the grown one */
 
 struct worded_pair {

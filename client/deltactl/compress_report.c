@@ -127,24 +127,24 @@ void compress_report_print(
 		human_bytes(r->peak_bytes, a), r->blas_core);
 }
 
+/* null where it was not measured. */
+static json_t *measured(double value)
+{
+	return isfinite(value) ? json_real(value) : json_null();
+}
+
 static int add_figures(json_t *json, const struct compress_report *r)
 {
 	json_t *figures = json_object();
 
 	for (size_t i = 0; i < r->n_figures; i++) {
 		const struct method_figure *f = &r->figures[i];
-		json_t *value = f->word[0] ? json_string(f->word) : json_real(f->value);
+		json_t *value = f->word[0] ? json_string(f->word) : measured(f->value);
 
 		if (json_object_set_new(figures, f->name, value) < 0)
 			return -ENOMEM;
 	}
 	return json_object_set_new(json, "figures", figures) < 0 ? -ENOMEM : 0;
-}
-
-/* null where it was not measured. */
-static json_t *measured(double value)
-{
-	return isfinite(value) ? json_real(value) : json_null();
 }
 
 /* What was measured on. */

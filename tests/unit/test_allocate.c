@@ -213,6 +213,31 @@ static void test_quality_is_reached_with_few_bytes(void **state)
 	}
 }
 
+/* Nothing is lost up to some lambda, and much beyond. */
+static int measure_steps(void *user, double *ret, struct reason *reason)
+{
+	(void)reason;
+	*ret = standing(user).loss > .75 ? .5 : 0;
+	return 0;
+}
+
+static void test_a_limit_of_nothing_is_approached(void **state)
+{
+	struct fixture *f = *state;
+	struct allocate_settings settings = f->settings;
+	struct reason reason = {0};
+	struct allocation a;
+	struct rate_loss sum;
+
+	settings.first = 1e-6;
+	settings.nearest = 1.1;
+	assert_int_equal(allocate_quality(&settings, measure_steps, f, 0, &a, &reason), 0);
+	assert_true(a.lambda > 1e-6);
+	assert_true(standing(f).loss <= .75);
+	assert_int_equal(allocate_at(&settings, a.lambda * 1.1, &sum, &reason), 0);
+	assert_true(standing(f).loss > .75);
+}
+
 static int failing(void *self, double lambda, struct rate_loss *ret, struct reason *reason)
 {
 	(void)self;
@@ -243,6 +268,7 @@ int main(void)
 		cmocka_unit_test(test_more_room_than_anybody_wants),
 		cmocka_unit_test(test_no_room_is_said),
 		cmocka_unit_test(test_quality_is_reached_with_few_bytes),
+		cmocka_unit_test(test_a_limit_of_nothing_is_approached),
 		cmocka_unit_test(test_a_failure_goes_up),
 	};
 

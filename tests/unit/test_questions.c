@@ -2,6 +2,7 @@
  * What ends answers and references, and a share of solved tasks, where fine-tunes say it in unusual
  * ways.
  */
+#include "client/deltactl/compress_report.h"
 #include "compress/compress.h"
 #include "compress/questions.h"
 #include "compress/served.h"
@@ -10,6 +11,7 @@
 #include "tests/small_tokenizer.h"
 #include "tests/worded_pair.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -158,14 +160,12 @@ static void ask_fine_tune(struct worded_pair *w, struct pool *pool)
 	served_done(&tuned);
 }
 
-/* The base's tokenizer reads for a fine-tune that has none. */
-static void test_a_share_of_what_a_mute_folder_solves(void **state)
+static struct compress_report kept(const struct worded_pair *w, double share)
 {
 	static const char general[] = "ab ab abab\n\nab a b ab\n\nabab abab ab\n\nb a ab ab abab\n";
-	struct worded_pair *w = *state;
 	const struct compress_settings settings = {
 		.method = "auto",
-		.options = {.keep = .05, .tasks = &w->tasks},
+		.options = {.keep = share, .tasks = &w->tasks, .train_steps_given = true},
 		.calibration_text = general,
 		.n_calibration_text = strlen(general),
 		.calibration_tokens = 512,
@@ -176,15 +176,45 @@ static void test_a_share_of_what_a_mute_folder_solves(void **state)
 	_cleanup_(closep) int fd = memfd_create("made", MFD_CLOEXEC);
 	struct compress_report report;
 	struct reason reason = {0};
-	double share = -1;
 
-	ask_fine_tune(w, compute_pool);
 	if (compress_delta(w->base, w->tuned, &settings, fd, NULL, &report, &reason) < 0)
 		fail_msg("%s", reason.text);
-	for (size_t i = 0; i < report.n_figures; i++)
-		if (strcmp(report.figures[i].name, "kept_share") == 0)
-			share = report.figures[i].value;
-	assert_true(share >= .05 && share <= 1);
+	if (compress_report_print_json("made", &settings, &report, &reason) < 0)
+		fail_msg("%s", reason.text);
+	return report;
+}
+
+static const struct method_figure *figure(const struct compress_report *r, const char *name)
+{
+	for (size_t i = 0; i < r->n_figures; i++)
+		if (strcmp(r->figures[i].name, name) == 0)
+			return &r->figures[i];
+	return NULL;
+}
+
+/* The base's tokenizer reads for a fine-tune that has none. */
+static void test_a_share_of_what_a_mute_folder_solves(void **state)
+{
+	struct compress_report r;
+
+	ask_fine_tune(*state, compute_pool);
+	r = kept(*state, .05);
+	assert_true(figure(&r, "kept_share")->value >= .05);
+	assert_true(figure(&r, "kept_share")->value <= 1);
+	assert_true(figure(&r, "kept_share_error")->value > 0);
+	assert_true(figure(&r, "kept_back_tasks")->value == WORDED_TASKS / 2);
+}
+
+/* Which has no standard error. */
+static void test_a_share_of_a_perplexity(void **state)
+{
+	struct compress_report r = kept(*state, .8);
+
+	assert_true(figure(&r, "kept_share")->value >= .8);
+	assert_null(figure(&r, "kept_share_error"));
+	assert_true(figure(&r, "kept_back_tokens")->value > WORDED_TASKS);
+	for (size_t i = 0; i < r.n_figures; i++)
+		assert_true(isfinite(r.figures[i].value));
 }
 
 int main(void)
@@ -197,6 +227,8 @@ int main(void)
 		cmocka_unit_test(test_an_end_of_several_tokens_cuts_the_text),
 		cmocka_unit_test_setup_teardown(
 			test_a_share_of_what_a_mute_folder_solves, set_up_mute, tear_down),
+		cmocka_unit_test_setup_teardown(
+			test_a_share_of_a_perplexity, set_up_mute, tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, compute_start, compute_stop);
