@@ -272,8 +272,9 @@ static double log_of(const struct log_sum *s)
 static void add_place(const struct run *r, const struct place *p, struct comparison *sums)
 {
 	double tuned = log_of(&p->of[MODEL_TUNED]), delta = log_of(&p->of[MODEL_DELTA]);
-	double kl = fmax(0, p->difference / p->of[MODEL_TUNED].sum - (tuned - delta));
+	double kl = p->difference / p->of[MODEL_TUNED].sum - (tuned - delta);
 
+	kl = kl < 0 ? 0 : kl; /* NaN stays */
 	sums->n++;
 	sums->sum_kl += kl;
 	sums->sum_kl_squared += kl * kl;

@@ -90,7 +90,7 @@ static double divergence(const float *p, double p_sum, const float *q, double q_
 
 		kl += exp(log_p) * (log_p - ((double)q[i] - q_sum));
 	}
-	return fmax(kl, 0);
+	return kl < 0 ? 0 : kl; /* NaN stays */
 }
 
 static void compare_place(void *arg, size_t i, size_t worker)

@@ -12,9 +12,10 @@ struct sizes {
 	double norm, calibration, held_out;
 };
 
+/* NaN stays: where inputs overflow nothing is known. */
 static double square_root(double energy)
 {
-	return energy > 0 ? sqrt(energy) : 0;
+	return energy <= 0 ? 0 : sqrt(energy);
 }
 
 static double norm_of(const float *values, size_t n)
@@ -37,7 +38,7 @@ static int measure(
 		return r;
 	*ret = (struct sizes){
 		.norm = norm_of(values, (size_t)rows * g->cols),
-		.calibration = (double)__builtin_nanf(""),
+		.calibration = (double)NAN,
 		.held_out = square_root(held_out),
 	};
 	return 0;
@@ -59,11 +60,11 @@ static int measure_calibration(
 	return 0;
 }
 
-/* An error where there was nothing to miss is all or nothing. */
+/* An error where there was nothing to miss is all or nothing; NaN where numbers overflow. */
 static double share(double error, double whole)
 {
-	if (isnan(whole))
-		return whole;
+	if (!isfinite(error) || !isfinite(whole))
+		return (double)NAN;
 	return whole > 0 ? error / whole : error > 0;
 }
 
@@ -93,6 +94,21 @@ static uint16_t unchanged_share(const float *delta, size_t n)
 	return (uint16_t)lround((double)zeros / (double)n * (QUALITY_UNMEASURED - 1));
 }
 
+/* Zeros, as for what is not known, where the change overflows. */
+static int measure_spectrum(const struct method_matrix *m, double norm,
+	uint8_t ret[static FORMAT_SPECTRUM], struct reason *reason)
+{
+	int r;
+
+	memset(ret, 0, FORMAT_SPECTRUM);
+	if (!isfinite(norm))
+		return 0;
+	r = spectrum_measure(m->delta, m->rows, m->cols, ret);
+	return r == -EDOM ? reason_set(reason, r, "%s: its singular values cannot be found",
+				    tensor_role_name(m->role))
+			  : r;
+}
+
 int judge_matrix(const struct method_group *group, struct method_matrix *m, float *ret_weights,
 	struct judgement *ret, struct reason *reason)
 {
@@ -111,7 +127,7 @@ int judge_matrix(const struct method_group *group, struct method_matrix *m, floa
 	if (r == 0)
 		r = measure_calibration(group, m->delta, m->rows, &whole);
 	if (r == 0)
-		r = spectrum_measure(m->delta, m->rows, m->cols, spectrum);
+		r = measure_spectrum(m, whole.norm, spectrum, reason);
 	if (r < 0)
 		return r;
 	base = norm_of(m->base, n);

@@ -130,10 +130,11 @@ struct method_figure {
 
 struct method {
 	const char *name;
-	const char *summary;  /* one line for the help */
-	uint32_t needs;       /* enum method_needs, or-ed */
-	uint32_t takes;       /* enum method_takes, or-ed */
-	bool exact;           /* also meets projections where only bits changed: -0, NaN */
+	const char *summary; /* one line for the help */
+	uint32_t needs;      /* enum method_needs, or-ed */
+	uint32_t takes;      /* enum method_takes, or-ed */
+	bool exact;          /* also meets projections where only bits changed: -0, NaN */
+	bool any_change;     /* also takes a change that overflows f32, which it does not look at */
 	double default_ratio; /* where neither ratio nor bits is said; 0: sizes itself */
 	bool against_served;  /* by default made for the values that any base of codes serves, else
 				 only for those of int4; bench/results/base_weights.md */

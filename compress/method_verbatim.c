@@ -51,6 +51,7 @@ static int store_coded(void *state, struct method_group *group, struct reason *r
 const struct method method_zero = {
 	.name = "zero",
 	.summary = "no projection, only what is always exact",
+	.any_change = true,
 	.check = check,
 	.quantise = leave_out,
 };
@@ -59,6 +60,7 @@ const struct method method_dense = {
 	.name = "dense",
 	.summary = "the fine-tune's bf16 words",
 	.exact = true,
+	.any_change = true,
 	.check = check,
 	.quantise = store_plain,
 };
@@ -67,6 +69,7 @@ const struct method method_lossless = {
 	.name = "lossless",
 	.summary = "the same, entropy coded against the base's; compared bit for bit",
 	.exact = true,
+	.any_change = true,
 	.against_served = true, /* coded rows are told from what the reader has */
 	.check = check,
 	.quantise = store_coded,

@@ -5,6 +5,7 @@
 #include "compress/layer.h"
 #include "store/base.h"
 
+#include <math.h>
 #include <string.h>
 
 struct walk {
@@ -274,12 +275,35 @@ static int find_moments(struct walk *w, uint32_t cols)
 	return r;
 }
 
+/* Weights may be so far apart that f32 does not hold how far. */
+static int check_change(const struct method_matrix *m, struct reason *reason)
+{
+	for (size_t i = 0; i < (size_t)m->rows * m->cols; i++)
+		if (!isfinite(m->delta[i]))
+			return reason_set(reason, -EDOM,
+				"%s: number %zu of the change from the base's %g is not finite",
+				tensor_role_name(m->role), i, (double)m->base[i]);
+	return 0;
+}
+
+static int check_changes(const struct walk *w, const struct method_group *g, struct reason *reason)
+{
+	int r = 0;
+
+	if (w->settings->method->any_change)
+		return 0;
+	for (size_t i = 0; r == 0 && i < g->n_matrices; i++)
+		r = check_change(&g->matrices[i], reason);
+	return r;
+}
+
 static int compress_members(
 	struct walk *w, struct method_group *g, const size_t *places, struct reason *reason)
 {
-	int r;
+	int r = check_changes(w, g, reason);
 
-	r = find_moments(w, g->cols);
+	if (r == 0)
+		r = find_moments(w, g->cols);
 	if (r < 0)
 		return r;
 	g->moments = w->moments[ACTIVATION_CALIBRATION];

@@ -1,5 +1,6 @@
 #include "foreign/adapted.h"
 
+#include "foreign/safetensors_numbers.h"
 #include "kernels/convert.h"
 #include "store/base.h"
 
@@ -59,11 +60,25 @@ static int read_changed(struct checkpoint *base, const struct adapter *a, enum t
 	return add_factors(&factors, ret);
 }
 
+/* Finite numbers of a file may make others. */
+static int check_values(
+	enum tensor_role role, uint32_t layer, const float *values, size_t n, struct reason *reason)
+{
+	size_t bad = numbers_find_not_finite(values, n);
+
+	if (bad == n)
+		return 0;
+	return reason_set(reason, -EBADMSG,
+		"with the adapter, number %zu of %s of layer %u is %g, expected a finite one", bad,
+		tensor_role_name(role), layer, (double)values[bad]);
+}
+
 int adapted_read(struct checkpoint *base, const struct adapter *a, enum tensor_role role,
 	uint32_t layer, float **ret, size_t *ret_n, struct reason *reason)
 {
 	_cleanup_(freep) float *values = NULL;
 	uint32_t rows, cols;
+	size_t n;
 	int r;
 
 	if (!model_config_shape(adapter_config(a), role, layer, &rows, &cols))
@@ -72,17 +87,18 @@ int adapted_read(struct checkpoint *base, const struct adapter *a, enum tensor_r
 	r = adapter_read_whole(a, role, layer, &values, reason);
 	if (r < 0)
 		return r;
+	n = (size_t)rows * cols;
 	if (!values) {
-		size_t n = (size_t)rows * cols;
-
 		values = malloc((n + 1) * sizeof(*values));
 		if (!values)
 			return reason_set(reason, -ENOMEM, "out of memory");
 		r = read_changed(base, a, role, layer, n, values, reason);
 	}
+	if (r == 0)
+		r = check_values(role, layer, values, n, reason);
 	if (r < 0)
 		return r;
 	*ret = take_ptr(values);
-	*ret_n = (size_t)rows * cols;
+	*ret_n = n;
 	return 0;
 }

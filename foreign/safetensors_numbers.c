@@ -30,9 +30,8 @@ static void to_floats(enum safetensors_dtype dtype, const void *raw, float *ret,
 			ret[i] = f16_to_f32(le16toh(halves[i]));
 }
 
-/* Index of the first number that is infinite, or would be in bf16, or is none; n if there is none.
- * Counted first, which takes no branches. */
-static size_t find_not_finite(const float *values, size_t n)
+/* Counted first, which takes no branches. */
+size_t numbers_find_not_finite(const float *values, size_t n)
 {
 	static const float limit = 0x1.ffp127f; /* half a step above the largest bf16 */
 	size_t n_bad = 0, i = 0;
@@ -68,7 +67,7 @@ int safetensors_read_f32(const struct safetensors *s, const struct safetensors_t
 		if (r < 0)
 			return r;
 		to_floats(tensor->dtype, raw, ret + at, chunk);
-		bad = find_not_finite(ret + at, chunk);
+		bad = numbers_find_not_finite(ret + at, chunk);
 		if (bad < chunk)
 			return say_not_finite(
 				tensor, first + at + bad, (double)ret[at + bad], reason);

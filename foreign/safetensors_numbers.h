@@ -19,3 +19,7 @@ int safetensors_read_bf16(const struct safetensors *s, const struct safetensors_
 
 /* Rounds to nearest; returns how many numbers changed by that. */
 uint64_t numbers_to_bf16(uint16_t *ret, const float *values, size_t n);
+
+/* Index of the first number that is infinite, or would be in bf16, or is none; n if there is none.
+ */
+size_t numbers_find_not_finite(const float *values, size_t n);

@@ -15,8 +15,11 @@ static double ratio_of(uint64_t original, uint64_t bytes)
 
 static void print_closeness(const char *text, double kl, double agreement, uint64_t n_tokens)
 {
-	printf("  on %s (%llu tokens): KL to the fine-tune %.5f, agreement %.4f\n", text,
-		(unsigned long long)n_tokens, kl, agreement);
+	char a[16], b[16];
+
+	printf("  on %s (%llu tokens): KL to the fine-tune %s, agreement %s\n", text,
+		(unsigned long long)n_tokens, human_figure(kl, 5, a),
+		human_figure(agreement, 4, b));
 }
 
 static void print_perplexities(double base, double tuned, double delta)
@@ -111,8 +114,9 @@ void compress_report_print(
 			r->against_served ? "what it serves" : "the original");
 	if (r->n_left_out)
 		printf("  in %u projections that changed the base's weights stay\n", r->n_left_out);
-	printf("  mean error    weights %.3f, activations on held-out text %.3f\n",
-		r->mean_weight_error, r->mean_activation_error);
+	printf("  mean error    weights %s, activations on held-out text %s\n",
+		human_figure(r->mean_weight_error, 3, a),
+		human_figure(r->mean_activation_error, 3, b));
 	print_figures(r);
 	print_quality(r);
 	if (r->tasks.text == CERTIFICATE_RANDOM)
@@ -171,7 +175,7 @@ int compress_report_print_json(const char *output, const struct compress_setting
 
 	digest_hex(&r->root, root);
 	json = json_pack("{ss ss ss ss ss sf sI sI sf sI sI sf sI sI si si si"
-			 " sf sf so so so so so sI sI sb ss si sb sf sI ss}",
+			 " so so so so so so so sI sI sb ss si sb sf sI ss}",
 		"file", output, "method", s->method, "digest", root, "base_weights",
 		weights_name(s->base_weights), "against", r->against_served ? "served" : "original",
 		"requested_ratio", s->options.ratio, "file_bytes", (json_int_t)r->file_bytes,
@@ -182,8 +186,9 @@ int compress_report_print_json(const char *output, const struct compress_setting
 		ratio_of(r->projection_original_bytes, r->projection_bytes), "embedding_bytes",
 		(json_int_t)r->embedding_bytes, "other_bytes", (json_int_t)r->other_bytes,
 		"projections", (int)r->n_projections, "projections_unchanged", (int)r->n_unchanged,
-		"projections_left_out", (int)r->n_left_out, "weight_error", r->mean_weight_error,
-		"activation_error", r->mean_activation_error, "kl", measured(r->kl), "agreement",
+		"projections_left_out", (int)r->n_left_out, "weight_error",
+		measured(r->mean_weight_error), "activation_error",
+		measured(r->mean_activation_error), "kl", measured(r->kl), "agreement",
 		measured(r->agreement), "perplexity_base", measured(r->perplexity_base),
 		"perplexity_tuned", measured(r->perplexity_tuned), "perplexity_delta",
 		measured(r->perplexity_delta), "calibration_tokens",
