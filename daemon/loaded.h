@@ -4,11 +4,25 @@
  */
 #pragma once
 
+#include "common/mailbox.h"
 #include "engine/chat.h"
 #include "engine/model.h"
 #include "engine/tokenizer.h"
 
+enum order_kind {
+	ORDER_KIND_LOAD,
+	ORDER_KIND_DROP,
+	ORDER_KIND_END,
+};
+
+/* A message to the loader. */
+struct order {
+	struct mail mail;
+	enum order_kind kind;
+};
+
 struct loaded {
+	struct order drop;   /* the loader's, which can thus always be told */
 	struct base *base;   /* owned by the base's variant alone */
 	struct model *model; /* likewise */
 	struct delta *delta; /* owned; NULL for the base */

@@ -5,22 +5,12 @@
 #include <stdatomic.h>
 #include <string.h>
 
-enum order_kind {
-	ORDER_KIND_LOAD,
-	ORDER_KIND_DROP,
-	ORDER_KIND_END,
-};
-
-/* A message to the thread. */
-struct order {
-	struct mail mail;
-	enum order_kind kind;
+struct load_order {
+	struct order order;
 	bool is_base;
-	struct load_result
-		*result;        /* LOAD: allocated with the order, so that it can always be sent */
-	int fd;                 /* LOAD: owned */
-	struct loaded *dropped; /* DROP */
-	char name[];            /* LOAD */
+	struct load_result *result; /* allocated with the order, so that it can always be sent */
+	int fd;                     /* owned */
+	char name[];
 };
 
 struct loader {
@@ -30,6 +20,8 @@ struct loader {
 	struct mailbox *results;
 	struct mail *taken;  /* results taken from the box, not yet from here; the loop's */
 	struct loaded *base; /* the thread's until it has ended */
+	struct order end;
+	atomic_bool ending; /* set by the loop: loads are cancelled */
 	/* Written by the thread, read by the loop. */
 	atomic_uint_fast64_t current_id, done, total;
 };
@@ -43,9 +35,10 @@ static void on_progress(void *user, const char *stage, uint64_t done, uint64_t t
 	atomic_store(&l->total, total);
 }
 
-static void run_load(struct loader *l, struct order *order)
+static void run_load(struct loader *l, struct load_order *order)
 {
-	const struct progress progress = {.update = on_progress, .user = l};
+	const struct progress progress = {
+		.update = on_progress, .user = l, .cancelled = &l->ending};
 	struct load_result *result = order->result;
 
 	atomic_store(&l->done, 0);
@@ -67,20 +60,30 @@ static void run_load(struct loader *l, struct order *order)
 		reason_prefix(&result->reason, 0, "%s", order->name);
 	atomic_store(&l->current_id, 0);
 	mailbox_post(l->results, &result->mail);
+	close(order->fd);
+	free(order);
+}
+
+static void drop(const struct loader *l, struct loaded *loaded)
+{
+	if (loaded != l->base)
+		loaded_free(loaded);
 }
 
 /* False: the end. */
 static bool run_order(struct loader *l, struct order *order)
 {
-	bool more = order->kind != ORDER_KIND_END;
-
-	if (order->kind == ORDER_KIND_LOAD)
-		run_load(l, order);
-	else if (order->kind == ORDER_KIND_DROP && order->dropped != l->base)
-		loaded_free(order->dropped);
-	closep(&order->fd);
-	free(order);
-	return more;
+	switch (order->kind) {
+	case ORDER_KIND_LOAD:
+		run_load(l, container_of(order, struct load_order, order));
+		return true;
+	case ORDER_KIND_DROP:
+		drop(l, container_of(order, struct loaded, drop));
+		return true;
+	case ORDER_KIND_END:
+		return false;
+	}
+	return true;
 }
 
 static void *run(void *user)
@@ -139,31 +142,10 @@ int loader_new(const struct kernels *kernels, struct loader **ret)
 	return 0;
 }
 
-static struct order *order_new(enum order_kind kind, const char *name)
-{
-	struct order *order = calloc(1, sizeof(*order) + strlen(name) + 1);
-
-	if (!order)
-		return NULL;
-	order->kind = kind;
-	order->fd = -1;
-	memcpy(order->name, name, strlen(name) + 1);
-	return order;
-}
-
-/* Dropping and ending must not fail: without memory for a message they wait until there is some. */
-static struct order *order_new_patiently(enum order_kind kind)
-{
-	struct order *order;
-
-	while (!(order = order_new(kind, "")))
-		usleep(10000);
-	return order;
-}
-
 int loader_load(struct loader *l, uint64_t id, const char *name, int fd, bool is_base)
 {
-	struct order *order = order_new(ORDER_KIND_LOAD, name);
+	size_t n = strlen(name) + 1;
+	struct load_order *order = calloc(1, sizeof(*order) + n);
 
 	if (!order)
 		return -ENOMEM;
@@ -172,19 +154,19 @@ int loader_load(struct loader *l, uint64_t id, const char *name, int fd, bool is
 		free(order);
 		return -ENOMEM;
 	}
+	order->order.kind = ORDER_KIND_LOAD;
 	order->result->id = id;
 	order->fd = fd;
 	order->is_base = is_base;
-	mailbox_post(l->orders, &order->mail);
+	memcpy(order->name, name, n);
+	mailbox_post(l->orders, &order->order.mail);
 	return 0;
 }
 
 void loader_drop(struct loader *l, struct loaded *loaded)
 {
-	struct order *order = order_new_patiently(ORDER_KIND_DROP);
-
-	order->dropped = loaded;
-	mailbox_post(l->orders, &order->mail);
+	loaded->drop.kind = ORDER_KIND_DROP;
+	mailbox_post(l->orders, &loaded->drop.mail);
 }
 
 struct loader *loader_free(struct loader *l)
@@ -193,11 +175,12 @@ struct loader *loader_free(struct loader *l)
 
 	if (!l)
 		return NULL;
-	mailbox_post(l->orders, &order_new_patiently(ORDER_KIND_END)->mail);
+	atomic_store(&l->ending, true);
+	l->end.kind = ORDER_KIND_END;
+	mailbox_post(l->orders, &l->end.mail);
 	pthread_join(l->thread, NULL);
 	while ((result = loader_take(l))) {
-		if (result->loaded != l->base)
-			loaded_free(result->loaded);
+		drop(l, result->loaded);
 		free(result);
 	}
 	loaded_free(l->base);

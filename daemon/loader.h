@@ -20,14 +20,14 @@ struct loader;
 
 /* `kernels` is borrowed. Starts the thread. */
 int loader_new(const struct kernels *kernels, struct loader **ret) _must_check_;
-/* Ends after the orders that were given, then frees the base: all other variants must have been
- * dropped. Results that nobody took are freed. */
+/* Cancels the loads, then frees the base: all other variants must have been dropped. Results that
+ * nobody took are freed. */
 struct loader *loader_free(struct loader *l);
 
 /* Reads `fd`, which it takes on success; `name` goes into the reasons. The first load is that of
  * the base. */
 int loader_load(struct loader *l, uint64_t id, const char *name, int fd, bool is_base) _must_check_;
-/* Takes a variant back and frees it on the loader's thread (the base: at the end). */
+/* Takes a variant back and frees it on the loader's thread (the base: at the end). Cannot fail. */
 void loader_drop(struct loader *l, struct loaded *loaded);
 
 /* Readable while results wait. */

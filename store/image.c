@@ -182,8 +182,11 @@ static int chunk_arrived(void *user, const struct read_chunk *chunk, struct reas
 	struct load *l = user;
 	uint64_t index = l->first_chunk + chunk->index, n_bytes;
 	uint64_t offset = image_chunk(&l->header, index, &n_bytes);
-	int r = check_chunk(l->head, &l->header, index, chunk->bytes, reason);
+	int r;
 
+	if (progress_cancelled(l->progress))
+		return reason_set(reason, -ECANCELED, "cancelled while it was read");
+	r = check_chunk(l->head, &l->header, index, chunk->bytes, reason);
 	if (r < 0)
 		return r;
 	assert(n_bytes == chunk->n_bytes);

@@ -70,7 +70,7 @@ int image_peek(int fd, struct format_header *ret, struct reason *reason) _must_c
 /*
  * Reads an open file through io_uring (plain reads where the kernel forbids it), several chunks in
  * flight, each verified on arrival. `fd` stays the caller's. A chunk that does not match is
- * -EBADMSG, with its number in the reason. `progress` may be NULL.
+ * -EBADMSG, with its number in the reason. `progress` may be NULL; its cancelling is heeded.
  */
 int image_load(int fd, struct image **ret, const struct progress *progress, struct reason *reason)
 	_must_check_;

@@ -171,6 +171,22 @@ static void delta_may_end_with_a_level(void **state)
 	base_free(b);
 }
 
+static void loading_can_be_cancelled(void **state)
+{
+	_cleanup_(closep) int fd = small_base_file();
+	atomic_bool cancelled = false;
+	const struct progress progress = {.cancelled = &cancelled};
+	struct reason reason = {0};
+	struct image *image;
+
+	(void)state;
+	assert_int_equal(image_load(fd, &image, &progress, &reason), 0);
+	image_free(image);
+	cancelled = true;
+	assert_int_equal(image_load(fd, &image, &progress, &reason), -ECANCELED);
+	assert_non_null(strstr(reason.text, "cancelled"));
+}
+
 static void delta_of_another_base_is_refused(void **state)
 {
 	_cleanup_(closep) int fd = small_delta_file();
@@ -328,6 +344,7 @@ int main(void)
 		leak_checked(base_comes_back_as_written),
 		leak_checked(delta_comes_back_as_written),
 		leak_checked(delta_may_end_with_a_level),
+		leak_checked(loading_can_be_cancelled),
 		leak_checked(delta_of_another_base_is_refused),
 		leak_checked(same_input_gives_the_same_bytes),
 		leak_checked(memory_is_sealed),
