@@ -11,6 +11,7 @@
 #pragma once
 
 #include "store/delta.h"
+#include "store/placement.h"
 #include "store/part.h"
 
 struct payload {
@@ -20,6 +21,8 @@ struct payload {
 	 * the base's matrix, which coded ROWS differ from. room NULL: nothing is expanded, and
 	 * views of such parts have no numbers. */
 	uint8_t *room;
+	struct placement
+		joined; /* of the room, for FACTORS that share it with others; zeroed: alone */
 	const struct base_matrix *base;
 	bool other_values; /* than those of the base that the delta was made for, where it has codes
 			    */

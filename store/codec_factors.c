@@ -1,6 +1,7 @@
 #include "store/codec.h"
 
 #include "kernels/convert.h"
+#include "kernels/pack.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -97,8 +98,10 @@ static int expand_sigma(
 
 static struct qmat expanded_matrix(const struct payload *p, uint64_t at, uint32_t cols)
 {
+	uint64_t before = p->joined.first * qmat_codes_bytes(1, cols, p->record->bits);
+
 	return (struct qmat){
-		.codes = p->room ? p->room + at : NULL,
+		.codes = p->room ? p->room + at + before : NULL,
 		.rows = p->record->n,
 		.cols = cols,
 		.bits = p->record->bits,
@@ -116,11 +119,22 @@ static int expand_matrix(const struct payload *p, const struct qmat *m, uint64_t
 	return codec_expand(p->record, &coded, (uint8_t *)(uintptr_t)m->codes, reason);
 }
 
+/* Of all parts that share the room. */
+static struct part_layout room_layout(const struct payload *p)
+{
+	struct tensor_record all = *p->record;
+
+	if (p->joined.n_joined > 0)
+		all.n = p->joined.n_joined;
+	return part_layout(&all);
+}
+
 static int bind_stream(const struct payload *p, struct factors *ret, struct reason *reason)
 {
-	struct part_layout l = part_layout(p->record);
+	struct part_layout l = part_layout(p->record), room = room_layout(p);
 	uint64_t n_v, n_all = p->record->bytes - l.end;
-	float *sigma = p->room ? (void *)(p->room + l.expanded_sigma) : NULL;
+	float *sigma =
+		p->room ? (float *)(void *)(p->room + room.expanded_sigma) + p->joined.first : NULL;
 	int r;
 
 	memcpy(&n_v, p->bytes, sizeof(n_v));
@@ -128,8 +142,8 @@ static int bind_stream(const struct payload *p, struct factors *ret, struct reas
 		return reason_set(reason, -EBADMSG,
 			"v has %" PRIu64 " bytes, the payload holds %" PRIu64, n_v, n_all);
 	*ret = (struct factors){
-		.v = expanded_matrix(p, l.expanded_v, p->record->cols),
-		.u = expanded_matrix(p, l.expanded_u, p->record->rows),
+		.v = expanded_matrix(p, room.expanded_v, p->record->cols),
+		.u = expanded_matrix(p, room.expanded_u, p->record->rows),
 		.sigma = sigma,
 	};
 	r = expand_sigma(p, p->bytes + l.sigma, sigma, reason);

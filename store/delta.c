@@ -102,13 +102,22 @@ static uint32_t sum_of_ranks(const struct linear_delta *m)
 	return sum;
 }
 
-/* Takes its place among the parts of its matrix. */
-static int add_part(struct linear_delta *m, const struct tensor_record *record,
-	const struct delta_part *part, struct reason *reason)
+/* Takes its place among the parts of its matrix; factors that follow others in memory become one
+ * with them. */
+static int add_part(struct linear_delta *m, const struct payload *p, const struct delta_part *part,
+	struct reason *reason)
 {
+	const struct tensor_record *record = p->record;
 	uint64_t most = min_u64(record->rows, record->cols);
 
-	m->parts[m->n_parts++] = *part;
+	if (p->joined.first > 0) {
+		struct factors *all = &m->parts[m->n_parts - 1].factors;
+
+		all->v.rows += part->factors.v.rows;
+		all->u.rows += part->factors.u.rows;
+	} else {
+		m->parts[m->n_parts++] = *part;
+	}
 	if (sum_of_ranks(m) > most)
 		return reason_set(reason, -EBADMSG,
 			"has %" PRIu32 " components in all, a matrix of %" PRIu32 " by %" PRIu32
@@ -149,7 +158,7 @@ static int put_in_place(struct delta *d, struct binding *b, struct reason *reaso
 	} else if (tensor_role_is_vector(role)) {
 		*vector_of(d, role, record->layer) = b->vector;
 	} else {
-		r = add_part(matrix_of(d, role, record->layer), record, &b->part, reason);
+		r = add_part(matrix_of(d, role, record->layer), &b->payload, &b->part, reason);
 	}
 	return r < 0 ? tensor_reason(record, r, reason) : 0;
 }
@@ -183,26 +192,27 @@ static int bind_tensors(struct delta *d, const struct tensor_table *t, const str
 	const struct digest *model, struct reason *reason)
 {
 	_cleanup_(freep) struct binding *bindings = calloc(t->n + 1, sizeof(*bindings));
+	_cleanup_(freep) struct placement *places = calloc(t->n + 1, sizeof(*places));
 	bool other_values = base && !digest_equal(model, base_served_digest(base));
-	uint8_t *room = d->expanded;
-	int r = 0;
+	int r = bindings && places ? 0 : -ENOMEM;
 
-	if (!bindings)
-		return reason_set(reason, -ENOMEM, "out of memory");
+	if (r == 0 && d->expanded)
+		r = placement_plan(t, d->config.n_layers, places);
+	if (r < 0)
+		return reason_set(reason, r, "out of memory");
 	for (size_t i = 0; i < t->n; i++) {
 		const struct tensor_record *record = &t->records[i];
 
 		bindings[i].payload = (struct payload){
 			.record = record,
 			.bytes = t->bytes + record->offset,
-			.room = room,
+			.room = d->expanded ? d->expanded + places[i].at : NULL,
+			.joined = places[i],
 			.base = base ? base_matrix(
 					       base, (enum tensor_role)record->role, record->layer)
 				     : NULL,
 			.other_values = other_values,
 		};
-		if (room)
-			room += part_layout(record).expanded_bytes;
 	}
 	if (d->expanded_bytes >= PARALLEL_BYTES)
 		parallel_for(t->n, bind_one, bindings);

@@ -56,7 +56,8 @@ struct delta_part {
 	};
 };
 
-/* What a delta does to one matrix: the sum of its parts, the lowest level first. ROWS stand alone,
+/* What a delta does to one matrix: the sum of its parts, the lowest level first; coded FACTORS of
+ * one width are a single part, whatever levels they stand at (store/placement.h). ROWS stand alone,
  * but for CODES of other rows; no parts where nothing changed. */
 struct linear_delta {
 	uint32_t n_parts;
