@@ -241,6 +241,8 @@ static int prepare(const struct method_model *model, void **ret_state, struct re
 	if (r < 0)
 		return r;
 	model->scratch->used = work_file_end(s->work);
+	model->scratch->began_anew =
+		block_inputs_began_anew(s->inputs) || work_file_began_anew(s->work);
 	s->model = NULL;
 	*ret_state = take_ptr(s);
 	return 0;

@@ -27,6 +27,7 @@ struct block_inputs {
 	struct block_inputs_shape shape;
 	uint64_t slots, end;
 	uint64_t n;
+	bool began_anew;
 };
 
 struct block_inputs *block_inputs_free(struct block_inputs *b)
@@ -43,6 +44,11 @@ uint64_t block_inputs_count(const struct block_inputs *b)
 uint64_t block_inputs_end(const struct block_inputs *b)
 {
 	return b->end;
+}
+
+bool block_inputs_began_anew(const struct block_inputs *b)
+{
+	return b->began_anew;
 }
 
 static int disk_error(int r, struct reason *reason)
@@ -129,6 +135,7 @@ int block_inputs_restart(struct block_inputs *b, struct reason *reason)
 {
 	int r = begin(b);
 
+	b->began_anew = true;
 	return r < 0 ? disk_error(r, reason) : 0;
 }
 
@@ -143,6 +150,7 @@ static int open_or_begin(struct block_inputs *b, bool resume)
 		r = take_up(b);
 	if (r != 0)
 		return r < 0 ? r : 0;
+	b->began_anew = resume && bytes > 0;
 	return begin(b);
 }
 

@@ -41,3 +41,5 @@ int block_inputs_read(const struct block_inputs *b, uint64_t slot, void *ret, st
 	_must_check_;
 /* Forgets all, and what stands behind in the file: something was damaged. */
 int block_inputs_restart(struct block_inputs *b, struct reason *reason) _must_check_;
+/* Work was to be taken up, but the file held something else, or was damaged. */
+bool block_inputs_began_anew(const struct block_inputs *b);

@@ -100,7 +100,10 @@ struct method_scratch {
 	bool resume;
 	struct digest key;     /* of all that the work may depend on */
 	uint32_t *blocks_done; /* NULL, or told how many blocks are safe */
-	uint64_t used;         /* set by the method: where others may begin */
+	/* Set by the method: where others may begin, and whether the file held something else than
+	 * work of its own, or a damaged one. */
+	uint64_t used;
+	bool began_anew;
 };
 
 /* The whole model, for prepare(). */

@@ -138,7 +138,7 @@ static void tell_blocks(const struct walk *w, uint32_t n)
 /* Goes on where an earlier walk was ended, or begins. */
 static int take_up(struct walk *w, struct reason *reason)
 {
-	bool began_anew = work_file_began_anew(w->work);
+	bool began_anew = w->scratch.began_anew || work_file_began_anew(w->work);
 	uint32_t n = work_file_blocks(w->work);
 	int r = n ? activations_resume(w->activations) : 0;
 

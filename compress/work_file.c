@@ -227,7 +227,7 @@ static int open_or_begin(struct work_file *w, bool resume)
 		r = take_up(w, (uint64_t)bytes);
 	if (r != 0)
 		return r < 0 ? r : 0;
-	w->began_anew = (uint64_t)bytes > w->shape.origin;
+	w->began_anew = resume && (uint64_t)bytes > w->shape.origin;
 	return begin(w);
 }
 

@@ -44,7 +44,8 @@ static inline void work_file_freep(struct work_file **w)
 
 /* Blocks that are in the log. */
 uint32_t work_file_blocks(const struct work_file *w);
-/* The file held something else, which is gone now: another command's work, or a damaged one. */
+/* Work was to be taken up, but the file held something else, which is gone now: another command's
+ * work, or a damaged one. */
 bool work_file_began_anew(const struct work_file *w);
 
 /* Where the log ends: nothing of this work stands behind. */

@@ -82,6 +82,7 @@ check 'same bytes' same part.delta
 take_copy
 check '--no-resume' go_on --no-resume
 [ "$(told resumed_blocks)" = 0 ] && ok 'begins anew' || not_ok 'does not begin anew'
+[ "$(told began_anew)" = false ] && ok 'as it was told to' || not_ok 'and calls the file foreign'
 check 'same bytes' same part.delta
 
 take_copy

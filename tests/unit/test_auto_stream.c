@@ -312,7 +312,15 @@ static void test_work_of_another_command_is_not_taken(void **state)
 	f.work.command.bytes[0] ^= 1;
 	r = made(&f.call);
 	assert_true(figure(&r, "resumed_menus")->value == 0);
+	assert_true(r.began_anew);
 	assert_memory_equal(&r.root, &f.whole.root, sizeof(r.root));
+	r = made(&f.call);
+	assert_false(r.began_anew);
+	f.work.command.bytes[0] ^= 1;
+	f.work.resume = false;
+	r = made(&f.call);
+	assert_int_equal(r.n_resumed, 0);
+	assert_false(r.began_anew);
 	close_work(&f);
 }
 
