@@ -86,37 +86,40 @@ static bool number_in_use(const struct session *s, uint64_t number)
 	return false;
 }
 
+static struct request *refuse(
+	struct session *s, uint64_t number, enum proto_status status, const struct reason *reason)
+{
+	session_send_error(s, number, status, reason);
+	return NULL;
+}
+
 /* A charged request in the session's list; NULL if it was refused, with the answer sent. */
 static struct request *request_new(struct session *s, uint64_t number)
 {
+	_cleanup_(freep) struct request *r = NULL;
 	struct server *server = s->server;
-	enum proto_status status = PROTO_STATUS_OK;
 	struct reason reason;
-	struct request *r;
 	int error;
 
 	if (server->draining) {
-		status = PROTO_STATUS_SHUTTING_DOWN;
 		reason_set(&reason, 0, "the daemon is shutting down");
-	} else if (number_in_use(s, number)) {
-		status = PROTO_STATUS_BAD_ARGUMENT;
-		reason_set(&reason, 0, "request %llu is still running", (unsigned long long)number);
+		return refuse(s, number, PROTO_STATUS_SHUTTING_DOWN, &reason);
 	}
-	r = status ? NULL : calloc(1, sizeof(*r));
+	if (number_in_use(s, number)) {
+		reason_set(&reason, 0, "request %llu is still running", (unsigned long long)number);
+		return refuse(s, number, PROTO_STATUS_BAD_ARGUMENT, &reason);
+	}
+	r = calloc(1, sizeof(*r));
 	error = r ? acct_charge(server->acct, s->peer.uid, ACCT_KIND_REQUESTS, 1, &r->charge)
 		  : -ENOMEM;
-	if (!status && error == ACCT_E_LIMIT) {
-		status = PROTO_STATUS_BUSY;
+	if (error == ACCT_E_LIMIT) {
 		reason_set(&reason, 0, "user %u has %llu requests, the most one may have",
 			s->peer.uid, (unsigned long long)server->config->limits_requests_per_user);
-	} else if (!status && error < 0) {
-		status = PROTO_STATUS_INTERNAL;
-		reason_set(&reason, 0, "%s", strerror(-error));
+		return refuse(s, number, PROTO_STATUS_BUSY, &reason);
 	}
-	if (status) {
-		session_send_error(s, number, status, &reason);
-		free(r);
-		return NULL;
+	if (error < 0) {
+		reason_set(&reason, 0, "%s", strerror(-error));
+		return refuse(s, number, PROTO_STATUS_INTERNAL, &reason);
 	}
 	r->server = server;
 	r->session = s;
@@ -125,7 +128,7 @@ static struct request *request_new(struct session *s, uint64_t number)
 	r->next = s->requests;
 	s->requests = r;
 	server->n_requests++;
-	return r;
+	return take_ptr(r);
 }
 
 static void answer_load_failure(struct request *r, int error, const struct reason *reason)
@@ -254,12 +257,7 @@ void request_submit(struct request *r, struct job_spec *spec, struct stream *str
 	r->stream = stream;
 	spec->variant = r->entry->loaded->variant;
 	spec->id = jobs_add(server->jobs, r);
-	if (!spec->id) {
-		fail_with_words(
-			r, PROTO_STATUS_BUSY, "the engine has as many requests as it takes");
-		return;
-	}
-	condition = engine_submit(server->engine, spec);
+	condition = spec->id ? engine_submit(server->engine, spec) : ENGINE_E_BUSY;
 	if (condition != 0)
 		jobs_remove(server->jobs, spec->id);
 	if (condition == ENGINE_E_BUSY) {
