@@ -196,21 +196,28 @@ static void finish_all(struct engine *e)
 		remove_and_finish(e, e->sched.waiting, FINISH_SHUTDOWN);
 }
 
+static void sleep_on_mail(struct engine *e)
+{
+	e->counters.idle = true;
+	mailbox_wait(e->box, -1);
+	e->counters.idle = false;
+}
+
 static void *engine_main(void *arg)
 {
 	struct engine *e = arg;
 
+	e->counters.idle = false;
 	while (!atomic_load(&e->stop)) {
 		take_mail(e);
 		obey(e);
 		admit(e);
 		publish(e);
 		sched_next_batch(&e->sched, &e->batch);
-		e->counters.idle = e->batch.n_rows == 0;
 		if (e->batch.n_rows)
 			step(e);
 		else
-			mailbox_wait(e->box, -1);
+			sleep_on_mail(e);
 	}
 	take_mail(e);
 	finish_all(e);
@@ -297,6 +304,7 @@ int engine_new(const struct model *model, const struct engine_settings *settings
 	if (r < 0)
 		return r;
 	e->counters.kv_pages_free = kv_pool_free_pages(e->kv);
+	e->counters.idle = true;
 	r = start(e, reason);
 	if (r < 0)
 		return r;
