@@ -213,6 +213,13 @@ static size_t points(const void *state, struct rate_point *ret)
 	return a->n_points;
 }
 
+static struct method_tokens text(const void *state)
+{
+	const struct auto_run *a = state;
+
+	return auto_text_told(&a->text.learn, &a->text.general);
+}
+
 static void done(void *state)
 {
 	auto_run_free(state);
@@ -230,6 +237,7 @@ const struct method method_auto = {
 	.vector = vector,
 	.report = report,
 	.points = points,
+	.text = text,
 	.done = done,
 	.memory = auto_memory,
 	.streamed = &method_auto_stream,

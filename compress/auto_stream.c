@@ -314,6 +314,14 @@ static size_t report(const void *state, struct method_figure *ret)
 	return n;
 }
 
+static struct method_tokens text(const void *state)
+{
+	const struct auto_stream *s = state;
+	const struct sequences none = {0};
+
+	return auto_text_told(&s->text, &none);
+}
+
 static void done(void *state)
 {
 	stream_free(state);
@@ -328,6 +336,7 @@ const struct method method_auto_stream = {
 	.prepare = prepare,
 	.quantise = quantise,
 	.report = report,
+	.text = text,
 	.memory = auto_stream_memory,
 	.done = done,
 };

@@ -25,6 +25,19 @@ const char *auto_text_name(enum auto_text_kind kind)
 	return names[kind];
 }
 
+struct method_tokens auto_text_told(const struct sequences *learn, const struct sequences *general)
+{
+	struct digest_state *state = digest_new();
+	struct method_tokens told = {.n = learn->n_ids + general->n_ids};
+
+	if (!state)
+		return told;
+	sequences_digest(learn, state);
+	sequences_digest(general, state);
+	told.ids = digest_finish(state);
+	return told;
+}
+
 void auto_text_done(struct auto_text *t)
 {
 	sequences_done(&t->learn);

@@ -27,7 +27,7 @@ enum auto_text_kind {
 struct auto_text {
 	enum auto_text_kind kind;
 	struct sequences learn, kept_back; /* neither is empty, but for auto_text_read() */
-	struct sequences general; /* beside tasks: the calibration text; else empty */
+	struct sequences general;          /* beside tasks: the calibration text; else empty */
 };
 
 int auto_text_make(const struct method_model *model, struct auto_text *ret, struct reason *reason)
@@ -45,5 +45,8 @@ int auto_text_sample(const struct auto_text *t, struct sequences *ret) _must_che
  * why); appended. */
 int auto_text_mix(const struct auto_text *t, size_t n_tokens, struct sequences *ret) _must_check_;
 void auto_text_done(struct auto_text *t);
+
+/* Of all that is learnt from. `general` may be empty. */
+struct method_tokens auto_text_told(const struct sequences *learn, const struct sequences *general);
 
 const char *auto_text_name(enum auto_text_kind kind);

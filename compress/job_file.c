@@ -146,13 +146,23 @@ static int write_whole(struct job *j, int fd, struct reason *reason)
 	return 0;
 }
 
-static void fill_certificate(struct job *j)
+/* What the method has looked at; rows of a coded embedding are weighed by the calibration text. */
+static struct method_tokens text_of(const struct job *j)
 {
 	const struct calibration *c = j->calibration;
 
+	if (j->projections.text.n > 0 || compress_embedding(j->settings).kind == EMBEDDING_EXACT)
+		return j->projections.text;
+	return (struct method_tokens){.ids = c->digest, .n = (uint64_t)c->n_windows * c->window};
+}
+
+static void fill_certificate(struct job *j)
+{
+	const struct method_tokens text = text_of(j);
+
 	snprintf(j->certificate.method, sizeof(j->certificate.method), "%s", j->settings->method);
-	j->certificate.calibration = c->digest;
-	j->certificate.n_calibration_tokens = (uint64_t)c->n_windows * c->window;
+	j->certificate.calibration = text.ids;
+	j->certificate.n_calibration_tokens = text.n;
 	j->certificate.projection_bytes = delta_file_bytes(j->file, tensor_role_is_projection);
 	j->certificate.projection_original_bytes = j->projections.original_bytes;
 }

@@ -131,6 +131,12 @@ struct method_figure {
 #define METHOD_FIGURE_MADE "made"      /* a way that is not the usual one: */
 #define METHOD_MADE_BY_BLOCKS "block-by-block"
 
+/* The tokens that a delta was made with. */
+struct method_tokens {
+	struct digest ids; /* as little-endian u32; zeros where there are none */
+	uint64_t n;
+};
+
 struct method {
 	const char *name;
 	const char *summary; /* one line for the help */
@@ -158,6 +164,8 @@ struct method {
 	/* NULL: none. Sizes that were measured on the way, on text of the method's own; fills at
 	 * most METHOD_MAX_POINTS, returns how many. The last is what was made. */
 	size_t (*points)(const void *state, struct rate_point *ret);
+	/* What it has learnt from; NULL: the calibration text, if it needs that. */
+	struct method_tokens (*text)(const void *state);
 	void (*done)(void *state); /* NULL where there is no prepare() */
 	/* NULL: about as much as the walk. Most bytes of memory that it takes, by the shape of the
 	 * model alone; where that is above the limit `streamed` stands in, which may be NULL. */

@@ -1,5 +1,6 @@
 #include "compress/sequences.h"
 
+#include <endian.h>
 #include <string.h>
 
 static int make_room(struct sequences *s, size_t n)
@@ -71,6 +72,15 @@ uint32_t sequences_longest(const struct sequences *s)
 	for (size_t i = 0; i < s->n; i++)
 		longest = longest > s->items[i].n ? longest : s->items[i].n;
 	return longest;
+}
+
+void sequences_digest(const struct sequences *s, struct digest_state *state)
+{
+	for (size_t i = 0; i < s->n_ids; i++) {
+		uint32_t id = htole32(s->ids[i]);
+
+		digest_add(state, &id, sizeof(id));
+	}
 }
 
 int sequences_check(const struct sequences *s, uint32_t vocab, struct reason *reason)

@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "common/digest.h"
 #include "common/reason.h"
 
 struct sequence {
@@ -38,5 +39,7 @@ static inline const uint32_t *sequence_ids(const struct sequences *s, size_t i)
 size_t sequences_read(const struct sequences *s);
 size_t sequences_judged(const struct sequences *s);
 uint32_t sequences_longest(const struct sequences *s);
+/* Adds all ids, as little-endian u32. */
+void sequences_digest(const struct sequences *s, struct digest_state *state);
 /* Is every id below `vocab`? -EBADMSG names the first that is not. */
 int sequences_check(const struct sequences *s, uint32_t vocab, struct reason *reason) _must_check_;

@@ -426,6 +426,18 @@ static int walk_layer(struct walk *w, uint32_t index, struct reason *reason)
 	return r;
 }
 
+static struct method_tokens text_of(const struct walk *w)
+{
+	const struct method *m = w->settings->method;
+	const struct calibration *c = w->settings->calibration;
+
+	if (m->text)
+		return m->text(w->state);
+	if (!(m->needs & METHOD_NEEDS_CALIBRATION))
+		return (struct method_tokens){0};
+	return (struct method_tokens){.ids = c->digest, .n = (uint64_t)c->n_windows * c->window};
+}
+
 int walk_run(const struct walk_settings *settings, struct delta_file *f, struct walk_report *ret,
 	struct reason *reason)
 {
@@ -451,6 +463,7 @@ int walk_run(const struct walk_settings *settings, struct delta_file *f, struct 
 		walk.report.n_figures = settings->method->report(walk.state, walk.report.figures);
 	if (settings->method->points)
 		walk.report.n_points = settings->method->points(walk.state, walk.report.points);
+	walk.report.text = text_of(&walk);
 	*ret = walk.report;
 	return 0;
 }

@@ -51,6 +51,7 @@ struct walk_report {
 	size_t n_figures;
 	struct rate_point points[METHOD_MAX_POINTS];
 	size_t n_points;
+	struct method_tokens text;
 	uint32_t n_resumed; /* blocks that an earlier walk had made */
 	bool began_anew;    /* the file held something else, or was damaged */
 };

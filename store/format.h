@@ -215,7 +215,7 @@ struct tensor_record {
 /* What the compressor measured. Numbers that were not measured are NaN. */
 struct certificate {
 	char method[32];           /* "delta-come", zero-terminated */
-	struct digest calibration; /* SHA-256 of the calibration token ids, as u32 */
+	struct digest calibration; /* SHA-256 of the ids that it was made with, as u32; or 0 */
 	uint64_t n_calibration_tokens;
 	uint64_t n_eval_tokens; /* positions behind the numbers below, held out from calibration */
 	double kl;              /* mean KL(fine-tune || base + delta), nats */

@@ -30,7 +30,7 @@ static void print_certificate(const struct proto_show_reply *s)
 	digest_hex(&s->tuned, hex);
 	print_line("fine-tune", hex);
 	digest_hex(&s->calibration, hex);
-	print_line("calibration", hex);
+	print_line("calibration", s->n_calibration_tokens ? hex : "none");
 	printf("%-18s %llu calibration, %llu evaluation\n", "tokens",
 		(unsigned long long)s->n_calibration_tokens, (unsigned long long)s->n_eval_tokens);
 	print_number("KL to fine-tune", s->kl, " nats");
@@ -88,12 +88,13 @@ static json_t *certificate_json(const struct proto_show_reply *s)
 		return json_null();
 	digest_hex(&s->tuned, tuned);
 	digest_hex(&s->calibration, calibration);
-	return json_pack("{so ss ss sI sI so so so so so sI sI}", "method",
-		remote_json_str(s->method), "tuned", tuned, "calibration", calibration,
-		"calibration_tokens", (json_int_t)s->n_calibration_tokens, "eval_tokens",
-		(json_int_t)s->n_eval_tokens, "kl", number_json(s->kl), "agreement",
-		number_json(s->agreement), "perplexity_base", number_json(s->perplexity_base),
-		"perplexity_tuned", number_json(s->perplexity_tuned), "perplexity_delta",
+	return json_pack("{so ss ss? sI sI so so so so so sI sI}", "method",
+		remote_json_str(s->method), "tuned", tuned, "calibration",
+		s->n_calibration_tokens ? calibration : NULL, "calibration_tokens",
+		(json_int_t)s->n_calibration_tokens, "eval_tokens", (json_int_t)s->n_eval_tokens,
+		"kl", number_json(s->kl), "agreement", number_json(s->agreement), "perplexity_base",
+		number_json(s->perplexity_base), "perplexity_tuned",
+		number_json(s->perplexity_tuned), "perplexity_delta",
 		number_json(s->perplexity_delta), "projection_bytes",
 		(json_int_t)s->projection_bytes, "projection_original_bytes",
 		(json_int_t)s->projection_original_bytes);

@@ -18,7 +18,8 @@ static json_t *describe_certificate(const struct certificate *c)
 
 	document_set(certificate, "method",
 		json_stringn(c->method, strnlen(c->method, sizeof(c->method))));
-	document_set(certificate, "calibration", inspect_digest(&c->calibration));
+	document_set(certificate, "calibration",
+		c->n_calibration_tokens ? inspect_digest(&c->calibration) : json_null());
 	document_set(certificate, "calibration_tokens",
 		json_integer((json_int_t)c->n_calibration_tokens));
 	document_set(certificate, "eval_tokens", json_integer((json_int_t)c->n_eval_tokens));

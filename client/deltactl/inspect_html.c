@@ -491,7 +491,7 @@ static void put_facts(const struct page *p)
 		put_fact(p->to, "cut",
 			"this is the beginning of a file; what follows is of the whole");
 	put_fact(p->to, "method", words_of(certificate, "method"));
-	snprintf(text, sizeof(text), "%s, %.0f tokens; calibrated on %.0f others",
+	snprintf(text, sizeof(text), "%s, %.0f tokens; learnt from %.0f others",
 		words_of(p->document, "certificate_text"), number_of(certificate, "eval_tokens"),
 		number_of(certificate, "calibration_tokens"));
 	put_fact(p->to, "measured on", text);
