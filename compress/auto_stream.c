@@ -211,10 +211,10 @@ static struct auto_levels_source source_of(const struct auto_stream *s)
 static int make_levels(struct auto_stream *s, struct reason *reason)
 {
 	const struct auto_levels_source source = source_of(s);
-	double spare = s->budget + s->reserve - s->choice.sum.bytes;
+	double bytes = s->choice.sum.bytes;
+	double spare = s->budget > 0 ? s->budget + s->reserve - bytes
+				     : auto_levels_reserve(bytes, s->n_tensors);
 
-	if (s->model->options->max_kl > 0)
-		spare = auto_levels_reserve(s->choice.sum.bytes, s->n_tensors);
 	return auto_levels_new(&source, spare, &s->levels, reason);
 }
 

@@ -64,7 +64,7 @@ struct auto_stream {
 	/* In the end. */
 	size_t *picks; /* of all tensors */
 	struct menu_choice choice;
-	double budget;
+	double budget; /* 0: a KL is the goal */
 	double reserve; /* bytes beside it, for levels */
 	struct auto_levels *levels;
 	struct rate_loss outer; /* of embedding and head, where they are chosen here */

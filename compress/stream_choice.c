@@ -226,8 +226,10 @@ int stream_choose(struct auto_stream *s, struct reason *reason)
 	s->picks = calloc(s->n_tensors + 1, sizeof(*s->picks));
 	if (!menus || !tensors || !picks || !s->picks)
 		return -ENOMEM;
-	s->budget = o->file_ratio > 0 ? s->model->room
-				      : 2 * s->n_weights / method_ratio(&method_auto, o);
+	if (o->file_ratio > 0)
+		s->budget = s->model->room;
+	else if (!(o->max_kl > 0))
+		s->budget = 2 * s->n_weights / method_ratio(&method_auto, o);
 	if (stream_takes_components(s))
 		s->reserve = auto_levels_reserve(s->budget, s->n_tensors);
 	s->budget -= s->reserve;

@@ -164,8 +164,10 @@ static void test_other_goals_are_kept(void **state)
 		assert_true(is_by_blocks(&by_kl));
 		assert_true(figure(&by_kl, "estimated_kl")->value <= .02);
 		assert_true(figure(&by_kl, "estimated_kl")->value > .01);
+		assert_null(figure(&by_kl, "unused_bytes"));
 		c.options = (struct method_options){.file_ratio = 2.5};
 		by_size = made(&c);
+		assert_true(figure(&by_size, "unused_bytes")->value >= 0);
 		assert_true((double)by_size.file_bytes <= (double)by_size.original_bytes / 2.5);
 		assert_true(
 			(double)by_size.file_bytes > .75 * (double)by_size.original_bytes / 2.5);
