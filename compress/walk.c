@@ -234,6 +234,15 @@ static int store_parts(struct walk *w, struct method_matrix *m, const struct jud
 	return r;
 }
 
+/* Parts for inputs that are all zero may have codes of nothing. */
+static bool changes_nothing(const struct method_matrix *m, const float *weights)
+{
+	for (size_t i = 0; i < (size_t)m->rows * m->cols; i++)
+		if (weights[i] != m->base[i])
+			return false;
+	return true;
+}
+
 /* Judges the parts, keeps them, and puts the compressed weights in the base's place. */
 static int install(struct walk *w, const struct method_group *g, struct method_matrix *m,
 	size_t place, struct reason *reason)
@@ -247,6 +256,8 @@ static int install(struct walk *w, const struct method_group *g, struct method_m
 	if (!weights)
 		return -ENOMEM;
 	r = judge_matrix(g, m, weights, &judgement, reason);
+	if (r == 0 && !w->settings->method->exact && changes_nothing(m, weights))
+		method_matrix_done(m);
 	if (r == 0)
 		r = store_parts(w, m, &judgement);
 	if (r < 0)

@@ -173,6 +173,35 @@ static void test_factors_of_no_size(void **state)
 	model_folder_done(&adapter);
 }
 
+/* A model that makes nothing of its text: what is made for inputs of zeros is nothing, and takes no
+ * room. */
+static void test_inputs_of_zeros(void **state)
+{
+	static const char *const methods[] = {"k-bit", "delta-come"};
+	struct fixture *f = *state;
+	struct model_folder model;
+	struct folder_tensor *t;
+	struct reason reason = {0};
+
+	model_folder_read(&model, BASE "-ft");
+	t = model_folder_find(&model, "model.embed_tokens.weight");
+	memset(t->values, 0, folder_tensor_count(t) * sizeof(*t->values));
+	model_folder_write(&model, f->tuned_folder, 1);
+	model_folder_done(&model);
+	expect_ok(checkpoint_open(BASE, &f->base, &reason), &reason);
+	expect_ok(checkpoint_open(f->tuned_folder, &f->tuned, &reason), &reason);
+	for (size_t i = 0; i < array_len(methods); i++) {
+		struct compress_report report;
+		int fd;
+
+		expect_ok(compressed(f, methods[i], &fd, &report, &reason), &reason);
+		assert_int_equal(report.n_projections, 0);
+		assert_true(report.n_left_out > 0);
+		assert_int_equal(report.projection_bytes, 0);
+		close(fd);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -182,6 +211,7 @@ int main(void)
 			test_lossless_keeps_words_that_are_far_apart, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			test_what_cannot_be_coded_is_said, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_inputs_of_zeros, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_factors_of_no_size, set_up, tear_down),
 	};
 
