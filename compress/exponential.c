@@ -19,7 +19,7 @@ static inline float exponential(float x)
 	float clipped = x < LEAST ? LEAST : x > MOST ? MOST : x;
 	float n = (clipped * 1.44269504f + ROUNDER) - ROUNDER;
 	float r = clipped - n * LN2_HIGH - n * LN2_LOW, p = 1.9875691500e-4f, power;
-	int32_t bits = ((int32_t)n + 127) << 23;
+	uint32_t bits = ((uint32_t)(int32_t)n + 127) << 23;
 
 	p = p * r + 1.3981999507e-3f;
 	p = p * r + 8.3334519073e-3f;
