@@ -1,13 +1,13 @@
 #include "client/wire.h"
 
+#include "common/file.h"
+
 #include <endian.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-
-#define SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
 
 #define HEADER_FLAGS_AT 6
 
@@ -192,8 +192,9 @@ static int body_memfd(const uint8_t *bytes, size_t n, int *ret_fd)
 	r = write_all(fd, bytes, n);
 	if (r < 0)
 		return r;
-	if (fcntl(fd, F_ADD_SEALS, SEALS | F_SEAL_SEAL) < 0)
-		return -errno;
+	r = memory_file_seal(fd);
+	if (r < 0)
+		return r;
 	*ret_fd = take_fd(&fd);
 	return 0;
 }
@@ -275,7 +276,7 @@ static int map_body(int fd, void **ret_map, size_t *ret_n, struct reason *reason
 	int seals = fcntl(fd, F_GET_SEALS);
 	void *map;
 
-	if (seals < 0 || (seals & SEALS) != SEALS)
+	if (seals < 0 || (seals & MEMORY_FILE_SEALS) != MEMORY_FILE_SEALS)
 		return reason_set(reason, -EBADMSG,
 			"descriptor: not a memfd sealed against writing, shrinking and growing");
 	if (fstat(fd, &st) < 0)

@@ -1,9 +1,25 @@
 #include "common/file.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
+
+#define SEAL_ATTEMPTS 100u /* each waits in the kernel as well: some 15 seconds in all */
+
+int memory_file_seal(int fd)
+{
+	const struct timespec pause = {.tv_nsec = 10000000};
+
+	/* The kernel waits a tenth of a second itself, which on a loaded machine is too short. */
+	for (unsigned int attempt = 0;; attempt++) {
+		if (fcntl(fd, F_ADD_SEALS, MEMORY_FILE_SEALS | F_SEAL_SEAL) == 0)
+			return 0;
+		if (errno != EBUSY || attempt == SEAL_ATTEMPTS)
+			return -errno;
+		(void)nanosleep(&pause, NULL);
+	}
+}
 
 int file_read_at(int fd, void *ret_bytes, size_t n, uint64_t offset)
 {

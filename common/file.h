@@ -6,12 +6,19 @@
 #include "common/base.h"
 #include "common/reason.h"
 
+#include <fcntl.h>
 #include <sys/types.h>
 
 /* Read or write exactly n bytes at an offset, continuing after short transfers and signals.
  * A file that ends early is -ENODATA. */
 int file_read_at(int fd, void *ret_bytes, size_t n, uint64_t offset) _must_check_;
 int file_write_at(int fd, const void *bytes, size_t n, uint64_t offset) _must_check_;
+
+/* What makes a file in memory the same for everybody and for ever, with F_SEAL_SEAL. */
+#define MEMORY_FILE_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+/* Adds them. -EBUSY where a writable mapping is left; somebody who holds a page for a moment only,
+ * as the kernel does after direct reads and when it looks for idle pages, is waited for. */
+int memory_file_seal(int fd) _must_check_;
 
 /* A whole file as a malloc'ed text of *ret_n bytes, not terminated. The reason begins with the
  * path; -ENOENT if there is none, -EBADMSG if it is not a regular file of at most max_bytes. */

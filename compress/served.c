@@ -4,10 +4,8 @@
 #include "foreign/import.h"
 #include "store/image.h"
 
-#include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
-
-#define ALL_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 void served_done(struct served *s)
 {
@@ -49,8 +47,9 @@ static int image_of(struct checkpoint *checkpoint, enum weights weights,
 	r = import_base(checkpoint, weights, fd, progress, &report, reason);
 	if (r < 0)
 		return r;
-	if (fcntl(fd, F_ADD_SEALS, ALL_SEALS) < 0)
-		return reason_set(reason, -errno, "cannot seal a memory file");
+	r = memory_file_seal(fd);
+	if (r < 0)
+		return reason_set(reason, r, "cannot seal a memory file: %s", strerror(-r));
 	return image_from_memfd(take_fd(&fd), false, ret, reason);
 }
 

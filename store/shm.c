@@ -1,16 +1,15 @@
 #include "store/shm.h"
 
+#include "common/file.h"
 #include "store/nodes.h"
 
 #include <assert.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
-#include <time.h>
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -22,8 +21,6 @@
 #define HUGE_PAGE (UINT64_C(2) << 20)
 #define HUGE_PAGES_FOLDER "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 #define TRANSPARENT_PAGES "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-#define SEAL_ATTEMPTS 100u /* each waits in the kernel as well: some 15 seconds in all */
-#define CONTENT_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 static uint64_t read_count(const char *path)
 {
@@ -229,21 +226,6 @@ static uint64_t transparent_bytes(const uint8_t *mapping)
 	return kib << 10;
 }
 
-/* The kernel waits a tenth of a second for whoever else holds a page for a moment, and then says
- * EBUSY; on a loaded machine that is too short. */
-static int add_seals(int fd)
-{
-	const struct timespec pause = {.tv_nsec = 10000000};
-
-	for (unsigned int attempt = 0;; attempt++) {
-		if (fcntl(fd, F_ADD_SEALS, CONTENT_SEALS | F_SEAL_SEAL) == 0)
-			return 0;
-		if (errno != EBUSY || attempt == SEAL_ATTEMPTS)
-			return -errno;
-		(void)nanosleep(&pause, NULL);
-	}
-}
-
 int shm_seal(struct shm *shm)
 {
 	int r;
@@ -253,7 +235,7 @@ int shm_seal(struct shm *shm)
 	else if (shm->room)
 		shm->huge_bytes = transparent_bytes(shm->room);
 	unmap(shm, &shm->room);
-	r = add_seals(shm->fd);
+	r = memory_file_seal(shm->fd);
 	return r < 0 ? r : map(shm, PROT_READ, &shm->bytes);
 }
 
@@ -266,7 +248,7 @@ int shm_adopt(int fd, struct shm *ret)
 
 	if (seals < 0)
 		return -errno;
-	if ((seals & CONTENT_SEALS) != CONTENT_SEALS)
+	if ((seals & MEMORY_FILE_SEALS) != MEMORY_FILE_SEALS)
 		return -EPERM;
 	if (fstat(fd, &st) < 0)
 		return -errno;
