@@ -1,7 +1,6 @@
 #include "daemon/closer.h"
 
-#include <pthread.h>
-#include <signal.h>
+#include "common/thread.h"
 
 struct closer {
 	pthread_t thread;
@@ -36,22 +35,6 @@ static void *run(void *user)
 	return NULL;
 }
 
-/* Signals belong to the loop. */
-static int start_thread(struct closer *c)
-{
-	sigset_t all, before;
-	int r;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&c->thread, NULL, run, c);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (r != 0)
-		return -r;
-	pthread_setname_np(c->thread, "deltad-closer");
-	return 0;
-}
-
 int closer_new(struct closer **ret)
 {
 	struct closer *c = calloc(1, sizeof(*c));
@@ -63,7 +46,7 @@ int closer_new(struct closer **ret)
 	if (r >= 0)
 		r = mailbox_new(&c->closed);
 	if (r >= 0)
-		r = start_thread(c);
+		r = thread_start(&c->thread, "deltad-closer", run, c);
 	if (r < 0) {
 		mailbox_free(c->closed, NULL);
 		mailbox_free(c->given, NULL);

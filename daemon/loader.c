@@ -1,7 +1,7 @@
 #include "daemon/loader.h"
 
-#include <pthread.h>
-#include <signal.h>
+#include "common/thread.h"
+
 #include <stdatomic.h>
 #include <string.h>
 
@@ -103,22 +103,6 @@ static void *run(void *user)
 	return NULL;
 }
 
-/* Signals belong to the loop. */
-static int start_thread(struct loader *l)
-{
-	sigset_t all, before;
-	int r;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&l->thread, NULL, run, l);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (r != 0)
-		return -r;
-	pthread_setname_np(l->thread, "deltad-loader");
-	return 0;
-}
-
 int loader_new(const struct kernels *kernels, struct loader **ret)
 {
 	struct loader *l = calloc(1, sizeof(*l));
@@ -131,7 +115,7 @@ int loader_new(const struct kernels *kernels, struct loader **ret)
 	if (r >= 0)
 		r = mailbox_new(&l->results);
 	if (r >= 0)
-		r = start_thread(l);
+		r = thread_start(&l->thread, "deltad-loader", run, l);
 	if (r < 0) {
 		mailbox_free(l->results, NULL);
 		mailbox_free(l->orders, NULL);

@@ -8,13 +8,12 @@
  */
 #include "engine/engine.h"
 #include "common/clock.h"
+#include "common/thread.h"
 #include "engine/control.h"
 #include "engine/forward.h"
 #include "engine/job.h"
 #include "engine/sched.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -258,16 +257,10 @@ static int allocate(struct engine *e, const struct engine_settings *s, struct re
 
 static int start(struct engine *e, struct reason *reason)
 {
-	sigset_t all, before;
-	int r;
+	int r = thread_start(&e->thread, NULL, engine_main, e);
 
-	/* Signals stay with the threads that expect them. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&e->thread, NULL, engine_main, e);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (r)
-		return reason_set(reason, -r, "cannot start the engine thread");
+	if (r < 0)
+		return reason_set(reason, r, "cannot start the engine thread");
 	e->started = true;
 	return 0;
 }

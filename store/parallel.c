@@ -1,9 +1,8 @@
 #include "store/parallel.h"
 
 #include "common/cpus.h"
+#include "common/thread.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 
 #define MAX_HELPERS 15u
@@ -30,15 +29,10 @@ void parallel_for(size_t n, void (*fn)(void *arg, size_t i), void *arg)
 	struct work work = {.n = n, .fn = fn, .arg = arg};
 	size_t wanted = min_u64(min_u64(cpus_usable(), n) - (n > 0), MAX_HELPERS), n_helpers = 0;
 	pthread_t helpers[MAX_HELPERS];
-	sigset_t all, before;
 
-	/* Signals are for the threads that wait for them. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
 	while (n_helpers < wanted &&
-		pthread_create(&helpers[n_helpers], NULL, take_pieces, &work) == 0)
+		thread_start(&helpers[n_helpers], NULL, take_pieces, &work) == 0)
 		n_helpers++;
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	take_pieces(&work);
 	for (size_t i = 0; i < n_helpers; i++)
 		pthread_join(helpers[i], NULL);
