@@ -1,6 +1,7 @@
 #include "compress/calibration.h"
 
 #include "common/random.h"
+#include "compress/sequences.h"
 
 #include <endian.h>
 #include <string.h>
@@ -201,19 +202,9 @@ int calibration_of_vocabulary(
 	return cut(&s, limits, ret, NULL);
 }
 
-static int check_ids(const uint32_t *ids, size_t n, uint32_t vocab, struct reason *reason)
-{
-	for (size_t i = 0; i < n; i++)
-		if (ids[i] >= vocab)
-			return reason_set(reason, -EBADMSG,
-				"the tokenizer makes id %u, the model has a vocabulary of %u",
-				ids[i], vocab);
-	return 0;
-}
-
 int calibration_check(const struct calibration *c, uint32_t vocab, struct reason *reason)
 {
-	int r = check_ids(c->ids, (size_t)c->n_windows * c->window, vocab, reason);
+	int r = ids_check(c->ids, (size_t)c->n_windows * c->window, vocab, reason);
 
-	return r < 0 ? r : check_ids(c->held_out, (size_t)c->n_held_out * c->window, vocab, reason);
+	return r < 0 ? r : ids_check(c->held_out, (size_t)c->n_held_out * c->window, vocab, reason);
 }

@@ -1,5 +1,6 @@
 #include "compress/compare.h"
 
+#include "compress/sequences.h"
 #include "engine/score.h"
 
 #include <math.h>
@@ -142,10 +143,7 @@ static void add_places(const struct compare *c, size_t first, size_t n, struct c
 
 bool compare_reads(const uint32_t *ids, size_t n, uint32_t vocab)
 {
-	for (size_t i = 0; i < n; i++)
-		if (ids[i] >= vocab)
-			return false;
-	return true;
+	return ids_first_beyond(ids, n, vocab) == n;
 }
 
 int compare_sequence(struct compare *c, const uint32_t *ids, size_t n, size_t first,

@@ -83,12 +83,31 @@ void sequences_digest(const struct sequences *s, struct digest_state *state)
 	}
 }
 
+size_t ids_first_beyond(const uint32_t *ids, size_t n, uint32_t vocab)
+{
+	size_t i = 0;
+
+	while (i < n && ids[i] < vocab)
+		i++;
+	return i;
+}
+
+int ids_check(const uint32_t *ids, size_t n, uint32_t vocab, struct reason *reason)
+{
+	size_t i = ids_first_beyond(ids, n, vocab);
+
+	if (i == n)
+		return 0;
+	return reason_set(reason, -EBADMSG,
+		"the tokenizer makes id %u, the model has a vocabulary of %u", ids[i], vocab);
+}
+
 int sequences_check(const struct sequences *s, uint32_t vocab, struct reason *reason)
 {
-	for (size_t i = 0; i < s->n_ids; i++)
-		if (s->ids[i] >= vocab)
-			return reason_set(reason, -EBADMSG,
-				"token %u of the sequences is outside the vocabulary of %u",
-				s->ids[i], vocab);
-	return 0;
+	size_t i = ids_first_beyond(s->ids, s->n_ids, vocab);
+
+	if (i == s->n_ids)
+		return 0;
+	return reason_set(reason, -EBADMSG,
+		"token %u of the sequences is outside the vocabulary of %u", s->ids[i], vocab);
 }

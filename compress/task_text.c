@@ -79,17 +79,6 @@ struct draft {
 };
 
 /* A tokenizer may have tokens that the model has no embedding for. */
-static int check_ids(
-	const struct task_text *t, const uint32_t *ids, size_t n, struct reason *reason)
-{
-	for (size_t i = 0; i < n; i++)
-		if (ids[i] >= t->config.vocab)
-			return reason_set(reason, -EBADMSG,
-				"the tokenizer makes id %u, the model has a vocabulary of %u",
-				ids[i], t->config.vocab);
-	return 0;
-}
-
 static int encode_prompt(const struct task_text *t, const char *text, size_t n, struct draft *ret,
 	struct reason *reason)
 {
@@ -103,7 +92,7 @@ static int encode_prompt(const struct task_text *t, const char *text, size_t n, 
 	else
 		r = tokenizer_encode(
 			t->tokenizer, text, n, options, &ret->prompt, &ret->n_prompt, reason);
-	return r < 0 ? r : check_ids(t, ret->prompt, ret->n_prompt, reason);
+	return r < 0 ? r : ids_check(ret->prompt, ret->n_prompt, t->config.vocab, reason);
 }
 
 /* Prompt, answer, and the id that ends it unless that is negative. What has nothing to judge, or
@@ -140,7 +129,7 @@ int task_text_reference(const struct task_text *t, const struct task *task, stru
 		r = tokenizer_encode(t->tokenizer, task->reference, strlen(task->reference),
 			options, &reference, &n, reason);
 	if (r == 0)
-		r = check_ids(t, reference, n, reason);
+		r = ids_check(reference, n, t->config.vocab, reason);
 	if (r == 0)
 		r = add_answered(t, &draft, reference, n, t->end.id, ret);
 	free(draft.prompt);
@@ -310,7 +299,7 @@ static int encode_opening(const struct task_text *t, const char *text, size_t n,
 	memcpy(ret->ids, prefix, n_prefix * sizeof(*ids));
 	memcpy(ret->ids + n_prefix, ids, n_ids * sizeof(*ids));
 	ret->n = n_prefix + n_ids;
-	return check_ids(t, ret->ids, ret->n, reason);
+	return ids_check(ret->ids, ret->n, t->config.vocab, reason);
 }
 
 /* A message ends where the format goes on; if that begins with a special token, there. */
