@@ -78,16 +78,6 @@ static const struct option long_options[] = {
 	{0},
 };
 
-static bool set_kv_type(struct bench_arguments *a)
-{
-	size_t i;
-
-	if (!word_find(optarg, kv_type_names, &i))
-		return false;
-	a->kv_type = (enum kv_type)i;
-	return true;
-}
-
 static bool set_count(uint32_t least, uint32_t most, uint32_t *ret)
 {
 	uint32_t n;
@@ -131,7 +121,7 @@ static bool set_option(struct bench_arguments *a, int option)
 	case OPTION_CHUNK:
 		return set_count(1, MAX_ROWS, &a->chunk);
 	case OPTION_KV:
-		return set_kv_type(a);
+		return word_kv_type(optarg, &a->kv_type);
 	case OPTION_THREADS:
 		return number_u32(optarg, &a->n_threads);
 	case OPTION_JSON:

@@ -96,16 +96,6 @@ static bool set_limit(struct eval_arguments *a)
 	return true;
 }
 
-static bool set_kv_type(struct eval_arguments *a)
-{
-	size_t i;
-
-	if (!word_find(optarg, kv_type_names, &i))
-		return false;
-	a->kv_type = (enum kv_type)i;
-	return true;
-}
-
 /* True if the value is understood. */
 static bool set_option(struct eval_arguments *a, int option)
 {
@@ -127,7 +117,7 @@ static bool set_option(struct eval_arguments *a, int option)
 	case OPTION_LIMIT:
 		return set_limit(a);
 	case OPTION_KV:
-		return set_kv_type(a);
+		return word_kv_type(optarg, &a->kv_type);
 	case OPTION_NO_SCORE:
 		a->no_score = true;
 		return true;
