@@ -15,7 +15,7 @@ static bool can_join(const struct tensor_record *a, const struct tensor_record *
 /* More components than a matrix has are refused when they are bound. */
 static bool has_room(const struct tensor_record *r, uint64_t n_joined)
 {
-	return r->n <= min_u64(r->rows, r->cols) - min_u64(n_joined, min_u64(r->rows, r->cols));
+	return n_joined + r->n <= min_u64(r->rows, r->cols);
 }
 
 /* leaders[i]: the record whose memory record i shares, itself if it is the first. */
@@ -32,11 +32,11 @@ static int find_leaders(
 	for (size_t i = 0; i < t->n; i++) {
 		const struct tensor_record *record = &t->records[i];
 		size_t *before = &last[(size_t)record->layer * N_ROLES + record->role];
-		size_t leader = *before == NO_RECORD ? i : leaders[*before];
+		size_t leader = i;
 
-		if (*before == NO_RECORD || !can_join(&t->records[*before], record) ||
-			!has_room(record, ret[leader].n_joined))
-			leader = i;
+		if (*before != NO_RECORD && can_join(&t->records[*before], record) &&
+			has_room(record, ret[leaders[*before]].n_joined))
+			leader = leaders[*before];
 		leaders[i] = leader;
 		ret[i] = (struct placement){.first = leader == i ? 0 : ret[leader].n_joined};
 		if (record->codec == CODEC_FACTORS)
