@@ -3,6 +3,8 @@
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 static void require(int ok, const char *what)
 {
@@ -51,4 +53,16 @@ char *scratch_write(const char *folder, const char *name, const void *bytes, siz
 	require(file != NULL, path);
 	require(fwrite(bytes, 1, n, file) == n && fclose(file) == 0, path);
 	return path;
+}
+
+int scratch_copy(int fd, size_t n)
+{
+	char *bytes = malloc(n + 1);
+	int copy = memfd_create("copy", MFD_CLOEXEC);
+
+	require(bytes != NULL && copy >= 0, "copy");
+	require(pread(fd, bytes, n, 0) == (ssize_t)n, "read");
+	require(write(copy, bytes, n) == (ssize_t)n, "write");
+	free(bytes);
+	return copy;
 }

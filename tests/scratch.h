@@ -13,3 +13,5 @@ void scratch_remove(const char *folder);
 char *scratch_path(const char *folder, const char *name);
 /* Writes (or replaces) a file and returns its malloc'ed path. */
 char *scratch_write(const char *folder, const char *name, const void *bytes, size_t n);
+/* The first n bytes of an open file, in memory: a descriptor of the caller's. */
+int scratch_copy(int fd, size_t n);

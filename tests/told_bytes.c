@@ -37,3 +37,11 @@ void told_bytes_check(int fd, const struct compress_report *r)
 	assert_int_equal(outer, r->embedding_bytes);
 	image_free(image);
 }
+
+const struct method_figure *told_figure(const struct compress_report *r, const char *name)
+{
+	for (size_t i = 0; i < r->n_figures; i++)
+		if (strcmp(r->figures[i].name, name) == 0)
+			return &r->figures[i];
+	return NULL;
+}

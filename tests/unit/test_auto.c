@@ -48,11 +48,11 @@ static struct compress_report made(
 
 static double figure_of(const struct compress_report *r, const char *name)
 {
-	for (size_t i = 0; i < r->n_figures; i++)
-		if (strcmp(r->figures[i].name, name) == 0)
-			return r->figures[i].value;
-	fail_msg("no %s in the report", name);
-	return 0;
+	const struct method_figure *f = told_figure(r, name);
+
+	if (!f)
+		fail_msg("no %s in the report", name);
+	return f->value;
 }
 
 /* Of a delta that has a certificate. */

@@ -153,19 +153,6 @@ static void check_budget(const struct compress_report *r)
 	assert_true((double)r->projection_bytes > .97 * allowed);
 }
 
-static int beginning_of(int fd)
-{
-	size_t n = (size_t)lseek(fd, 0, SEEK_END) / 20 * 19;
-	_cleanup_(freep) uint8_t *bytes = malloc(n + 1);
-	int copy = memfd_create("copy", MFD_CLOEXEC);
-
-	assert_non_null(bytes);
-	assert_true(copy >= 0);
-	assert_int_equal(pread(fd, bytes, n, 0), n);
-	assert_int_equal(write(copy, bytes, n), n);
-	return copy;
-}
-
 static void test_by_blocks(void **state)
 {
 	const struct fixture *f = *state;
@@ -182,7 +169,7 @@ static void test_by_blocks(void **state)
 	check_budget(&whole);
 	check_levels(fd, &whole);
 	/* The end of the work is lost. */
-	work.fd = beginning_of(all);
+	work.fd = scratch_copy(all, (size_t)lseek(all, 0, SEEK_END) / 20 * 19);
 	settings.n_threads = 1;
 	resumed = made(f, &settings, again);
 	assert_memory_equal(&resumed.root, &whole.root, sizeof(whole.root));

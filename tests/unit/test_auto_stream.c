@@ -8,6 +8,7 @@
 #include "tests/normal.h"
 #include "tests/scratch.h"
 #include "tests/tiny_pair.h"
+#include "tests/told_bytes.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -67,18 +68,9 @@ static struct compress_report made(const struct call *c)
 	return report;
 }
 
-/* NULL: there is none. */
-static const struct method_figure *figure(const struct compress_report *r, const char *name)
-{
-	for (size_t i = 0; i < r->n_figures; i++)
-		if (strcmp(r->figures[i].name, name) == 0)
-			return &r->figures[i];
-	return NULL;
-}
-
 static bool is_by_blocks(const struct compress_report *r)
 {
-	const struct method_figure *f = figure(r, METHOD_FIGURE_MADE);
+	const struct method_figure *f = told_figure(r, METHOD_FIGURE_MADE);
 
 	return f && strcmp(f->word, METHOD_MADE_BY_BLOCKS) == 0;
 }
@@ -118,7 +110,7 @@ static void test_the_budget_is_kept_and_the_rest_is_told(void **state)
 
 		assert_true(used <= allowed);
 		assert_true(used > .75 * allowed);
-		assert_true(allowed - used == figure(&r, "unused_bytes")->value);
+		assert_true(allowed - used == told_figure(&r, "unused_bytes")->value);
 	}
 }
 
@@ -162,12 +154,12 @@ static void test_other_goals_are_kept(void **state)
 		struct compress_report by_kl = made(&c), by_size;
 
 		assert_true(is_by_blocks(&by_kl));
-		assert_true(figure(&by_kl, "estimated_kl")->value <= .02);
-		assert_true(figure(&by_kl, "estimated_kl")->value > .01);
-		assert_null(figure(&by_kl, "unused_bytes"));
+		assert_true(told_figure(&by_kl, "estimated_kl")->value <= .02);
+		assert_true(told_figure(&by_kl, "estimated_kl")->value > .01);
+		assert_null(told_figure(&by_kl, "unused_bytes"));
 		c.options = (struct method_options){.file_ratio = 2.5};
 		by_size = made(&c);
-		assert_true(figure(&by_size, "unused_bytes")->value >= 0);
+		assert_true(told_figure(&by_size, "unused_bytes")->value >= 0);
 		assert_true((double)by_size.file_bytes <= (double)by_size.original_bytes / 2.5);
 		assert_true(
 			(double)by_size.file_bytes > .75 * (double)by_size.original_bytes / 2.5);
@@ -198,18 +190,6 @@ static void test_a_share_is_refused(void **state)
 	(void)state;
 	assert_int_equal(compressed(&c, &r, &reason), -EINVAL);
 	assert_non_null(strstr(reason.text, "keep"));
-}
-
-static int copy_of(int fd, size_t n)
-{
-	_cleanup_(freep) uint8_t *bytes = malloc(n + 1);
-	int copy = memfd_create("copy", MFD_CLOEXEC);
-
-	assert_non_null(bytes);
-	assert_true(copy >= 0);
-	assert_int_equal(pread(fd, bytes, n, 0), n);
-	assert_int_equal(write(copy, bytes, n), n);
-	return copy;
 }
 
 static void flip_byte(int fd, off_t at)
@@ -263,13 +243,13 @@ static double go_on(struct work_fixture *f, size_t n, off_t wrong)
 {
 	struct compress_report r;
 
-	f->work.fd = copy_of(f->fd, n);
+	f->work.fd = scratch_copy(f->fd, n);
 	if (wrong >= 0)
 		flip_byte(f->work.fd, wrong);
 	r = made(&f->call);
 	close(f->work.fd);
 	assert_memory_equal(&r.root, &f->whole.root, sizeof(r.root));
-	return figure(&r, "resumed_menus")->value;
+	return told_figure(&r, "resumed_menus")->value;
 }
 
 static void test_a_file_that_ends_anywhere_is_gone_on_with(void **state)
@@ -313,7 +293,7 @@ static void test_work_of_another_command_is_not_taken(void **state)
 	open_work(&f);
 	f.work.command.bytes[0] ^= 1;
 	r = made(&f.call);
-	assert_true(figure(&r, "resumed_menus")->value == 0);
+	assert_true(told_figure(&r, "resumed_menus")->value == 0);
 	assert_true(r.began_anew);
 	assert_memory_equal(&r.root, &f.whole.root, sizeof(r.root));
 	r = made(&f.call);

@@ -9,6 +9,7 @@
 #include "compress/task_calibration.h"
 #include "tests/compute.h"
 #include "tests/small_tokenizer.h"
+#include "tests/told_bytes.h"
 #include "tests/worded_pair.h"
 
 #include <math.h>
@@ -47,6 +48,16 @@ static struct pair pair_of(const struct worded_pair *w)
 	return pair;
 }
 
+static struct task_text *text_of(const struct pair *pair, struct image **ret_words)
+{
+	struct reason reason = {0};
+	struct task_text *text;
+
+	if (task_text_of_pair(pair, ret_words, &text, &reason) < 0)
+		fail_msg("%s", reason.text);
+	return text;
+}
+
 static bool is_stop(const struct answer_end *end, int32_t id)
 {
 	for (size_t i = 0; i < end->n_stops; i++)
@@ -65,8 +76,7 @@ static void test_a_turn_ends_as_the_chat_format_says(void **state)
 	struct image *words;
 	struct task_text *text;
 
-	if (task_text_of_pair(&pair, &words, &text, &reason) < 0)
-		fail_msg("%s", reason.text);
+	text = text_of(&pair, &words);
 	assert_true(is_stop(task_text_end(text), 2));
 	assert_true(is_stop(task_text_end(text), WORDED_IM_END));
 	assert_int_equal(task_text_references(text, &w->tasks, &s, &reason), 0);
@@ -91,8 +101,7 @@ static void test_ids_past_the_vocabulary_are_refused(void **state)
 
 	pair.tuned_config.n_eos = 0;
 	pair.tuned_config.eos[0] = 0;
-	if (task_text_of_pair(&pair, &words, &text, &reason) < 0)
-		fail_msg("%s", reason.text);
+	text = text_of(&pair, &words);
 	assert_int_equal(task_text_end(text)->id, -1);
 	assert_int_equal(task_text_reference(text, &task, &s, &reason), 0);
 	assert_int_equal(s.n, 1);
@@ -101,8 +110,7 @@ static void test_ids_past_the_vocabulary_are_refused(void **state)
 
 	/* " ab" is token 263. */
 	pair.tuned_config.vocab = 263;
-	if (task_text_of_pair(&pair, &words, &text, &reason) < 0)
-		fail_msg("%s", reason.text);
+	text = text_of(&pair, &words);
 	assert_int_equal(task_text_reference(text, &task, &s, &reason), -EBADMSG);
 	assert_non_null(strstr(reason.text, "263"));
 	assert_int_equal(s.n, 1);
@@ -184,14 +192,6 @@ static struct compress_report kept(const struct worded_pair *w, double share)
 	return report;
 }
 
-static const struct method_figure *figure(const struct compress_report *r, const char *name)
-{
-	for (size_t i = 0; i < r->n_figures; i++)
-		if (strcmp(r->figures[i].name, name) == 0)
-			return &r->figures[i];
-	return NULL;
-}
-
 /* The base's tokenizer reads for a fine-tune that has none. */
 static void test_a_share_of_what_a_mute_folder_solves(void **state)
 {
@@ -199,10 +199,10 @@ static void test_a_share_of_what_a_mute_folder_solves(void **state)
 
 	ask_fine_tune(*state, compute_pool);
 	r = kept(*state, .05);
-	assert_true(figure(&r, "kept_share")->value >= .05);
-	assert_true(figure(&r, "kept_share")->value <= 1);
-	assert_true(figure(&r, "kept_share_error")->value > 0);
-	assert_true(figure(&r, "kept_back_tasks")->value == WORDED_TASKS / 2);
+	assert_true(told_figure(&r, "kept_share")->value >= .05);
+	assert_true(told_figure(&r, "kept_share")->value <= 1);
+	assert_true(told_figure(&r, "kept_share_error")->value > 0);
+	assert_true(told_figure(&r, "kept_back_tasks")->value == WORDED_TASKS / 2);
 }
 
 /* Which has no standard error. */
@@ -210,9 +210,9 @@ static void test_a_share_of_a_perplexity(void **state)
 {
 	struct compress_report r = kept(*state, .8);
 
-	assert_true(figure(&r, "kept_share")->value >= .8);
-	assert_null(figure(&r, "kept_share_error"));
-	assert_true(figure(&r, "kept_back_tokens")->value > WORDED_TASKS);
+	assert_true(told_figure(&r, "kept_share")->value >= .8);
+	assert_null(told_figure(&r, "kept_share_error"));
+	assert_true(told_figure(&r, "kept_back_tokens")->value > WORDED_TASKS);
 	for (size_t i = 0; i < r.n_figures; i++)
 		assert_true(isfinite(r.figures[i].value));
 }
