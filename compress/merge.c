@@ -148,7 +148,8 @@ static int write_part(
 		.role = p->role,
 		.layer = p->layer,
 	};
-	_cleanup_(freep) uint16_t *values = malloc(n_bytes);
+	/* Rows that the base does not have are told from zeros. */
+	_cleanup_(freep) uint16_t *values = calloc(1, n_bytes);
 	bool changed = false;
 	int r;
 

@@ -14,7 +14,8 @@ struct merge_tensor {
 	uint32_t layer;
 };
 
-/* Fills ret with rows x cols numbers as bf16, shape as the delta's config has it; *ret_changed
- * tells whether the delta mentions the tensor. */
+/* Fills ret with rows x cols numbers as bf16, shape as the delta's config has it; rows that the
+ * base does not have are zeros there before. *ret_changed tells whether the delta mentions the
+ * tensor. */
 int merge_tensor(const struct merge_tensor *m, uint16_t *ret, bool *ret_changed,
 	struct reason *reason) _must_check_;

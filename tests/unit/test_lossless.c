@@ -6,14 +6,18 @@
 #include "common/file.h"
 #include "common/random.h"
 #include "compress/compress.h"
+#include "compress/delta_file.h"
 #include "compress/merge.h"
 #include "foreign/safetensors.h"
+#include "store/base.h"
 #include "tests/compute.h"
 #include "tests/golden_file.h"
 #include "tests/scratch.h"
 #include "tests/tiny_pair.h"
+#include "tests/worded_pair.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -254,12 +258,107 @@ static void test_a_fine_tune_comes_back(void **state)
 	check_round_trip("lossless", tiny_folder(MODEL "-ft", folder));
 }
 
+/* All rows of a matrix as a stream, told from the base's. */
+static void add_coded_rows(
+	struct delta_file *f, struct worded_pair *p, enum tensor_role role, uint32_t layer)
+{
+	struct part_place place = {.role = role, .layer = layer};
+	uint32_t base_rows, cols;
+	_cleanup_(freep) uint16_t *base = NULL;
+	_cleanup_(freep) uint16_t *values = NULL;
+	struct new_rows rows;
+	struct reason reason = {0};
+	struct part part;
+
+	assert_true(model_config_shape(checkpoint_config(p->base), role, layer, &base_rows, &cols));
+	assert_true(model_config_shape(
+		checkpoint_config(p->tuned), role, layer, &place.rows, &place.cols));
+	assert_true(place.rows > base_rows);
+	base = malloc((size_t)base_rows * cols * sizeof(*base));
+	values = malloc((size_t)place.rows * cols * sizeof(*values));
+	assert_int_equal(checkpoint_read_bf16(p->base, role, layer, base, NULL, &reason), 0);
+	assert_int_equal(checkpoint_read_bf16(p->tuned, role, layer, values, NULL, &reason), 0);
+	rows = (struct new_rows){
+		.n = place.rows, .values = values, .base = base, .base_rows = base_rows};
+	assert_int_equal(part_rows(&place, &rows, &part), 0);
+	assert_int_equal(delta_file_add(f, &part), 0);
+}
+
+static struct image *coded_outer_image(struct worded_pair *p)
+{
+	struct digest base, tuned = digest_of("tuned", 5);
+	const struct delta_file_parts parts = {
+		.config = checkpoint_config(p->tuned),
+		.base = &base,
+		.tuned = &tuned,
+	};
+	struct reason reason = {0};
+	struct format_header header;
+	struct delta_file *f;
+	struct image *image;
+	int fd = memfd_create("delta", MFD_CLOEXEC);
+
+	assert_int_equal(checkpoint_digest(p->base, NULL, &base, &reason), 0);
+	assert_int_equal(delta_file_new(&f), 0);
+	add_coded_rows(f, p, ROLE_EMBED, 0);
+	add_coded_rows(f, p, ROLE_HEAD, parts.config->n_layers - 1);
+	if (delta_file_write(f, &parts, fd, &header, &reason) < 0 ||
+		image_load(fd, &image, NULL, &reason) < 0)
+		fail_msg("%s", reason.text);
+	delta_file_free(f);
+	close(fd);
+	return image;
+}
+
+static void expect_same_tensor(const char *folder, const char *other, const char *name)
+{
+	struct safetensors *left, *right;
+	struct reason reason = {0};
+	size_t n, n_other;
+	uint16_t *words, *others;
+
+	assert_int_equal(safetensors_open_folder(folder, &left, &reason), 0);
+	assert_int_equal(safetensors_open_folder(other, &right, &reason), 0);
+	words = read_words(left, name, &n);
+	others = read_words(right, name, &n_other);
+	assert_int_equal(n, n_other);
+	assert_memory_equal(words, others, n * sizeof(*words));
+	free(words);
+	free(others);
+	safetensors_free(left);
+	safetensors_free(right);
+}
+
+/* Rows that the base does not have are told from zeros, whatever the memory held before. */
+static void test_coded_tokens_come_back(void **state)
+{
+	struct worded_pair *p = worded_pair_new(true);
+	struct image *image = coded_outer_image(p);
+	char *merged = scratch_folder();
+	const struct merge_job job = {.base = p->base, .delta = image, .folder = merged};
+	struct merge_report report;
+	struct reason reason = {0};
+
+	(void)state;
+	mallopt(M_PERTURB, 0xa5);
+	if (merge_folder(&job, NULL, &report, &reason) < 0)
+		fail_msg("%s", reason.text);
+	mallopt(M_PERTURB, 0);
+	expect_same_tensor(checkpoint_folder(p->tuned), merged, "model.embed_tokens.weight");
+	expect_same_tensor(checkpoint_folder(p->tuned), merged, "lm_head.weight");
+	image_free(image);
+	worded_pair_free(p);
+	scratch_remove(merged);
+	free(merged);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_hostile_words_come_back),
 		cmocka_unit_test(test_no_numbers_are_refused),
 		cmocka_unit_test(test_a_fine_tune_comes_back),
+		cmocka_unit_test(test_coded_tokens_come_back),
 	};
 
 	return cmocka_run_group_tests(tests, compute_load, NULL);
