@@ -53,7 +53,7 @@ struct attend_sums {
 	float *vectors; /* sum_p exp(s_p - highest) v_p: head_dim numbers each */
 	float *highest; /* max_p s_p */
 	float *totals;  /* sum_p exp(s_p - highest), or 0: no position was seen, and the vector and
-			 * the highest score say nothing */
+			 * the highest score say nothing. NaN where a score is NaN or +infinity */
 };
 
 /* Attention goes by parts of so many positions, from position 0 on. Sums of parts are added in

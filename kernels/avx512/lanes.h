@@ -32,6 +32,7 @@ static always_inline_ float lanes_sum(__m512 v)
 
 /*
  * e^x with a relative error below 2e-7 where the result is a normal number; 0 and infinity beyond.
+ * A NaN stays one: of two operands the instructions for the larger and the smaller take the second.
  * x = n ln 2 + r with |r| <= ln 2 / 2, where the Taylor polynomial of degree 7 is off by 6e-9.
  */
 static always_inline_ __m512 lanes_exp(__m512 x)
@@ -42,7 +43,7 @@ static always_inline_ __m512 lanes_exp(__m512 x)
 		     ln2_lower = _mm512_set1_ps(-0x1.bd0106p-13f);
 	__m512 n, r, p;
 
-	x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-150)), _mm512_set1_ps(150));
+	x = _mm512_min_ps(_mm512_set1_ps(150), _mm512_max_ps(_mm512_set1_ps(-150), x));
 	n = _mm512_roundscale_ps(
 		_mm512_mul_ps(x, log2_e), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 	r = _mm512_fnmadd_ps(n, ln2_upper, x);

@@ -67,13 +67,15 @@ static double kv_number(
 	__builtin_unreachable();
 }
 
+/* Not rounded, but infinite where the highest score, which is, would be. */
 static double score_of(const float *q, const struct kv_view *kv, size_t position, float scale)
 {
 	double sum = 0;
 
 	for (size_t d = 0; d < kv->head_dim; d++)
 		sum += q[d] * kv_number(kv->key_pages, kv, position, d);
-	return sum * scale;
+	sum *= scale;
+	return isinf((float)sum) ? (float)sum : sum;
 }
 
 /* Sums `i`, of positions first to last. Factors are relative to the highest score as it is

@@ -352,6 +352,49 @@ static void test_extremes(void **unused)
 	for_each_set(check_extremes);
 }
 
+/* What a score that is no number makes of a row is no number either: its position is not passed
+ * over, nor is its part. */
+static void check_broken(const struct kernels *k)
+{
+	static const float keys[] = {NAN, INFINITY, 3e38f};
+	static const size_t positions[] = {1, 40, 1030};
+
+	for (size_t i = 0; i < array_len(keys) * array_len(positions); i++) {
+		struct problem p = {.positions = positions[i / array_len(keys)],
+			.head_dim = 16,
+			.page_tokens = 32,
+			.type = KV_TYPE_F32};
+		float q[16], out[16];
+		struct attend_call call;
+
+		problem_fill(&p, 1);
+		call = (struct attend_call){.kv = p.view,
+			.q = q,
+			.stride = p.head_dim,
+			.n_rows = 1,
+			.n_heads = 1,
+			.position = p.positions - 1,
+			.scale = 1};
+		for (size_t d = 0; d < p.head_dim; d++) {
+			q[d] = 1;
+			memcpy(row_at(&p.keys, &p, p.positions / 3) + d * sizeof(float),
+				&keys[i % array_len(keys)], sizeof(float));
+		}
+		attend_whole(k, &call, out);
+		for (size_t d = 0; d < p.head_dim; d++)
+			if (isfinite(out[d]))
+				fail_msg("%s: a key of %g gives %g", k->name,
+					(double)keys[i % array_len(keys)], (double)out[d]);
+		problem_done(&p);
+	}
+}
+
+static void test_broken(void **unused)
+{
+	(void)unused;
+	for_each_set(check_broken);
+}
+
 /* By the words of act_round(). */
 static void check_int8_row(const struct kernels *k, size_t n, float scale)
 {
@@ -443,6 +486,7 @@ int main(void)
 		cmocka_unit_test(test_rows),
 		cmocka_unit_test(test_unseen),
 		cmocka_unit_test(test_extremes),
+		cmocka_unit_test(test_broken),
 		cmocka_unit_test(test_int8_store),
 		cmocka_unit_test(test_kv_store),
 	};
