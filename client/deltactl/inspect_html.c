@@ -122,10 +122,12 @@ static void put_tiles(const struct page *p)
 	snprintf(words, sizeof(words), "whole file, %.1f times smaller",
 		number_of(totals, "file_ratio"));
 	tile(p->to, human_bytes(bytes_of(totals, "file_bytes"), size), words);
-	snprintf(value, sizeof(value), "%.2f bit", number_of(totals, "projection_bits"));
-	snprintf(words, sizeof(words), "a projection weight, %.1f times smaller",
-		number_of(totals, "projection_ratio"));
-	tile(p->to, value, words);
+	if (isfinite(number_of(totals, "projection_bits"))) {
+		snprintf(value, sizeof(value), "%.2f bit", number_of(totals, "projection_bits"));
+		snprintf(words, sizeof(words), "a projection weight, %.1f times smaller",
+			number_of(totals, "projection_ratio"));
+		tile(p->to, value, words);
+	}
 	if (isfinite(number_of(totals, "kl"))) {
 		snprintf(value, sizeof(value), "%.4f", number_of(totals, "kl"));
 		tile(p->to, value, "KL to the fine-tune, nats a token");
@@ -151,7 +153,7 @@ static void put_bytes(const struct page *p)
 	fputs("<h2>Where the bytes are</h2>\n<div class=\"bar\">", p->to);
 	for (size_t i = 0; i < array_len(kinds); i++)
 		fprintf(p->to, "<i class=\"b%zu\" style=\"width:%.2f%%\"></i>", i,
-			100 * number_of(totals, kinds[i].key) / all);
+			100 * (double)bytes_of(totals, kinds[i].key) / all);
 	fputs("</div>\n<div class=\"key\">", p->to);
 	for (size_t i = 0; i < array_len(kinds); i++)
 		fprintf(p->to, "<span class=\"b%zu\"><i></i>%s %s</span>", i, kinds[i].words,
@@ -480,22 +482,33 @@ static void put_kept_back_tasks(const struct page *p)
 	put_perplexities(p->to, tasks);
 }
 
-static void put_facts(const struct page *p)
+static void put_certificate(const struct page *p)
 {
 	const json_t *certificate = json_object_get(p->document, "certificate");
+	double judged = number_of(certificate, "eval_tokens");
+	double learnt = number_of(certificate, "calibration_tokens");
 	char text[128];
 
+	if (!certificate)
+		return;
+	if (judged > 0)
+		snprintf(text, sizeof(text), "%s, %.0f tokens; learnt from %.0f others",
+			words_of(p->document, "certificate_text"), judged, learnt);
+	else
+		snprintf(text, sizeof(text), "nothing; learnt from %.0f tokens", learnt);
+	put_fact(p->to, "method", words_of(certificate, "method"));
+	put_fact(p->to, "measured on", text);
+	put_perplexities(p->to, certificate);
+}
+
+static void put_facts(const struct page *p)
+{
 	html_element(p->to, "h2", NULL, "Measured and made");
 	fputs("<dl>\n", p->to);
 	if (json_is_true(json_object_get(p->document, "cut")))
 		put_fact(p->to, "cut",
 			"this is the beginning of a file; what follows is of the whole");
-	put_fact(p->to, "method", words_of(certificate, "method"));
-	snprintf(text, sizeof(text), "%s, %.0f tokens; learnt from %.0f others",
-		words_of(p->document, "certificate_text"), number_of(certificate, "eval_tokens"),
-		number_of(certificate, "calibration_tokens"));
-	put_fact(p->to, "measured on", text);
-	put_perplexities(p->to, certificate);
+	put_certificate(p);
 	put_kept_back_tasks(p);
 	put_fact(p->to, "chat format", words_of(p->document, "chat_format"));
 	put_fact(p->to, "fits base", words_of(p->document, "fits_base"));

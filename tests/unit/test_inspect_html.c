@@ -216,19 +216,35 @@ static void test_what_is_unknown_is_left_out(void **state)
 	free(page);
 }
 
-/* Nothing was measured, nothing is stored. */
-static void test_empty(void **state)
+/* Nothing was measured, nothing is stored; there may be no certificate either. */
+static void check_empty(bool certified)
 {
-	json_t *d = json_pack("{s{sI} s{sI sI} s[]}", "config", "layers", (json_int_t)2, "totals",
-		"file_bytes", (json_int_t)4096, "rest_bytes", (json_int_t)4096, "tensors");
-	char *page = page_of(d, "empty.delta");
+	json_t *d = json_pack("{s{sI} s{sI sf sI sn sn sI sn} s[]}", "config", "layers",
+		(json_int_t)2, "totals", "file_bytes", (json_int_t)4096, "file_ratio", 1000.0,
+		"rest_bytes", (json_int_t)4096, "projection_bits", "projection_ratio",
+		"projection_bytes", (json_int_t)0, "kl", "tensors");
+	char *page;
 
-	(void)state;
+	if (certified)
+		json_object_set_new(d, "certificate",
+			json_pack("{ss sI sI sn}", "method", "zero", "eval_tokens", (json_int_t)0,
+				"calibration_tokens", (json_int_t)0, "kl"));
+	page = page_of(d, "empty.delta");
 	check_well_formed(page);
+	assert_null(strstr(page, "nan"));
+	assert_int_equal(certified, strstr(page, "<dd>zero</dd>") != NULL);
+	assert_int_equal(certified, strstr(page, "<dd>nothing; ") != NULL);
 	assert_int_equal(count(page, "<rect"), 0);
 	assert_int_equal(count(page, "<polyline"), 0);
 	assert_null(strstr(page, "inf%"));
 	free(page);
+}
+
+static void test_empty(void **state)
+{
+	(void)state;
+	check_empty(true);
+	check_empty(false);
 }
 
 int main(void)
