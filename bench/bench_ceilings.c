@@ -8,9 +8,8 @@
 #include "bench/ceilings.h"
 #include "bench/tiles.h"
 #include "common/clock.h"
-#include "common/cpus.h"
+#include "engine/pool.h"
 #include "kernels/kernels.h"
-#include "store/parallel.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -99,14 +98,15 @@ static bool has(const struct cpu_features *cpu, const char *set)
 	return cpu->amx && kernels_select(&k, set, NULL) == 0;
 }
 
-static void run_one(void *arg, size_t thread)
+static void run_one(void *arg, size_t piece, size_t worker)
 {
 	const struct bench *b = arg;
 
-	b->ceiling->run(b, thread);
+	(void)worker;
+	b->ceiling->run(b, piece);
 }
 
-static double best_seconds(struct bench *b)
+static double best_seconds(struct bench *b, struct pool *pool)
 {
 	double best = 0;
 
@@ -114,7 +114,7 @@ static double best_seconds(struct bench *b)
 		uint64_t start = clock_ns();
 		double seconds;
 
-		parallel_for(b->n_threads, run_one, b);
+		pool_run(pool, run_one, b, b->n_threads);
 		seconds = (double)(clock_ns() - start) * 1e-9;
 		if (i == 0 || seconds < best)
 			best = seconds;
@@ -122,14 +122,15 @@ static double best_seconds(struct bench *b)
 	return best;
 }
 
-static void measure(struct bench *b, const struct ceiling *c, size_t n_threads, bool tsv)
+static void measure(struct bench *b, const struct ceiling *c, struct pool *pool, bool tsv)
 {
+	const size_t n_threads = pool_threads(pool);
 	double operations = (double)n_threads * c->operations, seconds;
 	double bytes = c->operations > 0 ? 0 : (double)MEMORY_BYTES;
 
 	b->ceiling = c;
 	b->n_threads = n_threads;
-	seconds = best_seconds(b);
+	seconds = best_seconds(b, pool);
 	if (tsv)
 		printf("ceiling\t%s\t%s\t%zu\t%.0f\t%.0f\t%.4g\n", c->set, c->what, n_threads,
 			bytes, operations, seconds);
@@ -144,9 +145,15 @@ int main(int argc, char **argv)
 {
 	const bool tsv = argc > 1 && strcmp(argv[1], "--tsv") == 0;
 	const struct cpu_features cpu = cpu_features_detect();
-	const size_t n_all = cpus_usable();
+	_cleanup_(poolp) struct pool *one = NULL;
+	_cleanup_(poolp) struct pool *all = NULL;
+	struct reason reason = {0};
 	struct bench b = {0};
 
+	if (pool_new(1, &one, &reason) < 0 || pool_new(0, &all, &reason) < 0) {
+		fprintf(stderr, "bench_ceilings: %s\n", reason.text);
+		return 1;
+	}
 	b.memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (b.memory == MAP_FAILED) {
@@ -158,9 +165,9 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < array_len(ceilings); i++) {
 		if (!has(&cpu, ceilings[i].set))
 			continue;
-		measure(&b, &ceilings[i], 1, tsv);
-		if (n_all > 1)
-			measure(&b, &ceilings[i], n_all, tsv);
+		measure(&b, &ceilings[i], one, tsv);
+		if (pool_threads(all) > 1)
+			measure(&b, &ceilings[i], all, tsv);
 	}
 	munmap(b.memory, MEMORY_BYTES);
 	return 0;

@@ -236,7 +236,7 @@ static void run_act_round(struct bench *b)
 	b->k->act_round(b->rounded, 1, b->x, COLS, 1, COLS);
 }
 
-/* Scales and zero points are not part of the rate: they are an eighth of the codes at most. */
+/* Scales and zero points are not part of the rate: they are a fifth of the codes at most. */
 static struct qmat qmat_fresh(const struct bench *b, uint32_t rows)
 {
 	const size_t n_scales = qmat_n_scales(rows, COLS);
@@ -454,13 +454,14 @@ static void bench_dropmat(struct bench *b)
 static void measure_attend(struct bench *b)
 {
 	const double rows = 2.0 * b->positions;
+	const double seen = b->rows * (b->positions - (b->rows - 1) / 2.0); /* by rows of q */
 	char name[64];
 
 	snprintf(name, sizeof(name), "attend %u %s heads=%u rows=%u", b->positions,
 		kv_type_names[b->type], b->n, b->rows);
 	measure(b,
 		(struct work){name, rows * (double)kv_row_bytes(b->type, HEAD_DIM),
-			2 * rows * HEAD_DIM * b->n * b->rows, 0},
+			4 * seen * HEAD_DIM * b->n, 0},
 		run_attend);
 }
 
@@ -532,9 +533,9 @@ static int bench_new(struct bench *b)
 	madvise(b->memory, MEMORY_BYTES, MADV_HUGEPAGE);
 	for (size_t i = 0; i < MEMORY_BYTES / 2; i++)
 		((uint16_t *)(void *)b->memory)[i] = (uint16_t)(0x3c00 + (i * 7919 & 0xff));
-	b->x = reallocarray(NULL, numbers, sizeof(float));
-	b->y = reallocarray(NULL, numbers, sizeof(float));
-	b->aux = reallocarray(NULL, numbers, sizeof(float));
+	b->x = aligned_alloc(64, numbers * sizeof(float));
+	b->y = aligned_alloc(64, numbers * sizeof(float));
+	b->aux = aligned_alloc(64, numbers * sizeof(float));
 	b->rounded = aligned_alloc(64, MAX_N * mat_int_groups(COLS) * sizeof(*b->rounded));
 	if (!b->x || !b->y || !b->aux || !b->rounded)
 		return -ENOMEM;
