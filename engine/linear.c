@@ -96,8 +96,12 @@ static void factors_prepare(const struct delta_work *w, const struct factors *f,
 static void factors_apply(
 	const struct delta_work *w, const struct factors *f, const float *z, struct slice groups)
 {
-	w->kernels->qmat_accumulate(
-		w->y, w->y_stride, &f->u, z, w->z_stride, w->n, groups.begin, groups.end);
+	if (w->rounded && f->u.bits < QMAT_MAX_BITS)
+		w->kernels->qmat_accumulate_int(
+			w->y, w->y_stride, &f->u, z, w->z_stride, w->n, groups.begin, groups.end);
+	else
+		w->kernels->qmat_accumulate(
+			w->y, w->y_stride, &f->u, z, w->z_stride, w->n, groups.begin, groups.end);
 }
 
 /* Rows [first, first + n) of a matrix. */
@@ -105,7 +109,7 @@ static struct qmat some_rows(const struct qmat *m, size_t first, size_t n)
 {
 	struct qmat part = *m;
 
-	part.codes += first * qmat_groups(m->cols) * qmat_group_bytes(m->bits);
+	part.codes += first * qmat_row_bytes(m);
 	part.scales = m->scales ? m->scales + first * m->scale_row : NULL;
 	part.zeros = m->zeros ? m->zeros + first * qmat_groups(m->cols) : NULL;
 	part.rows = (uint32_t)n;

@@ -134,6 +134,20 @@ struct kernels {
 	void (*qmat_accumulate)(float *y, size_t y_stride, const struct qmat *m, const float *z,
 		size_t z_stride, size_t n, size_t group0, size_t group1);
 
+	/*
+	 * The same for codes below QMAT_MAX_BITS, whose own error is larger than that of a rounded
+	 * factor, and zeros from 0 to 2^bits. Rows of the matrix go by blocks of 128. The factors
+	 * of a block for a group of columns are z[t][r] * W scale(r, group), rounded to f32 and
+	 * then made codes and one scale, as act_round() does it. What a block adds is an exact
+	 * integer times scales,
+	 *   s(t, c, block) = sum_r 2 (code - zero) * factor code,  |s| < 2^24
+	 * and the result is the chain over blocks in ascending order of
+	 *   y = fma((float)s, factor scale * (step / 2), y)
+	 * with the product rounded to f32. So every set gives the same bits.
+	 */
+	void (*qmat_accumulate_int)(float *y, size_t y_stride, const struct qmat *m, const float *z,
+		size_t z_stride, size_t n, size_t group0, size_t group1);
+
 	/* y[t][r] += sum_c M[r][c] x[t][c]  over the survivors of rows r in [row0, row1), for
 	 * t < n. The inner sum has as many terms as a row has entries, and y. Entries are read, not
 	 * checked: each must name a column of its group. */

@@ -153,6 +153,7 @@ struct act_group {
 #define QMAT_MAX_BITS 8 /* of a code; wider numbers are plain */
 #define QMAT_BLOCK 32   /* groups whose products with rounded inputs are added before the next */
 #define QMAT_CHAINS 4   /* in which they are */
+#define QMAT_SUM_BLOCK MAT_INT_GROUP /* rows of a matrix whose rounded factors have one scale */
 
 struct qmat {
 	const uint8_t *codes;
@@ -174,6 +175,11 @@ static inline size_t qmat_groups(uint32_t cols)
 static inline size_t qmat_group_bytes(uint32_t bits)
 {
 	return (size_t)QMAT_LANES * bits;
+}
+
+static inline size_t qmat_row_bytes(const struct qmat *m)
+{
+	return qmat_groups(m->cols) * qmat_group_bytes(m->bits);
 }
 
 /*

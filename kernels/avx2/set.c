@@ -8,6 +8,7 @@ void kernels_avx2(struct kernels *k)
 	k->qmat_dot = avx2_qmat_dot;
 	k->qmat_dot_int = avx2_qmat_dot_int;
 	k->qmat_accumulate = avx2_qmat_accumulate;
+	k->qmat_accumulate_int = avx2_qmat_accumulate_int;
 	k->dropmat_dot = avx2_dropmat_dot;
 	k->dropmat_dot_int = avx2_dropmat_dot_int;
 	k->rms_norm = avx2_rms_norm;

@@ -20,6 +20,8 @@ void avx512_qmat_dot_int(float *z, size_t z_stride, const struct qmat *m, const 
 	size_t x_stride, size_t n, size_t row0, size_t row1);
 void avx512_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,
 	size_t z_stride, size_t n, size_t group0, size_t group1);
+void avx512_qmat_accumulate_int(float *y, size_t y_stride, const struct qmat *m, const float *z,
+	size_t z_stride, size_t n, size_t group0, size_t group1);
 void avx512_dropmat_dot(float *y, size_t y_stride, const struct dropmat *m, const float *x,
 	size_t x_stride, size_t n, size_t row0, size_t row1);
 void avx512_dropmat_dot_int(float *y, size_t y_stride, const struct dropmat *m,

@@ -8,6 +8,7 @@ void kernels_avx512(struct kernels *k)
 	k->qmat_dot = avx512_qmat_dot;
 	k->qmat_dot_int = avx512_qmat_dot_int;
 	k->qmat_accumulate = avx512_qmat_accumulate;
+	k->qmat_accumulate_int = avx512_qmat_accumulate_int;
 	k->dropmat_dot = avx512_dropmat_dot;
 	k->dropmat_dot_int = avx512_dropmat_dot_int;
 	k->rms_norm = avx512_rms_norm;

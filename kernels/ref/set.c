@@ -9,6 +9,7 @@ void kernels_ref(struct kernels *k)
 		.qmat_dot = ref_qmat_dot,
 		.qmat_dot_int = ref_qmat_dot_int,
 		.qmat_accumulate = ref_qmat_accumulate,
+		.qmat_accumulate_int = ref_qmat_accumulate_int,
 		.dropmat_dot = ref_dropmat_dot,
 		.dropmat_dot_int = ref_dropmat_dot_int,
 		.mat_row = ref_mat_row,

@@ -42,6 +42,7 @@ static void expect_complete(const struct kernels *k)
 	assert_non_null(k->matmul);
 	assert_non_null(k->qmat_dot);
 	assert_non_null(k->qmat_accumulate);
+	assert_non_null(k->qmat_accumulate_int);
 	assert_non_null(k->dropmat_dot);
 	assert_non_null(k->mat_row);
 	assert_non_null(k->rms_norm);
