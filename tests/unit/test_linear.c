@@ -100,11 +100,13 @@ static const struct base_matrix *matrix_of(size_t projection)
 
 static const struct linear_delta *delta_of(const struct delta *delta, size_t projection)
 {
-	const struct delta_layer *l = delta ? &delta->layers[LAYER] : NULL;
-	const struct linear_delta *const all[] = {
-		&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down, &delta->head};
+	const struct delta_layer *l;
 
-	return delta ? all[projection] : NULL;
+	if (!delta)
+		return NULL;
+	l = &delta->layers[LAYER];
+	return (const struct linear_delta *const[]){
+		&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down, &delta->head}[projection];
 }
 
 static uint32_t rows_of(const struct delta *delta, size_t projection)
