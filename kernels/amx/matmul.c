@@ -1,8 +1,7 @@
 /*
  * Weights are streamed from memory once. For up to two tiles of rows all inputs are summed at once,
  * with several blocks of outputs beside each other for the sake of the memory's streams. More rows
- * go by slices of the inputs: a slice of two blocks stays in the first cache and all rows' inputs
- * of the slice in the second, while sums wait in y.
+ * go by slices of the inputs, of which all rows' stay in the second cache, while sums wait in y.
  *
  * Every output is one chain over steps of 32 inputs in ascending order, hi before lo, whatever the
  * cut; a step is one instruction, which adds up its 32 terms in an order of its own.
@@ -15,8 +14,8 @@
 
 #include <string.h>
 
-#define MAX_BLOCKS 4   /* side by side, with one tile of rows; two with two */
-#define SLICE_STEPS 16 /* of two blocks: 32 KiB of weights */
+#define MAX_BLOCKS 4                  /* side by side, with one tile of rows; two with two */
+#define SLICE_BYTES ((size_t)1 << 20) /* of the panel: half of a second cache */
 #define STREAM_AHEAD 4096
 /* What amx_matmul() makes of the inputs at a time, on the stack. */
 #define OWN_ROWS 32
@@ -289,11 +288,18 @@ static void patch_compute(const struct product *p, const struct area *a)
 		sums_store(sum_of(a, i), &places[i]);
 }
 
+/* A slice is long, for at its ends the sums of a tile come from rows of y that may all fall into
+ * one set of the first cache. */
+static size_t slice_steps(const struct product *p)
+{
+	return max_u64(SLICE_BYTES / (p->tiles * panel_step_bytes(p->height)), 1);
+}
+
 /* No inputs at all are one empty slice, for sums of 0. */
 static void product_run(const struct product *p, size_t block0, size_t block1)
 {
 	const size_t steps = panel_steps(p->cols), widest = p->tiles > 1 ? 2 : MAX_BLOCKS;
-	const size_t slice = p->tiles > 2 ? SLICE_STEPS : max_u64(steps, 1);
+	const size_t slice = p->tiles > 2 ? slice_steps(p) : max_u64(steps, 1);
 	struct area a = {0};
 
 	do {

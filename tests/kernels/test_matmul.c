@@ -143,7 +143,7 @@ static void test_shapes(void **unused)
 /* Sizes at which the inputs or the rows are cut in several parts. */
 static void check_large(const struct kernels *k)
 {
-	struct problem wide = problem_new(18, 33001), deep = problem_new(35, 1003);
+	struct problem wide = problem_new(18, 33001), deep = problem_new(35, 5003);
 
 	check_batch(k, &wide, 1);
 	check_batch(k, &wide, 3);

@@ -284,6 +284,26 @@ static void test_products(void **unused)
 	for_each_set(check_products);
 }
 
+/* More rows and inputs than a kernel takes at once. */
+static void check_large(const struct kernels *k)
+{
+	static const size_t batches[] = {31, 48, 127, 128, 129, 300};
+
+	for (uint32_t bits = 4; bits <= 8; bits += 4) {
+		struct problem p = problem_new(35, 4300, bits, KIND_RANDOM);
+
+		for (size_t b = 0; b < array_len(batches); b++)
+			check_batch(k, &p, batches[b]);
+		problem_done(&p);
+	}
+}
+
+static void test_large(void **unused)
+{
+	(void)unused;
+	for_each_set(check_large);
+}
+
 static void check_extremes(const struct kernels *k)
 {
 	static const size_t batches[] = {1, 2, 8, 17};
@@ -343,6 +363,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_layout),
 		cmocka_unit_test(test_products),
+		cmocka_unit_test(test_large),
 		cmocka_unit_test(test_extremes),
 		cmocka_unit_test(test_odd_inputs),
 	};
