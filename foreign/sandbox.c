@@ -80,7 +80,9 @@ static void run_child(int (*fn)(void *arg, struct reason *reason), void *arg, pi
 	verdict.value = lock_down(parent, limits, &verdict.reason);
 	if (verdict.value == 0)
 		verdict.value = fn(arg, &verdict.reason);
-	fflush(stdout);
+	/* What it printed is part of what it did: nobody else can tell whether that was written. */
+	if ((fflush(stdout) == EOF || ferror(stdout)) && verdict.value == 0)
+		verdict.value = reason_set(&verdict.reason, -EIO, "cannot write standard output");
 	fflush(stderr);
 	send_verdict(&verdict);
 	_exit(0);

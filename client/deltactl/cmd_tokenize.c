@@ -227,19 +227,12 @@ static int convert_input(const struct job *job, struct reason *reason)
 static int convert_all(struct job *job, struct reason *reason)
 {
 	_cleanup_(json_freep) json_t *text = NULL;
-	int r;
 
-	if (job->options->text) {
-		text = json_string(job->options->text);
-		r = text ? print_value(job, text, reason)
-			 : reason_set(reason, -EBADMSG, "--text is not UTF-8");
-	} else {
-		r = convert_input(job, reason);
-	}
-	/* The sandbox leaves without the C library's own flush. */
-	if (r == 0 && fflush(stdout) != 0)
-		r = reason_set(reason, -EIO, "cannot write standard output");
-	return r;
+	if (!job->options->text)
+		return convert_input(job, reason);
+	text = json_string(job->options->text);
+	return text ? print_value(job, text, reason)
+		    : reason_set(reason, -EBADMSG, "--text is not UTF-8");
 }
 
 static int run_on_folder(void *arg, struct reason *reason)

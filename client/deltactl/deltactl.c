@@ -61,6 +61,17 @@ static void print_overview(FILE *to)
 		    "deltactl(1) all of them.\n");
 }
 
+/* Whatever a command prints is written or told of: a full disk is not a success. */
+static int run_command(const struct command *command, int argc, char **argv)
+{
+	const struct reason reason = {"cannot write standard output"};
+	int code = command->run(argc, argv);
+
+	if ((fflush(stdout) == EOF || ferror(stdout)) && code == EXIT_OK)
+		return command_fail(command->name, -EIO, &reason);
+	return code;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc < 2) {
@@ -77,7 +88,7 @@ int main(int argc, char **argv)
 	}
 	for (size_t i = 0; commands[i]; i++)
 		if (strcmp(argv[1], commands[i]->name) == 0)
-			return commands[i]->run(argc - 1, argv + 1);
+			return run_command(commands[i], argc - 1, argv + 1);
 	fprintf(stderr, "deltactl: unknown command '%s'; 'deltactl --help' lists them\n", argv[1]);
 	return EXIT_USAGE;
 }

@@ -167,7 +167,7 @@ int document_print(const json_t *document, bool as_json)
 	if (!as_json)
 		return print_text(document);
 	if (json_dumpf(document, stdout, JSON_COMPACT) < 0)
-		return -ENOMEM;
+		return ferror(stdout) ? -EIO : -ENOMEM;
 	printf("\n");
 	return 0;
 }

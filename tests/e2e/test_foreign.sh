@@ -22,6 +22,13 @@ check_fails 3 'short.safetensors.*past the 1 bytes' "data that is not there" "$d
 check_fails 3 'long.safetensors.*header of 255 bytes' "a header that is not there" "$deltactl" inspect "$work/long.safetensors"
 check_fails 3 'neither a base image nor a delta file' "a text file" "$deltactl" inspect Makefile
 check_fails 1 'nowhere' "a file that is not there" "$deltactl" inspect "$work/nowhere"
+to_full_disk() {
+	"$deltactl" "$@" >/dev/full
+}
+check_fails 1 'standard output' "a table that cannot be written" to_full_disk inspect "$work/good.safetensors"
+check_fails 1 'standard output' "a document that cannot be written" to_full_disk inspect "$work/good.safetensors" --json
+check_fails 1 'cannot print' "one that no buffer holds" to_full_disk inspect $base_model/model.safetensors --json
+check_fails 1 'standard output' "words that cannot be written" to_full_disk import --help
 check_fails 2 'bf16' "weights of another kind are named" "$deltactl" import $tiny -o "$work/x.base" --weights int3
 
 # A model folder with one thing changed.
