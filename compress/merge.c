@@ -28,6 +28,7 @@ struct merge {
 	struct merge_part *parts; /* by tensor, then by row */
 	size_t n_parts;
 	uint64_t done_bytes, total_bytes;
+	const struct safetensors_tensor *changed; /* the last one that was */
 	json_t *weight_map;
 	enum weights weights; /* that the delta was made for */
 	const struct progress *progress;
@@ -158,7 +159,10 @@ static int write_part(
 	r = merge_tensor(&tensor, values, &changed, reason);
 	if (r < 0)
 		return r;
-	m->report.n_changed += changed;
+	if (changed && m->changed != p->tensor) {
+		m->changed = p->tensor;
+		m->report.n_changed++;
+	}
 	r = file_write_at(fd, values, n_bytes, offset);
 	if (r < 0)
 		return reason_set(reason, r, "cannot write: %s", strerror(-r));

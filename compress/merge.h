@@ -17,8 +17,8 @@ struct merge_job {
 
 struct merge_report {
 	uint64_t file_bytes;
-	uint64_t n_tensors;
-	uint64_t n_changed;
+	uint64_t n_tensors; /* of the files */
+	uint64_t n_changed; /* of these, by the delta */
 	struct merge_tokenizer_report tokenizer;
 };
 

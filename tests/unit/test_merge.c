@@ -192,6 +192,37 @@ static void expect_tuned(struct fixture *f, enum tensor_role role, uint32_t laye
 	free(merged);
 }
 
+static bool differs(const struct safetensors *a, const struct safetensors *b, size_t tensor)
+{
+	const struct safetensors_tensor *x = safetensors_at(a, tensor);
+	const struct safetensors_tensor *y = safetensors_at(b, tensor);
+	char *left = calloc(1, x->bytes), *right = calloc(1, y->bytes);
+	struct reason reason = {0};
+	bool r;
+
+	assert_int_equal(x->bytes, y->bytes);
+	expect_ok(safetensors_read(a, x, 0, left, x->bytes, &reason), &reason);
+	expect_ok(safetensors_read(b, y, 0, right, y->bytes, &reason), &reason);
+	r = memcmp(left, right, x->bytes) != 0;
+	free(left);
+	free(right);
+	return r;
+}
+
+/* The report counts tensors of files, of which a fused one is several of a delta. */
+static void expect_counts(struct fixture *f)
+{
+	const struct safetensors *merged = checkpoint_tensors(f->merged);
+	const struct safetensors *base = checkpoint_tensors(f->base);
+	size_t n_differ = 0;
+
+	assert_int_equal(f->report.n_tensors, safetensors_n_tensors(base));
+	assert_int_equal(f->report.n_tensors, safetensors_n_tensors(merged));
+	for (size_t i = 0; i < safetensors_n_tensors(base); i++)
+		n_differ += differs(merged, base, i);
+	assert_int_equal(f->report.n_changed, n_differ);
+}
+
 static void expect_merged(struct fixture *f)
 {
 	const struct model_config *c;
@@ -201,6 +232,7 @@ static void expect_merged(struct fixture *f)
 	expect_ok(checkpoint_open(f->merged_folder, &f->merged, &reason), &reason);
 	expect_ok(delta_bind(f->image, NULL, &f->delta, &reason), &reason);
 	c = checkpoint_config(f->merged);
+	expect_counts(f);
 	assert_int_equal(c->n_eos, 2);
 	assert_int_equal(c->eos[0], 5);
 	for (uint32_t layer = 0; layer < c->n_layers; layer++)
