@@ -169,7 +169,7 @@ help:
 	@echo 'make fuzz        fuzz every parser; FUZZ_SECONDS=60 each'
 	@echo 'make soak        a long run of many clients against one daemon; SOAK_SECONDS=300'
 	@echo 'make boot        boot systemd in a container and let a client start the service (root)'
-	@echo 'make bench       measure kernels, loading and serving'
+	@echo 'make bench       measure what the machine allows, kernels and loading'
 	@echo 'make bench-quality   every compression method at every size: bench/results/quality.md'
 	@echo 'make bench-rates     prompts and decoding in the shapes of 1.1B and 7B: bench/results/rates.md'
 	@echo 'make bench-roofline  each kernel under what the machine allows, as a picture: bench/results/roofline.svg'

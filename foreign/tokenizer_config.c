@@ -4,19 +4,37 @@
 
 #define MAX_EXACT 9007199254740992.0 /* 2^53: below it every whole number is a double */
 
-/* Whole numbers that were read as reals are whole again where nothing was lost. */
-static int make_whole(json_t *config)
+static bool is_whole(const json_t *value)
+{
+	double x = json_real_value(value);
+
+	return json_is_real(value) && fabs(x) < MAX_EXACT && x == trunc(x);
+}
+
+/* Whole numbers that were read as reals are whole again where nothing was lost, at any depth, which
+ * is limited. */
+static int make_whole(json_t *values)
 {
 	const char *key;
 	json_t *value;
 	void *next;
+	size_t i;
+	int r;
 
-	json_object_foreach_safe(config, next, key, value)
+	json_object_foreach_safe(values, next, key, value)
 	{
-		double x = json_real_value(value);
-
-		if (json_is_real(value) && fabs(x) < MAX_EXACT && x == trunc(x) &&
-			json_object_set_new(config, key, json_integer((json_int_t)x)) < 0)
+		r = is_whole(value) ? json_object_set_new(values, key,
+					      json_integer((json_int_t)json_real_value(value)))
+				    : make_whole(value);
+		if (r < 0)
+			return -ENOMEM;
+	}
+	json_array_foreach(values, i, value)
+	{
+		r = is_whole(value) ? json_array_set_new(values, i,
+					      json_integer((json_int_t)json_real_value(value)))
+				    : make_whole(value);
+		if (r < 0)
 			return -ENOMEM;
 	}
 	return 0;

@@ -40,6 +40,7 @@
 static const char base_config[] =
 	"{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\",\"lstrip\":false},"
 	"\"model_max_length\":1000000000000000019884624838656,\"split\":512,"
+	"\"sp_model_kwargs\":{\"nbest_size\":-1,\"sizes\":[64,0.5]},"
 	"\"added_tokens_decoder\":{\"1\":{\"content\":\"<s>\",\"special\":true}},"
 	"\"chat_template\":\"" ZEPHYR "\"}";
 static const char tuned_config[] =
@@ -242,7 +243,7 @@ static void gives_tokens_and_template_back(void **state)
 	static const char names[] = "{\"eos_token\":\"</s>\"}", added[] = "{\"<s>\":1}";
 	struct fixture *f = *state;
 	struct reason reason = {0};
-	json_t *json, *token;
+	json_t *json, *token, *nested;
 
 	write_model(BASE, f->base, "{}", base_config);
 	write_model(TUNED, f->tuned, tuned_tokens, tuned_config);
@@ -265,6 +266,12 @@ static void gives_tokens_and_template_back(void **state)
 	assert_true(json_is_object(json_object_get(json, "eos_token")));
 	assert_int_equal(json_integer_value(json_object_get(json, "split")), 512);
 	assert_true(json_real_value(json_object_get(json, "model_max_length")) == 1e30);
+	nested = json_object_get(json, "sp_model_kwargs");
+	assert_true(json_is_integer(json_object_get(nested, "nbest_size")));
+	assert_int_equal(json_integer_value(json_object_get(nested, "nbest_size")), -1);
+	nested = json_object_get(nested, "sizes");
+	assert_true(json_is_integer(json_array_get(nested, 0)));
+	assert_true(json_real_value(json_array_get(nested, 1)) == 0.5);
 	token = json_object_get(json_object_get(json, "added_tokens_decoder"), "264");
 	expect_token(token, "content", "<|im_start|>");
 	assert_true(json_is_true(json_object_get(token, "lstrip")));
