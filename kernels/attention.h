@@ -178,6 +178,9 @@ static inline void attention_widen(const struct attention *a, struct attention_g
 		widen(to, g->rows[k], head_dim, g->type);
 		g->rows[k] = (const char *)to;
 	}
+	/* What a tile reads beyond them is of their type. */
+	for (size_t k = g->n; k < array_len(g->rows); k++)
+		g->rows[k] = g->rows[0];
 	g->asks = false;
 	g->type = KV_TYPE_F32;
 }

@@ -3,6 +3,8 @@
 #include "kernels/attend.h"
 #include "kernels/convert.h"
 
+#include <sys/mman.h>
+
 /* Keys or values of one sequence as floats and, cut in pages, as the kernel sees them. */
 struct side {
 	float *numbers; /* positions x head_dim, already rounded as they are stored */
@@ -331,6 +333,49 @@ static void test_unseen(void **unused)
 	for_each_set(check_unseen);
 }
 
+/* A copy of the only page of a side at the end of a mapping, behind which nothing can be read. */
+static char *move_to_end(struct side *s, size_t bytes, size_t room)
+{
+	char *memory =
+		mmap(NULL, room + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_true(memory != MAP_FAILED);
+	assert_true(bytes <= room);
+	assert_int_equal(mprotect(memory + room, 4096, PROT_NONE), 0);
+	s->pages[0] = memcpy(memory + room - bytes, s->pages[0], bytes);
+	return memory;
+}
+
+static void check_page_end(const struct kernels *k)
+{
+	static const size_t positions[] = {1, 5, 32, 41};
+	const size_t room = 16384;
+
+	for (size_t i = 0; i < array_len(positions) * array_len(types); i++) {
+		struct problem p = {.positions = positions[i / array_len(types)],
+			.head_dim = 20,
+			.page_tokens = positions[i / array_len(types)],
+			.type = types[i % array_len(types)]};
+		const size_t bytes = p.positions * kv_row_bytes(p.type, p.head_dim);
+		char *keys, *values;
+
+		problem_fill(&p, 3);
+		keys = move_to_end(&p.keys, bytes, room);
+		values = move_to_end(&p.values, bytes, room);
+		check_call(k, &p, 1, 1, 0);
+		check_call(k, &p, 1, 12, 0);
+		munmap(keys, room + 4096);
+		munmap(values, room + 4096);
+		problem_done(&p);
+	}
+}
+
+static void test_page_end(void **unused)
+{
+	(void)unused;
+	for_each_set(check_page_end);
+}
+
 /* Scores far apart: most weights vanish, none may overflow. */
 static void check_extremes(const struct kernels *k)
 {
@@ -485,6 +530,7 @@ int main(void)
 		cmocka_unit_test(test_heads),
 		cmocka_unit_test(test_rows),
 		cmocka_unit_test(test_unseen),
+		cmocka_unit_test(test_page_end),
 		cmocka_unit_test(test_extremes),
 		cmocka_unit_test(test_broken),
 		cmocka_unit_test(test_int8_store),
