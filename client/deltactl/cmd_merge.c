@@ -108,6 +108,11 @@ static int read_and_write(void *arg, struct reason *reason)
 	return r < 0 ? reason_prefix(reason, r, "%s", call->arguments->delta) : r;
 }
 
+static void end_words(struct reason *reason)
+{
+	reason->text[sizeof(reason->text) - 1] = '\0';
+}
+
 static int merge_in_sandbox(struct merge_call *call, struct reason *reason)
 {
 	_cleanup_(new_folder_done) struct new_folder folder = NEW_FOLDER_INIT;
@@ -120,7 +125,12 @@ static int merge_in_sandbox(struct merge_call *call, struct reason *reason)
 	call->job.folder = folder.temporary;
 	limits.writable_folder = folder.temporary;
 	r = sandbox_call(read_and_write, call, &limits, reason);
-	return r < 0 ? r : new_folder_commit(&folder, reason);
+	if (r < 0)
+		return r;
+	/* The child wrote these; it may not have ended them. */
+	end_words(&call->report->tokenizer.tokens_refused);
+	end_words(&call->report->tokenizer.template_refused);
+	return new_folder_commit(&folder, reason);
 }
 
 static int merge(
