@@ -10,8 +10,9 @@
 #     --blocks N      of a model, instead of all
 #     --weights LIST  bf16, int8, int4 (all)
 #     --threads LIST  0 is as many as the process may use (0)
-#     --parts LIST    base, codecs, batches, depth, depth-int8 (all; the last has such keys and values)
-#     --variants N    of 1 bit, of which each row of a batch has one (8)
+#     --parts LIST    base, codecs, batches, depth, depth-int8 (all; the last has such keys and values);
+#                     batches-CODEC-BITS has variants of that kind, batches those of sign-1
+#     --variants N    of which each row of a batch has one (8)
 #     --repeats N     of each test (5)
 #     --peer PATH     llama-bench of llama.cpp: in part base it runs after each repeat of ours
 #     --gguf DIR      for it: SHAPE-BLOCKS-TYPE.gguf, of types bf16, q8_0 and q4_0; BLOCKS may be all
@@ -83,11 +84,25 @@ make_bases() { # shape
 	[ $keep = yes ] || rm -rf "$at.model"
 }
 
+batch_codec() { # part
+	[ "$1" = batches ] && echo sign-1 || echo "${1#batches-}"
+}
+
+# Those that the parts need.
+part_codecs() {
+	local p
+	for p in ${parts//,/ }; do
+		case $p in
+		codecs) tr ' ' '\n' <<<"$codecs" ;;
+		batches*) batch_codec "$p" ;;
+		esac
+	done | sort -u
+}
+
 # They fit every image of the model.
 make_deltas() { # shape
 	local at=$work/$1-$blocks codec
-	[[ $parts =~ codecs|batches ]] || return 0
-	for codec in $codecs; do
+	for codec in $(part_codecs); do
 		[ -f "$at-$codec.delta" ] || "$build/bench/write_delta" "$at-${weights##*,}.base" \
 			"${codec%-*}" "${codec##*-}" "$at-$codec.delta"
 	done
@@ -106,11 +121,12 @@ our_lines() { # key of the run
 		/"test":/ {
 			match($0, /"deltas":\[[^]]*\]/)
 			n = split(substr($0, RSTART + 10, RLENGTH - 11), paths, ",")
-			on = n == 0 ? "base" : n " deltas"
-			if (n == 1) {
+			on = "base"
+			if (n > 0) {
 				on = paths[1]
 				gsub(/.*\/|"|\.delta/, "", on)
 				sub(/^[^-]*-[^-]*-/, "", on)
+				if (n > 1) on = n " x " on
 			}
 			test = value("test")
 			if (test == "prompt") test = test " " value("tokens")
@@ -187,9 +203,9 @@ measure() { # shape weights threads part repeats
 		options=(--prompt 0)
 		for codec in $codecs; do options+=(--delta "$at-$codec.delta"); done
 		;;
-	batches)
+	batches*)
 		options=(--prompt 0 --batch "1,2,4,8,16,32")
-		for ((i = 0; i < variants; i++)); do options+=(--delta "$at-sign-1.delta"); done
+		for ((i = 0; i < variants; i++)); do options+=(--delta "$at-$(batch_codec "$4").delta"); done
 		;;
 	depth) options=(--prompt 0 --depth "512,4096,16384") ;;
 	depth-int8) options=(--prompt 0 --depth "512,4096,16384" --kv int8) ;;
