@@ -82,12 +82,10 @@ static json_t *eos_value(const struct model_config *c)
 	return list;
 }
 
+/* None is null too: without the key a reader takes what it knows of the family. */
 static int set_id(json_t *json, const char *key, int32_t id)
 {
-	if (id >= 0)
-		return json_object_set_new(json, key, json_integer(id));
-	(void)json_object_del(json, key);
-	return 0;
+	return json_object_set_new(json, key, id >= 0 ? json_integer(id) : json_null());
 }
 
 static int set_tokens(json_t *json, const struct model_config *c)

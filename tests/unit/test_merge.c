@@ -119,8 +119,10 @@ static void write_models(struct fixture *f, bool fuse, size_t n_shards)
 		model_folder_read(&model, sources[i]);
 		if (fuse)
 			model_folder_fuse(&model);
-		if (i == 1)
+		if (i == 1) {
 			json_object_set_new(model.config, "eos_token_id", json_pack("[i,i]", 5, 2));
+			json_object_set_new(model.config, "bos_token_id", json_null());
+		}
 		model_folder_write(&model, folders[i], n_shards);
 		model_folder_done(&model);
 	}
@@ -249,6 +251,21 @@ static void expect_merged(struct fixture *f)
 		}
 }
 
+/* A begin of text that only the base has: without the key, others would take their own default. */
+static void expect_no_begin(struct fixture *f)
+{
+	char *path = scratch_path(f->merged_folder, "config.json");
+	json_t *config = json_load_file(path, 0, NULL);
+
+	assert_int_equal(checkpoint_config(f->base)->bos, 1);
+	assert_int_equal(checkpoint_config(f->merged)->bos, -1);
+	assert_non_null(config);
+	assert_true(json_is_null(json_object_get(config, "bos_token_id")));
+	assert_true(json_is_integer(json_object_get(config, "pad_token_id")));
+	json_decref(config);
+	free(path);
+}
+
 static void merges_one_file(void **state)
 {
 	struct fixture *f = *state;
@@ -263,6 +280,7 @@ static void merges_one_file(void **state)
 	for (size_t i = 0; i < safetensors_n_tensors(base); i++)
 		assert_string_equal(safetensors_at(merged, i)->name, safetensors_at(base, i)->name);
 	assert_int_equal(safetensors_file_bytes(merged, 0), f->report.file_bytes);
+	expect_no_begin(f);
 }
 
 static void merges_fused_shards(void **state)
