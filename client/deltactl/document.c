@@ -15,6 +15,27 @@ void document_set(json_t *object, const char *key, json_t *value)
 		json_object_set_new(object, FAILED_KEY, json_true());
 }
 
+bool document_complete(const json_t *document)
+{
+	const char *key;
+	const json_t *value;
+	size_t i;
+
+	if (!document || json_object_get(document, FAILED_KEY))
+		return false;
+	json_object_foreach((json_t *)(uintptr_t)document, key, value)
+	{
+		if (!document_complete(value))
+			return false;
+	}
+	json_array_foreach(document, i, value)
+	{
+		if (!document_complete(value))
+			return false;
+	}
+	return true;
+}
+
 /* Foreign text must not steer the terminal: C0 and C1 controls become '?'. */
 static void replace_controls(char *text)
 {
@@ -162,7 +183,7 @@ static int print_text(const json_t *document)
 
 int document_print(const json_t *document, bool as_json)
 {
-	if (!document || json_object_get(document, FAILED_KEY))
+	if (!document_complete(document))
 		return -ENOMEM;
 	if (!as_json)
 		return print_text(document);

@@ -7,8 +7,12 @@
 
 #include <jansson.h>
 
-/* Sets a key; NULL values (out of memory) are caught by document_print(). Takes the value. */
+/* Sets a key; that of a NULL value (out of memory) makes the document incomplete. Takes the value.
+ */
 void document_set(json_t *object, const char *key, json_t *value);
+
+/* Was everything set in it, and in all that it holds? */
+bool document_complete(const json_t *document);
 
 /*
  * On stdout, as JSON in one line or as text: plain values line by line, objects indented, and lists

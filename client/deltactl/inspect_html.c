@@ -1,6 +1,7 @@
 #include "client/deltactl/inspect_html.h"
 
 #include "client/deltactl/command.h"
+#include "client/deltactl/document.h"
 #include "client/deltactl/html.h"
 #include "client/deltactl/inspect_style.h"
 #include "client/deltactl/svg.h"
@@ -564,7 +565,7 @@ int inspect_html(const json_t *document, const char *name, const char *path, str
 	size_t n = 0;
 	int r;
 
-	r = grid_fill(&page.grid, document);
+	r = document_complete(document) ? grid_fill(&page.grid, document) : -ENOMEM;
 	if (r == 0)
 		r = print_page(&page, name, &text, &n);
 	grid_done(&page.grid);

@@ -4,6 +4,7 @@
  */
 #include "client/deltactl/inspect_html.h"
 
+#include "client/deltactl/document.h"
 #include "common/file.h"
 #include "tests/scratch.h"
 
@@ -247,6 +248,21 @@ static void test_empty(void **state)
 	check_empty(false);
 }
 
+/* A value that there was no memory for, in a row of a table. */
+static void test_incomplete_is_refused(void **state)
+{
+	json_t *d = document("auto"), *row = json_array_get(json_object_get(d, "tensors"), 3);
+	struct reason reason = {0};
+
+	(void)state;
+	assert_true(document_complete(d));
+	document_set(row, "n", NULL);
+	assert_false(document_complete(d));
+	assert_int_equal(inspect_html(d, "x", "/nowhere/page.html", &reason), -ENOMEM);
+	assert_int_equal(document_print(d, true), -ENOMEM);
+	json_decref(d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -255,6 +271,7 @@ int main(void)
 		cmocka_unit_test(test_hostile_names),
 		cmocka_unit_test(test_what_is_unknown_is_left_out),
 		cmocka_unit_test(test_empty),
+		cmocka_unit_test(test_incomplete_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
