@@ -132,6 +132,8 @@ static int add_outer_tensors(struct job *j, struct reason *reason)
 		.choice = compress_embedding(s),
 		.bits = ratio > 0 ? 16 / ratio : EMBEDDING_DEFAULT_BITS,
 		.open = is_open(s),
+		.whole_head = method_find(s->method)->exact &&
+			      weights_bits(s->base_weights, ROLE_HEAD) > 0,
 		.pool = j->pool,
 	};
 	int r;

@@ -85,6 +85,21 @@ static int make_coarse(struct outer *o, struct outer_matrix *m)
 	return 0;
 }
 
+/* Where codes stand for the base's rows. */
+static int meet_codes(const struct outer *o, struct outer_matrix *m, struct reason *reason)
+{
+	const struct outer_settings *s = &o->settings;
+
+	if (s->whole_head && m->role == ROLE_HEAD && s->choice.kind == EMBEDDING_EXACT) {
+		if (m->rows.n_changed > 0)
+			pair_rows_take_all(&m->rows);
+		return 0;
+	}
+	if (weights_bits(s->pair->weights, m->role) == 0)
+		return 0;
+	return pair_rows_serve(s->pair, m->role, &m->rows, reason);
+}
+
 static int add_matrix(struct outer *o, enum tensor_role role, uint32_t layer, struct reason *reason)
 {
 	struct outer_matrix *m = &o->matrices[o->n];
@@ -96,6 +111,9 @@ static int add_matrix(struct outer *o, enum tensor_role role, uint32_t layer, st
 	if (r < 0)
 		return r;
 	o->n++;
+	r = meet_codes(o, m, reason);
+	if (r < 0)
+		return r;
 	if (m->rows.n_changed == 0 || o->settings.choice.kind == EMBEDDING_EXACT)
 		return 0;
 	return make_coarse(o, m);

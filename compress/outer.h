@@ -17,8 +17,9 @@ struct outer_settings {
 	const struct pair *pair;
 	const struct calibration *calibration; /* whose ids tell how often tokens are used */
 	struct embedding_choice choice;        /* for embedding and head */
-	double bits; /* EMBEDDING_AUTO: bits a weight, all rows taken together */
-	bool open;   /* EMBEDDING_AUTO: the method chooses; exact until it has */
+	double bits;     /* EMBEDDING_AUTO: bits a weight, all rows taken together */
+	bool open;       /* EMBEDDING_AUTO: the method chooses; exact until it has */
+	bool whole_head; /* if it is exact and changed: all its rows, not only those that changed */
 	struct pool *pool;
 };
 

@@ -196,3 +196,30 @@ int pair_read_rows(
 	rows = (struct pair_rows){0};
 	return 0;
 }
+
+int pair_rows_serve(
+	const struct pair *p, enum tensor_role role, struct pair_rows *rows, struct reason *reason)
+{
+	const struct tensor_record shape = {
+		.role = role, .rows = rows->base_rows, .cols = rows->cols};
+	uint32_t next = 0;
+	int r = serve_words(p, &shape, rows->base, reason);
+
+	for (uint32_t row = 0; r == 0 && row < rows->base_rows; row++) {
+		size_t at = (size_t)row * rows->cols;
+
+		if (next < rows->n_changed && rows->changed[next] == row)
+			next++;
+		else
+			memcpy(rows->values + at, rows->base + at,
+				rows->cols * sizeof(*rows->values));
+	}
+	return r;
+}
+
+void pair_rows_take_all(struct pair_rows *rows)
+{
+	rows->n_changed = rows->rows;
+	for (uint32_t row = 0; row < rows->rows; row++)
+		rows->changed[row] = row;
+}

@@ -49,4 +49,10 @@ struct pair_rows {
 };
 int pair_read_rows(const struct pair *p, enum tensor_role role, struct pair_rows *ret,
 	struct reason *reason) _must_check_;
+/* With the base's rows as they are served, rounded to bf16, in `base`, and in `values` for rows
+ * that did not change: what a reader of the changed ones has. */
+int pair_rows_serve(const struct pair *p, enum tensor_role role, struct pair_rows *rows,
+	struct reason *reason) _must_check_;
+/* Counts every row as changed. */
+void pair_rows_take_all(struct pair_rows *rows);
 void pair_rows_done(struct pair_rows *r);

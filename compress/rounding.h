@@ -4,7 +4,8 @@
  * The text travels through the model one block at a time. In each block the matrices that share
  * their inputs (q, k, v; o; gate, up; down) are rounded together (compress/group_codes.h), with the
  * second moments of the inputs that blocks and matrices rounded before them make; so what is lost
- * early is known later. Norms, biases, embedding and head stay as they are.
+ * early is known later. Norms, biases and embedding stay as they are; the 8 bits of a head lose too
+ * little for this.
  *
  * In memory are one block in f32, and moments of its widest inputs twice, in double; the
  * activations are in a file. The codes do not depend on the number of threads, but on the machine's

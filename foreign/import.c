@@ -214,7 +214,7 @@ static int read_tensor(struct import *in, struct passing *p)
 	in->report->n_inexact += n_inexact;
 	p->payload = p->packed;
 	p->n_source_bytes = (size_t)t->rows * t->cols * sizeof(uint16_t);
-	if (in->settings->rounding && t->codec == CODEC_MAT_INT)
+	if (in->settings->rounding && t->codec == CODEC_MAT_INT && tensor_role_is_projection(role))
 		return in->settings->rounding->pack(
 			in->settings->rounding->user, t, p->packed, in->reason);
 	weights_pack(t, p->source, p->packed);

@@ -20,9 +20,8 @@ struct import_report {
 };
 
 /*
- * Whoever rounds matrices to codes better than each by itself (foreign/weights.h): called once for
- * each matrix of codes, layer by layer and in the order of roles. `ret` takes record->bytes,
- * aligned to 64.
+ * Whoever rounds projections to codes better than each by itself (foreign/weights.h): called once
+ * for each, layer by layer and in the order of roles. `ret` takes record->bytes, aligned to 64.
  */
 struct import_rounding {
 	int (*pack)(void *user, const struct tensor_record *record, uint8_t *ret,

@@ -8,6 +8,8 @@
 
 #include <string.h>
 
+#define HEAD_BITS 8 /* with int4, too: its error goes straight into every choice of a token */
+
 static const struct {
 	const char *name;
 	uint8_t bits;
@@ -32,15 +34,22 @@ bool weights_parse(const char *name, enum weights *ret)
 	return false;
 }
 
+uint8_t weights_bits(enum weights w, enum tensor_role role)
+{
+	if (role == ROLE_HEAD && w != WEIGHTS_BF16)
+		return HEAD_BITS;
+	return tensor_role_is_projection(role) ? kinds[w].bits : 0;
+}
+
 void weights_record(enum weights w, struct tensor_record *record)
 {
 	enum tensor_role role = (enum tensor_role)record->role;
 
-	record->codec = tensor_role_is_vector(role) ? CODEC_VECTOR_F32 : CODEC_MAT_BF16;
-	if (w != WEIGHTS_BF16 && tensor_role_is_projection(role)) {
+	record->bits = weights_bits(w, role);
+	if (record->bits)
 		record->codec = CODEC_MAT_INT;
-		record->bits = kinds[w].bits;
-	}
+	else
+		record->codec = tensor_role_is_vector(role) ? CODEC_VECTOR_F32 : CODEC_MAT_BF16;
 	record->bytes = part_layout(record).end;
 }
 
@@ -151,7 +160,7 @@ static int digest_matrix(struct checkpoint *c, enum weights w, const struct tens
 	size_t n = (size_t)t->rows * t->cols;
 	_cleanup_(freep) uint16_t *values = malloc(n * sizeof(*values));
 	_cleanup_(freep) float *served = malloc(n * sizeof(*served));
-	bool codes = w != WEIGHTS_BF16 && tensor_role_is_projection((enum tensor_role)t->role);
+	bool codes = weights_bits(w, (enum tensor_role)t->role) > 0;
 	int r;
 
 	if (!values || !served)

@@ -1,7 +1,8 @@
 /*
- * How the projections of a base are stored, and what that makes of their values. Import writes
- * these codes; whoever makes a delta against a base of codes, or merges one, rounds a checkpoint's
- * numbers here as well, and gets the same bits. Embedding and head stay as they are.
+ * How the projections and the head of a base are stored, and what that makes of their values.
+ * Import writes these codes; whoever makes a delta against a base of codes, or merges one, rounds a
+ * checkpoint's numbers here as well, and gets the same bits. A head of its own has 8 bits with
+ * int8 and int4. The embedding stays as it is, and so does a head that is tied to it.
  *
  * int8  a scale for each 128 neighbours of a row.
  * int4  the same, and a multiplier of it for each 32.
@@ -24,6 +25,9 @@ enum weights {
 /* "bf16", "int8", "int4". */
 const char *weights_name(enum weights w);
 bool weights_parse(const char *name, enum weights *ret);
+
+/* Of a code of such a tensor; 0: it is not stored as codes. */
+uint8_t weights_bits(enum weights w, enum tensor_role role);
 
 /* Fills codec, bits and bytes of a record that has role, rows and cols. */
 void weights_record(enum weights w, struct tensor_record *record);

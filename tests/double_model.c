@@ -260,6 +260,8 @@ void double_model_logits(const struct double_model *m, const uint32_t *ids, size
 	}
 	for (size_t t = 0; t < n; t++) {
 		norm(x + t * c->hidden, final_norm, c->hidden, (double)c->norm_eps, y);
+		if (m->rounds_head)
+			round_input(y, y, c->hidden);
 		for (size_t v = 0; v < c->vocab; v++)
 			ret[t * c->vocab + v] = dot(y, head + v * c->hidden, c->hidden);
 	}

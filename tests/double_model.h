@@ -20,6 +20,7 @@ struct double_model {
 	double *(*layers)[N_ROLES];
 	struct block_shape *shape; /* for the angles */
 	bool rounds;               /* inputs of projections: each 128 to 127ths of their largest */
+	bool rounds_head;          /* likewise of the head */
 };
 
 /* A copy; any trouble fails the running test. */

@@ -15,7 +15,8 @@
 struct plan {
 	const struct base *base;
 	bool projections_only;
-	uint8_t *chat; /* section; or NULL */
+	enum tensor_role head_like; /* a projection; 0: some rows are new, others have codes */
+	uint8_t *chat;              /* section; or NULL */
 	size_t n_chat;
 	struct model_config config;
 	uint32_t state;
@@ -234,7 +235,9 @@ static void add_dropouts(struct plan *p, struct part_place place)
 /* Every codec has its place, the same in all layers. */
 static void add_tensor(struct plan *p, struct part_place place)
 {
-	switch ((int)place.role) {
+	bool as_projection = place.role == ROLE_HEAD && p->head_like;
+
+	switch ((int)(as_projection ? p->head_like : place.role)) {
 	case ROLE_Q:
 		add_bands(p, place);
 		return;
@@ -298,21 +301,35 @@ static void make_delta(struct plan *p, uint32_t seed, int fd)
 	delta_file_free(p->file);
 }
 
-struct delta *random_delta(const struct base *base, uint32_t seed, uint32_t n_added)
+static struct delta *delta_of(struct plan *p, uint32_t seed)
 {
-	struct plan p = {.base = base, .config = base->config, .n_added = n_added};
 	struct reason reason = {0};
 	struct image *image = NULL;
 	struct delta *delta = NULL;
 	int fd = memfd_create("random-delta", MFD_CLOEXEC);
 
 	assert_true(fd >= 0);
-	make_delta(&p, seed, fd);
+	make_delta(p, seed, fd);
 	if (image_load(fd, &image, NULL, &reason) < 0 ||
-		delta_bind(image, base, &delta, &reason) < 0)
+		delta_bind(image, p->base, &delta, &reason) < 0)
 		fail_msg("random delta: %s", reason.text);
 	close(fd);
 	return delta;
+}
+
+struct delta *random_delta(const struct base *base, uint32_t seed, uint32_t n_added)
+{
+	struct plan p = {.base = base, .config = base->config, .n_added = n_added};
+
+	return delta_of(&p, seed);
+}
+
+struct delta *random_delta_with_head(
+	const struct base *base, uint32_t seed, enum tensor_role head_like)
+{
+	struct plan p = {.base = base, .config = base->config, .head_like = head_like};
+
+	return delta_of(&p, seed);
 }
 
 void random_delta_file(

@@ -12,6 +12,10 @@
  * tokens are added. */
 struct delta *random_delta(const struct base *base, uint32_t seed, uint32_t n_added);
 
+/* The head, which is not tied, changes as the last layer's projection of that role does. */
+struct delta *random_delta_with_head(
+	const struct base *base, uint32_t seed, enum tensor_role head_like);
+
 /* A file that changes projections only. `chat_folder` is a model folder whose chat format the delta
  * brings, or NULL. */
 void random_delta_file(

@@ -6,6 +6,13 @@
 #include "store/base.h"
 #include "store/tensor_table.h"
 
+static uint32_t number_bits(const struct tensor_record *t)
+{
+	if (t->codec == CODEC_VECTOR_F32)
+		return 32;
+	return t->codec == CODEC_MAT_INT ? t->bits : 16;
+}
+
 int inspect_base(
 	const char *path, const struct progress *progress, json_t **ret, struct reason *reason)
 {
@@ -27,6 +34,7 @@ int inspect_base(
 		const struct tensor_record *t = &table.records[i];
 		json_t *row = inspect_record(t);
 
+		document_set(row, "bits", json_integer(number_bits(t)));
 		document_set(row, "offset", json_integer((json_int_t)t->offset));
 		document_set(row, "bytes", json_integer((json_int_t)t->bytes));
 		json_array_append_new(rows, row);

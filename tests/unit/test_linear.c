@@ -149,6 +149,15 @@ static int open_models_as(enum weights weights)
 	return 0;
 }
 
+/* The head of one variant changes as such a projection does. */
+static void open_head(enum tensor_role like)
+{
+	base = imported_base_as("tests/golden/data/tiny/llama-gqa", WEIGHTS_INT8);
+	deltas[1] = random_delta_with_head(base, 1, like);
+	deltas[2] = random_delta(base, 2, 3);
+	make_dense_maps();
+}
+
 static int open_bf16(void **state)
 {
 	(void)state;
@@ -378,6 +387,7 @@ static void check_head(const struct fixture *f, size_t n_rows)
 {
 	uint32_t hidden = base->config.hidden, stride = model_logits_stride(f->model);
 	float x[MAX_ROWS * 64], z[MAX_ROWS * 64];
+	struct act_group rounded[MAX_ROWS];
 	float *y = malloc(MAX_ROWS * stride * sizeof(*y));
 	struct linear_run runs[N_VARIANTS];
 	void *panel = panel_new(f, n_rows, hidden);
@@ -393,10 +403,12 @@ static void check_head(const struct fixture *f, size_t n_rows)
 		.parts[0] = {&base->head, y, stride, PROJECTION_HEAD},
 		.z = z,
 		.z_stride = hidden,
+		.rounded = rounded,
 		.panel = panel,
 	};
 
 	assert_non_null(y);
+	assert_int_equal(hidden, 64);
 	fill_random(x, n_rows * hidden);
 	linear_apply(&call);
 	for (size_t i = 0; i < call.n_runs; i++)
@@ -407,13 +419,13 @@ static void check_head(const struct fixture *f, size_t n_rows)
 	free(panel);
 }
 
-static void test_products(void **state)
+/* With every set of kernels, numbers of threads and of rows. */
+static void check_everywhere(void (*check)(const struct fixture *f, size_t n_rows))
 {
 	static const char *const sets[] = {"ref", "avx2", "avx512", "amx"};
 	static const size_t counts[] = {1, 2, 3, MAX_ROWS};
 	struct kernels probe;
 
-	(void)state;
 	for (size_t s = 0; s < array_len(sets); s++) {
 		if (s > 0 && select_or_emulate(&probe, sets[s], NULL) == -EOPNOTSUPP)
 			continue;
@@ -421,12 +433,37 @@ static void test_products(void **state)
 			struct fixture f;
 
 			fixture_open(&f, sets[s], threads);
-			for (size_t i = 0; i < array_len(counts); i++) {
-				check_layer(&f, counts[i]);
-				check_head(&f, counts[i]);
-			}
+			for (size_t i = 0; i < array_len(counts); i++)
+				check(&f, counts[i]);
 			fixture_close(&f);
 		}
+	}
+}
+
+static void check_all(const struct fixture *f, size_t n_rows)
+{
+	check_layer(f, n_rows);
+	check_head(f, n_rows);
+}
+
+static void test_products(void **state)
+{
+	(void)state;
+	check_everywhere(check_all);
+}
+
+/* Whatever a delta may make of a projection, of the head it makes the same; beside a delta with new
+ * rows, tokens and codes. */
+static void test_heads(void **state)
+{
+	static const enum tensor_role like[] = {
+		ROLE_Q, ROLE_K, ROLE_V, ROLE_O, ROLE_GATE, ROLE_UP, ROLE_DOWN};
+
+	(void)state;
+	for (size_t i = 0; i < array_len(like); i++) {
+		open_head(like[i]);
+		check_everywhere(check_head);
+		close_models(NULL);
 	}
 }
 
@@ -551,11 +588,11 @@ int main(void)
 		cmocka_unit_test(test_embedding),
 	};
 
-	const struct CMUnitTest of_codes[] = {
-		cmocka_unit_test(test_products),
-	};
+	const struct CMUnitTest of_codes[] = {cmocka_unit_test(test_products)};
+	const struct CMUnitTest of_heads[] = {cmocka_unit_test(test_heads)};
 
 	return cmocka_run_group_tests(tests, open_bf16, close_models) +
 	       cmocka_run_group_tests(of_codes, open_int8, close_models) +
-	       cmocka_run_group_tests(of_codes, open_int4, close_models);
+	       cmocka_run_group_tests(of_codes, open_int4, close_models) +
+	       cmocka_run_group_tests(of_heads, NULL, NULL);
 }

@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #define FOLDER "tests/golden/data/tiny/llama-gqa"
+#define TIED_FOLDER "tests/golden/data/tiny/llama-mha-tied"
 #define ROWS 19
 #define COLS 300
 #define N_IDS 24
@@ -148,7 +149,7 @@ static struct checkpoint *open_folder(void)
 	return c;
 }
 
-/* Of a projection, element by element through the image's own codes. */
+/* Of a matrix of codes, element by element through the image's own codes. */
 static void expect_same(struct checkpoint *c, enum weights w, const struct base *base,
 	enum tensor_role role, uint32_t layer)
 {
@@ -184,6 +185,8 @@ static void import_and_rounding_agree(void **state)
 		assert_string_equal(base_weights_name(base), weights_name(codes[i]));
 		expect_same(c, codes[i], base, ROLE_Q, 0);
 		expect_same(c, codes[i], base, ROLE_DOWN, base->config.n_layers - 1);
+		expect_same(c, codes[i], base, ROLE_HEAD, base->config.n_layers - 1);
+		assert_int_equal(base->head.ints.bits, 8);
 		assert_int_equal(base->embed.codec, CODEC_MAT_BF16);
 		assert_int_equal(weights_digest(c, codes[i], NULL, &served, NULL), 0);
 		assert_true(digest_equal(&model, base_model_digest(base)));
@@ -192,6 +195,21 @@ static void import_and_rounding_agree(void **state)
 		base_free(base);
 	}
 	checkpoint_free(c);
+}
+
+/* One matrix, and it is the embedding's. */
+static void a_tied_head_has_no_codes(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < array_len(codes); i++) {
+		struct base *base = imported_base_as(TIED_FOLDER, codes[i]);
+
+		assert_int_equal(base->layers[0].q.codec, CODEC_MAT_INT);
+		assert_int_equal(base->embed.codec, CODEC_MAT_BF16);
+		assert_int_equal(base->head.codec, CODEC_MAT_BF16);
+		assert_ptr_equal(base->head.bf16.data, base->embed.bf16.data);
+		base_free(base);
+	}
 }
 
 /* random_delta() makes them for what the base serves. */
@@ -242,14 +260,13 @@ static struct dense_model *dense_of(struct checkpoint *c, const struct base *bas
 
 	assert_int_equal(dense_model_read(c, &m, NULL), 0);
 	for (uint32_t layer = 0; layer < base->config.n_layers; layer++)
-		for (size_t p = 0; p < DENSE_N_PROJECTIONS; p++) {
+		for (uint32_t role = 0; role < N_ROLES; role++) {
 			const struct base_matrix *b =
-				base_matrix(base, dense_projections[p], layer);
+				base_matrix(base, (enum tensor_role)role, layer);
+			float *values = m->layers[layer].at[role];
 
-			for (uint32_t r = 0; b->codec == CODEC_MAT_INT && r < b->rows; r++)
-				base_matrix_row(m->layers[layer].at[dense_projections[p]] +
-							(size_t)r * b->cols,
-					b, r);
+			for (uint32_t r = 0; values && b && r < b->rows; r++)
+				base_matrix_row(values + (size_t)r * b->cols, b, r);
 		}
 	return m;
 }
@@ -341,7 +358,7 @@ static void logits_are_those_of_what_serves(void **state)
 
 		dense = dense_of(c, base);
 		reference = double_model_of(dense, N_IDS);
-		reference->rounds = true;
+		reference->rounds = reference->rounds_head = true;
 		double_model_logits(reference, ids, N_IDS, NULL, exact);
 		assert_true(distance(one, exact, n) < 1e-4);
 		assert_true(mean_distance(one, original, n) > 1e-3);
@@ -365,6 +382,7 @@ int main(void)
 		cmocka_unit_test(int4_is_as_good_as_plain_grids_of_32),
 		cmocka_unit_test(bf16_stays),
 		cmocka_unit_test(import_and_rounding_agree),
+		cmocka_unit_test(a_tied_head_has_no_codes),
 		cmocka_unit_test(deltas_fit_what_they_were_made_for),
 		cmocka_unit_test(misfits_are_told),
 		cmocka_unit_test(logits_are_those_of_what_serves),
