@@ -287,7 +287,10 @@ static int say_hello(struct connection *c, const char *program, struct reason *r
 {
 	struct proto_message m = {
 		.op = PROTO_HELLO,
-		.hello = {.version = PROTO_VERSION, .client = proto_str(program)},
+		/* A name for the journal: a longer one is cut. */
+		.hello = {.version = PROTO_VERSION,
+			.client = {.bytes = program,
+				.n = (uint32_t)strnlen(program, PROTO_MAX_NAME)}},
 	};
 	int r = connection_call(c, &m, &c->aside, reason);
 
@@ -319,20 +322,37 @@ int connection_adopt(int sock, const char *program, struct connection **ret, str
 	return 0;
 }
 
+/* While many wait for the daemon to take them, connecting waits too. On a Unix socket a signal ends
+ * that without a trace. */
+static int connect_to(int sock, const struct sockaddr_un *address)
+{
+	int r;
+
+	do
+		r = connect(sock, (const struct sockaddr *)address, sizeof(*address));
+	while (r < 0 && errno == EINTR);
+	return r < 0 ? -errno : 0;
+}
+
 int connection_open(
 	const char *path, const char *program, struct connection **ret, struct reason *reason)
 {
 	_cleanup_(closep) int sock = -1;
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int r;
 
+	/* As an address it would be one that anybody may take. */
+	if (path[0] == '\0')
+		return reason_set(reason, -ENOENT, "an empty path: no socket");
 	if (strlen(path) >= sizeof(address.sun_path))
 		return reason_set(reason, -ENAMETOOLONG, "%s: too long for a socket", path);
 	memcpy(address.sun_path, path, strlen(path));
 	sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (sock < 0)
 		return reason_set(reason, -errno, "socket: %m");
-	if (connect(sock, (const struct sockaddr *)&address, sizeof(address)) < 0)
-		return reason_set(reason, -errno, "%s: %m", path);
+	r = connect_to(sock, &address);
+	if (r < 0)
+		return reason_set(reason, r, "%s: %s", path, strerror(-r));
 	return connection_adopt(take_fd(&sock), program, ret, reason);
 }
 
