@@ -241,11 +241,12 @@ int deltad_next(struct deltad *d, uint64_t stream, int timeout_ms, const struct 
 	r = find_stream(d, d->in.message.request)
 		    ? make_event(d, &d->in.message)
 		    : reason_set(&d->reason, -EPROTO, "a message for no stream of ours");
+	/* Also where there was no memory for it: nothing will come after it. */
+	if (d->in.message.op != PROTO_TOKEN)
+		forget_stream(d, d->in.message.request);
 	wire_received_done(&d->in);
 	if (r < 0)
 		return r;
-	if (d->event.kind == DELTAD_DONE)
-		forget_stream(d, d->event.stream);
 	*ret = &d->event;
 	return 0;
 }

@@ -15,6 +15,7 @@
 #include "tests/live_daemon.h"
 #include "tests/random_delta.h"
 #include "tests/scratch.h"
+#include "tests/scripted_daemon.h"
 #include "tests/small_image.h"
 
 #include <fcntl.h>
@@ -480,6 +481,38 @@ static void test_requests(void **state)
 	spared = false;
 }
 
+static void finish_at_once(struct script *s)
+{
+	spared = true;
+	script_hello(s);
+	script_finish(s, script_expect(s, PROTO_COMPLETE)->request, PROTO_FINISH_STOP);
+	script_expect_end(s);
+}
+
+/* The library has no memory for a stream's last event, after which nothing comes. */
+static void test_last_event(void **state)
+{
+	struct deltad_complete_options options = DELTAD_COMPLETE_INIT;
+	struct scripted_daemon *daemon;
+	const struct deltad_event *e;
+	struct deltad *d;
+	uint64_t stream;
+	int r;
+
+	(void)state;
+	options.variant = "base";
+	options.text = "";
+	daemon = scripted_daemon_connect(finish_at_once, &d);
+	assert_int_equal(deltad_complete(d, &options, &stream), 0);
+	atomic_store(&countdown, 1);
+	r = deltad_next(d, stream, LIVE_TIMEOUT_MS, &e);
+	atomic_store(&countdown, 0);
+	assert_int_equal(r, -ENOMEM);
+	assert_int_equal(deltad_next(d, stream, 0, &e), -ENOENT);
+	deltad_close(d);
+	scripted_daemon_done(daemon);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -487,6 +520,7 @@ int main(void)
 		cmocka_unit_test(test_expanding),
 		cmocka_unit_test(test_text),
 		cmocka_unit_test(test_requests),
+		cmocka_unit_test(test_last_event),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
