@@ -26,6 +26,7 @@
 #define FORMAT_VERSION 1u
 #define FORMAT_MAX_SECTIONS 16u
 #define FORMAT_MAX_FILE (UINT64_C(1) << 46)
+#define FORMAT_MAX_SPARE (1u << 20) /* bytes between the last digest and the body */
 #define FORMAT_MAX_LAYERS 1024u
 #define FORMAT_MAX_EOS 8u
 #define FORMAT_MAX_LEVELS 8u

@@ -121,6 +121,12 @@ static int check_chunks(const struct format_header *h, struct reason *reason)
 			"header: digests of %" PRIu64
 			" chunks do not fit before the body at %" PRIu64,
 			h->n_chunks, h->body_offset);
+	/* A reader has all that is before the body in memory of its own before it can check it. */
+	if (h->body_offset - FORMAT_PAGE - digest_bytes > FORMAT_MAX_SPARE)
+		return reason_set(reason, -EBADMSG,
+			"header: body at %" PRIu64 ", expected at most %u bytes after the digests "
+			"of %" PRIu64 " chunks",
+			h->body_offset, FORMAT_MAX_SPARE, h->n_chunks);
 	return 0;
 }
 

@@ -239,6 +239,8 @@ int writer_finish(struct writer *w, const struct digest *model, const struct dig
 	r = writer_level_end(w);
 	w->header.file_bytes = writer_offset(w);
 	w->header.n_chunks = w->n_chunks;
+	assert(r < 0 || w->header.body_offset - FORMAT_PAGE - w->n_chunks * sizeof(struct digest) <=
+				FORMAT_MAX_SPARE);
 	if (r == 0)
 		r = write_head(w);
 	if (r == 0 && ftruncate(w->fd, (off_t)w->header.file_bytes) < 0)

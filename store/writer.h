@@ -14,7 +14,8 @@
 struct writer;
 
 /* `max_body_bytes` bounds what will be appended, the zeros of writer_align() included; it reserves
- * the room for chunk digests, and appending more is -EFBIG. `fd` stays the caller's and must
+ * the room for chunk digests, of which FORMAT_MAX_SPARE bytes at most may stay unused (32 GiB of
+ * contents). Appending more is -EFBIG. `fd` stays the caller's and must
  * outlive the writer. */
 int writer_begin(int fd, enum image_kind kind, uint64_t max_body_bytes, struct writer **ret,
 	struct reason *reason) _must_check_;

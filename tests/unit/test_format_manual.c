@@ -182,6 +182,7 @@ static void sizes_are_those_of_the_structs(void **state)
 	assert_int_equal(sizeof(struct selftest), 16);
 	assert_int_equal(FORMAT_PAGE, 4096);
 	assert_int_equal(FORMAT_CHUNK, 1 << 20);
+	assert_int_equal(FORMAT_MAX_SPARE, 1 << 20);
 	assert_int_equal(FORMAT_VERSION, 1);
 }
 

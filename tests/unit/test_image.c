@@ -329,6 +329,26 @@ static int expect_no_new_descriptors(void **state)
 #define leak_checked(test)                                                                         \
 	cmocka_unit_test_setup_teardown(test, count_descriptors, expect_no_new_descriptors)
 
+/* What is before the body is read before it can be checked, so it may not be large for nothing. */
+static void the_body_is_not_far_from_the_digests(void **state)
+{
+	struct format_header h = {.version = FORMAT_VERSION, .n_chunks = 1, .n_levels = 1}, found;
+	uint64_t farthest = FORMAT_PAGE + FORMAT_MAX_SPARE; /* 32 bytes less than allowed */
+	uint8_t page[FORMAT_PAGE] = {0};
+	struct reason reason = {0};
+
+	(void)state;
+	memcpy(h.magic, FORMAT_MAGIC_BASE, sizeof(h.magic));
+	for (int i = 0; i < 2; i++) {
+		h.body_offset = farthest + (uint64_t)i * FORMAT_PAGE;
+		h.file_bytes = h.level_end[0] = h.body_offset + FORMAT_PAGE;
+		memcpy(page, &h, sizeof(h));
+		assert_int_equal(image_parse_header(page, h.file_bytes, &found, &reason),
+			i == 0 ? 0 : -EBADMSG);
+	}
+	assert_non_null(strstr(reason.text, "after the digests of 1 chunks"));
+}
+
 /* A file full of holes may claim more than the machine has; nobody is killed for it. */
 static void more_than_the_machine_has(void **state)
 {
@@ -342,6 +362,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		leak_checked(base_comes_back_as_written),
+		cmocka_unit_test(the_body_is_not_far_from_the_digests),
 		leak_checked(delta_comes_back_as_written),
 		leak_checked(delta_may_end_with_a_level),
 		leak_checked(loading_can_be_cancelled),
