@@ -233,11 +233,14 @@ int deltad_next(struct deltad *d, uint64_t stream, int timeout_ms, const struct 
 	int r;
 
 	d->reason.text[0] = '\0';
-	if (d->n_streams == 0 || (stream != 0 && !find_stream(d, stream)))
+	if (stream != 0 && !find_stream(d, stream))
 		return -ENOENT;
+	/* Where no stream runs nothing comes but the connection's end. */
+	if (d->n_streams == 0)
+		timeout_ms = 0;
 	r = connection_receive(d->connection, stream, timeout_ms, &d->in, &d->reason);
 	if (r < 0)
-		return r;
+		return r == -ETIMEDOUT && d->n_streams == 0 ? -ENOENT : r;
 	r = find_stream(d, d->in.message.request)
 		    ? make_event(d, &d->in.message)
 		    : reason_set(&d->reason, -EPROTO, "a message for no stream of ours");

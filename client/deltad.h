@@ -179,8 +179,8 @@ struct deltad_event {
 /*
  * The next event of a stream, or of any stream if `stream` is 0. timeout_ms -1 waits for ever, 0
  * does not wait. *ret is valid until the next call on this connection.
- * -ETIMEDOUT: nothing yet; -ENOENT: no such stream is running; -ECONNRESET: the daemon is gone and
- * so are all streams.
+ * -ETIMEDOUT: nothing yet; -ENOENT: no such stream is running, or none at all, which is told
+ * without waiting; -ECONNRESET: the daemon is gone and so are all streams.
  */
 DELTAD_API int deltad_next(struct deltad *d, uint64_t stream, int timeout_ms,
 	const struct deltad_event **ret) DELTAD_CHECK;

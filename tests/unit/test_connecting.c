@@ -1,11 +1,12 @@
 /*
- * Connecting where it does not go smoothly.
+ * Connections that do not begin smoothly, or end early.
  */
 #include "client/deltad.h"
 #include "tests/scratch.h"
 #include "tests/scripted_daemon.h"
 
 #include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -46,6 +47,35 @@ static void a_long_name_is_cut(void **state)
 	program_invocation_short_name = longest;
 	daemon = scripted_daemon_connect(only_hello, &d);
 	program_invocation_short_name = before;
+	deltad_close(d);
+	scripted_daemon_done(daemon);
+}
+
+static void hello_then_close(struct script *s)
+{
+	script_hello(s);
+}
+
+/* Else a program that waits for the descriptor would be woken again and again, and told nothing. */
+static void the_end_is_told_where_no_stream_runs(void **state)
+{
+	struct scripted_daemon *daemon = NULL;
+	const struct deltad_event *e;
+	struct pollfd readable;
+	struct deltad *d;
+
+	(void)state;
+	daemon = scripted_daemon_connect(only_hello, &d);
+	assert_int_equal(deltad_next(d, 0, -1, &e), -ENOENT);
+	deltad_close(d);
+	scripted_daemon_done(daemon);
+
+	daemon = scripted_daemon_connect(hello_then_close, &d);
+	readable = (struct pollfd){.fd = deltad_fd(d), .events = POLLIN};
+	assert_int_equal(poll(&readable, 1, 5000), 1);
+	assert_int_equal(deltad_next(d, 0, 0, &e), -ECONNRESET);
+	assert_int_equal(deltad_next(d, 0, -1, &e), -ECONNRESET);
+	assert_int_equal(deltad_next(d, 7, 0, &e), -ENOENT);
 	deltad_close(d);
 	scripted_daemon_done(daemon);
 }
@@ -143,6 +173,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_empty_path_is_no_socket),
 		cmocka_unit_test(a_long_name_is_cut),
+		cmocka_unit_test(the_end_is_told_where_no_stream_runs),
 		cmocka_unit_test(signals_do_not_end_connecting),
 	};
 
