@@ -58,8 +58,8 @@ struct deltad_model {
 	uint64_t file_bytes;
 	uint64_t memory_bytes; /* 0 unless in memory */
 	uint8_t digest[32];    /* identity of its file */
-	uint32_t context;      /* most tokens of prompt and answer */
-	uint32_t vocabulary;
+	uint32_t context;      /* most tokens of prompt and answer; 0 unless in memory */
+	uint32_t vocabulary;   /* likewise */
 };
 
 struct deltad_models; /* a list of them */

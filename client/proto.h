@@ -197,10 +197,10 @@ struct proto_variant {
 	uint32_t flags;       /* enum proto_variant_flag */
 	struct digest digest; /* the root of its file, which is its identity */
 	uint64_t file_bytes;
-	uint64_t memory_bytes; /* 0 unless in memory */
-	uint64_t loaded_bytes; /* of file_bytes, while loading */
-	uint32_t context;      /* most positions of prompt and answer */
-	uint32_t vocabulary;
+	uint64_t memory_bytes;  /* 0 unless in memory */
+	uint64_t loaded_bytes;  /* of file_bytes, while loading */
+	uint32_t context;       /* most positions of prompt and answer; 0 unless in memory */
+	uint32_t vocabulary;    /* likewise */
 	uint32_t streams;       /* running or waiting now */
 	uint64_t requests;      /* since the daemon started */
 	uint64_t generated;     /* tokens, likewise */

@@ -1,5 +1,7 @@
 #include "daemon/loaded.h"
 
+#include "engine/variant.h"
+
 #include <string.h>
 
 struct loaded *loaded_free(struct loaded *l)
@@ -19,6 +21,12 @@ struct loaded *loaded_free(struct loaded *l)
 uint64_t loaded_memory(const struct loaded *l)
 {
 	return l->image->mapped_bytes + (l->delta ? l->delta->expanded_bytes : 0);
+}
+
+uint64_t loaded_context(const struct loaded *l)
+{
+	return min_u64(variant_config(l->variant)->max_positions,
+		model_config(l->variant->model)->max_positions);
 }
 
 static bool image_has(const struct image *image, enum section_kind kind)

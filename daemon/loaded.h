@@ -47,6 +47,10 @@ struct loaded *loaded_free(struct loaded *l);
 /* Bytes of memory that its weights take: the file, and what had to be expanded. */
 uint64_t loaded_memory(const struct loaded *l);
 
+/* Most positions of prompt and answer. A fine-tune may claim more than the base, whose engine runs
+ * it. */
+uint64_t loaded_context(const struct loaded *l);
+
 static inline void loaded_freep(struct loaded **l)
 {
 	loaded_free(*l);

@@ -43,13 +43,9 @@ void op_models(struct session *s, const struct proto_message *m)
 	variants_send(s, m->request, PROTO_MODELS_REPLY);
 }
 
-/* A fine-tune may claim a longer context than the base, whose engine runs it. */
 static uint64_t context_of(const struct request *r)
 {
-	const struct loaded *base = r->server->base->loaded;
-
-	return min_u64(variant_config(r->entry->loaded->variant)->max_positions,
-		variant_config(base->variant)->max_positions);
+	return loaded_context(r->entry->loaded);
 }
 
 /* Positions that one request can ever have. */

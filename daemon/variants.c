@@ -56,13 +56,12 @@ static enum proto_residency residency_of(enum entry_state state)
 	return PROTO_RESIDENCY_DISK;
 }
 
-static void describe_loaded(const struct loaded *l, struct proto_variant *v)
+static void describe_loaded(
+	const struct server *server, const struct loaded *l, struct proto_variant *v)
 {
-	const struct model_config *config = variant_config(l->variant);
-
 	v->digest = l->image->header.root;
-	v->context = config->max_positions;
-	v->vocabulary = config->vocab;
+	v->context = (uint32_t)min_u64(loaded_context(l), server_kv_positions(server));
+	v->vocabulary = variant_config(l->variant)->vocab;
 	if (l->chat)
 		v->flags |= PROTO_VARIANT_CHAT;
 }
@@ -88,7 +87,7 @@ static void describe_entry(
 	if (e->state == ENTRY_STATE_FAILED)
 		v->words = proto_str(e->reason.text);
 	if (e->loaded)
-		describe_loaded(e->loaded, v);
+		describe_loaded(server, e->loaded, v);
 }
 
 /* The delta's own chat format, or else that of the base. */

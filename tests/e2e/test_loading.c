@@ -357,6 +357,54 @@ static void test_bad_replacement(void **state)
 	remove_delta("changing");
 }
 
+static uint32_t context_told(struct connection *c, const char *name)
+{
+	static struct wire_received received;
+	struct proto_message m = {.op = PROTO_MODELS};
+	uint32_t context = 0;
+
+	assert_int_equal(connection_call(c, &m, &received, NULL), 0);
+	assert_int_equal(received.message.op, PROTO_MODELS_REPLY);
+	for (uint32_t i = 0; i < received.message.variants.n; i++)
+		if (proto_str_equal(received.message.variants.items[i].name, name))
+			context = received.message.variants.items[i].context;
+	wire_received_done(&received);
+	return context;
+}
+
+/* The context that is told is what a request may have, also where there is memory for less than the
+ * model could take. */
+static void test_context_is_what_fits(void **state)
+{
+	const struct live_options options = {.yaml = "memory:\n  kv: 1 MiB\n"};
+	struct live_daemon small;
+	struct connection *c;
+	uint32_t id = 1, context;
+	struct proto_message m = live_complete("red", "", 0);
+
+	(void)state;
+	assert_true(context_told(admin, "base") > 0);
+	live_daemon_start(&small, &store, &options);
+	c = live_connect_admin(&small);
+	assert_int_equal(context_told(c, "red"), 0);
+	assert_int_equal(live_order(c, PROTO_LOAD, "red", words), PROTO_STATUS_OK);
+	context = context_told(c, "red");
+	assert_true(context > 1 && context < context_told(admin, "base"));
+	m.complete.prompt = PROTO_PROMPT_IDS;
+	m.complete.ids = &id;
+	m.complete.n_ids = 1;
+	m.complete.max_tokens = context - 1;
+	live_collect(c, live_send(c, &m), &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_OK);
+	assert_int_equal(answer.n_tokens, context - 1);
+	m.request = 0;
+	m.complete.max_tokens = context;
+	live_collect(c, live_send(c, &m), &answer);
+	assert_int_equal(answer.status, PROTO_STATUS_TOO_LONG);
+	connection_free(c);
+	live_daemon_stop(&small);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -370,6 +418,7 @@ int main(void)
 		cmocka_unit_test(test_unload_while_streaming),
 		cmocka_unit_test(test_replaced_file),
 		cmocka_unit_test(test_bad_replacement),
+		cmocka_unit_test(test_context_is_what_fits),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
