@@ -80,6 +80,9 @@ int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd)
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c))
 		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
 			n_fds += take_descriptors(c, &fd);
+	/* There was room for more, so it is us who may have no more. */
+	if ((message.msg_flags & MSG_CTRUNC) && n_fds < CONTROL_DESCRIPTORS)
+		return -EMFILE;
 	if ((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) || n_fds > 1)
 		return -EBADMSG;
 	if (n == 0)
@@ -329,6 +332,9 @@ int wire_receive(int sock, struct wire_received *ret, struct reason *reason)
 	r = wire_recv(sock, ret->packet, sizeof(ret->packet), &n, &fd);
 	if (r == -EBADMSG)
 		return reason_set(reason, r, "packet: too long, or with more than one descriptor");
+	if (r == -EMFILE)
+		return reason_set(
+			reason, r, "packet: no room for its descriptor, too many files are open");
 	if (r != 0)
 		return r;
 	r = proto_decode_header(ret->packet, n, &ret->header);

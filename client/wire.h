@@ -15,7 +15,8 @@ enum {
 /*
  * One packet of up to `room` bytes and its descriptor, -1 if there is none; the caller owns it.
  * Descriptors are close-on-exec. -EBADMSG, with everything received closed, if the packet or its
- * control data was cut off or brought more than one descriptor; -EAGAIN if there is nothing now.
+ * control data was cut off or brought more than one descriptor; -EMFILE, with the packet gone, if
+ * this process may have no more descriptors; -EAGAIN if there is nothing now.
  */
 int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd) _must_check_;
 
@@ -66,9 +67,9 @@ struct wire_received {
 };
 
 /*
- * Receives, checks and decodes one message. WIRE_E_CLOSED; -EAGAIN; -EBADMSG and -EOPNOTSUPP as
- * proto_decode(), also for a descriptor that is missing, uncalled-for, unsealed or too large;
- * `header` is valid then too, so that an ERROR can be addressed.
+ * Receives, checks and decodes one message. WIRE_E_CLOSED; -EAGAIN; -EMFILE; -EBADMSG and
+ * -EOPNOTSUPP as proto_decode(), also for a descriptor that is missing, uncalled-for, unsealed or
+ * too large; `header` is valid then too, so that an ERROR can be addressed.
  */
 int wire_receive(int sock, struct wire_received *ret, struct reason *reason) _must_check_;
 void wire_received_done(struct wire_received *r);

@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <cmocka.h>
 
@@ -241,6 +242,25 @@ static void surplus_descriptors_are_closed(void **state)
 	}
 }
 
+/* That is not the sender's fault. */
+static void no_room_for_a_descriptor_is_told(void **state)
+{
+	int fd = memfd_with("\0\0\0\0", 4, SEALS);
+	struct rlimit before, none;
+	struct reason reason;
+	int r;
+
+	(void)state;
+	send_header(PROTO_TOKENIZE_REPLY, &fd, 1);
+	close(fd);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = (struct rlimit){.rlim_cur = 0, .rlim_max = before.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	r = wire_receive(ends[1], &received, &reason);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(r, -EMFILE);
+}
+
 static void one_memfd_is_no_stranger(void **state)
 {
 	int memfd = memfd_with("\0\0\0\0", 4, SEALS), copy = -1;
@@ -385,6 +405,7 @@ int main(void)
 		TEST(bodies_of_wrong_size_are_refused),
 		TEST(descriptors_must_be_called_for),
 		TEST(surplus_descriptors_are_closed),
+		TEST(no_room_for_a_descriptor_is_told),
 		TEST(one_memfd_is_no_stranger),
 		TEST(strangers_stay_in_the_socket),
 		TEST(hanging_up_reads_what_came),
