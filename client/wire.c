@@ -116,6 +116,8 @@ int wire_look(int sock, int *ret_stranger)
 	c = CMSG_FIRSTHDR(&message);
 	if (c)
 		memcpy(&fd, CMSG_DATA(c), sizeof(fd));
+	if (surplus && fd < 0)
+		return -EMFILE;
 	if (!surplus && (fd < 0 || fcntl(fd, F_GET_SEALS) >= 0)) {
 		closep(&fd);
 		return 0;

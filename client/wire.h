@@ -22,7 +22,8 @@ int wire_recv(int sock, void *packet, size_t room, size_t *ret_n, int *ret_fd) _
 
 /*
  * Before receiving from a stranger: does the next packet bring nothing besides its bytes, or one
- * memfd? 0: it may be received; -EAGAIN. WIRE_E_STRANGER: it brings something else. The packet then
+ * memfd? 0: it may be received; -EAGAIN; -EMFILE, and it stays, if this process may have no more
+ * descriptors. WIRE_E_STRANGER: it brings something else. The packet then
  * stays, so that nothing can be received any more, and *ret_stranger is a copy of its first
  * descriptor, or -1, which the caller closes where nobody waits for it.
  */

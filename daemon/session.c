@@ -301,6 +301,11 @@ static void answer_violation(struct session *s, const struct wire_received *rece
 		session_send_error(s, received->header.request, PROTO_STATUS_NOT_SUPPORTED, reason);
 		return;
 	}
+	if (error == -EMFILE) {
+		session_send_error(s, 0, PROTO_STATUS_BUSY, reason);
+		session_close(s, "no descriptor is left for its message");
+		return;
+	}
 	if (error != -EBADMSG) {
 		session_close(s, strerror(-error));
 		return;
@@ -316,6 +321,8 @@ static int receive_message(struct session *s, struct wire_received *received, st
 
 	if (r == 0)
 		return wire_receive(s->fd, received, reason);
+	if (r == -EMFILE)
+		return reason_set(reason, r, "too many files are open to take a long message");
 	if (r != WIRE_E_STRANGER)
 		return r;
 	received->header = (struct proto_header){0};

@@ -343,6 +343,31 @@ static void test_no_descriptors_left(void **state)
 	live_await_stat(admin, "connections", 2);
 }
 
+/* A long message that comes then is not blamed for it. */
+static void test_no_descriptor_for_a_message(void **state)
+{
+	static char words[2 * PROTO_MAX_PACKET];
+	static struct wire_received reply;
+	struct proto_message m = {.op = PROTO_TOKENIZE};
+	struct connection *c = live_connect(&the_daemon);
+	struct rlimit before, none;
+	struct reason reason;
+	int r;
+
+	(void)state;
+	memset(words, 'a', sizeof(words) - 1);
+	m.tokenize.variant = proto_str("base");
+	m.tokenize.text = proto_str(words);
+	assert_int_equal(prlimit(the_daemon.pid, RLIMIT_NOFILE, NULL, &before), 0);
+	none = (struct rlimit){.rlim_cur = 0, .rlim_max = before.rlim_max};
+	assert_int_equal(prlimit(the_daemon.pid, RLIMIT_NOFILE, &none, NULL), 0);
+	r = connection_call(c, &m, &reply, &reason);
+	assert_int_equal(prlimit(the_daemon.pid, RLIMIT_NOFILE, &before, NULL), 0);
+	assert_int_equal(r, -EBUSY);
+	connection_free(c);
+	live_await_stat(admin, "connections", 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -351,6 +376,7 @@ int main(void)
 		cmocka_unit_test(test_too_many_ids),
 		cmocka_unit_test(test_descriptors_do_not_stay),
 		cmocka_unit_test(test_slow_to_close),
+		cmocka_unit_test(test_no_descriptor_for_a_message),
 		cmocka_unit_test(test_no_descriptors_left),
 	};
 

@@ -245,10 +245,10 @@ static void surplus_descriptors_are_closed(void **state)
 /* That is not the sender's fault. */
 static void no_room_for_a_descriptor_is_told(void **state)
 {
-	int fd = memfd_with("\0\0\0\0", 4, SEALS);
+	int fd = memfd_with("\0\0\0\0", 4, SEALS), stranger = -1;
 	struct rlimit before, none;
 	struct reason reason;
-	int r;
+	int looked, r;
 
 	(void)state;
 	send_header(PROTO_TOKENIZE_REPLY, &fd, 1);
@@ -256,8 +256,10 @@ static void no_room_for_a_descriptor_is_told(void **state)
 	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
 	none = (struct rlimit){.rlim_cur = 0, .rlim_max = before.rlim_max};
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	looked = wire_look(ends[1], &stranger);
 	r = wire_receive(ends[1], &received, &reason);
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(looked, -EMFILE);
 	assert_int_equal(r, -EMFILE);
 }
 
