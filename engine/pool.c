@@ -236,7 +236,7 @@ static int start_workers(struct pool *pool, size_t n)
 int pool_new(size_t n_threads, struct pool **ret, struct reason *reason)
 {
 	_cleanup_(poolp) struct pool *pool = NULL;
-	size_t n = n_threads ? n_threads : cpus_usable();
+	size_t n = n_threads ? n_threads : min_u64(cpus_usable(), MAX_THREADS);
 	int r;
 
 	if (n > MAX_THREADS)
