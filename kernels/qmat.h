@@ -58,6 +58,23 @@ struct qmat_sum {
 /* One group of columns, `height` rows of the matrix from `row` on. */
 typedef void qmat_sum_fn(const struct qmat_sum *a, size_t group, size_t row, size_t height);
 
+/* A function for each width of codes and each number of rows of z: MAKE(rows, bits) is to define
+ * NAME_rows_bits, and the table has them by width, and by rows less 1. */
+#define QMAT_SUM_ROWS_EACH(MAKE, bits) MAKE(1, bits) MAKE(2, bits) MAKE(3, bits)
+#define QMAT_SUM_EACH(MAKE)                                                                        \
+	QMAT_SUM_ROWS_EACH(MAKE, 1)                                                                \
+	QMAT_SUM_ROWS_EACH(MAKE, 2)                                                                \
+	QMAT_SUM_ROWS_EACH(MAKE, 3)                                                                \
+	QMAT_SUM_ROWS_EACH(MAKE, 4)                                                                \
+	QMAT_SUM_ROWS_EACH(MAKE, 5)                                                                \
+	QMAT_SUM_ROWS_EACH(MAKE, 6)                                                                \
+	QMAT_SUM_ROWS_EACH(MAKE, 7)
+#define QMAT_SUM_ENTRY(NAME, bits) [bits] = {NAME##_1_##bits, NAME##_2_##bits, NAME##_3_##bits}
+#define QMAT_SUM_ENTRIES(NAME)                                                                     \
+	QMAT_SUM_ENTRY(NAME, 1), QMAT_SUM_ENTRY(NAME, 2), QMAT_SUM_ENTRY(NAME, 3),                 \
+		QMAT_SUM_ENTRY(NAME, 4), QMAT_SUM_ENTRY(NAME, 5), QMAT_SUM_ENTRY(NAME, 6),         \
+		QMAT_SUM_ENTRY(NAME, 7)
+
 /* The n rows of z; fns[i] takes i + 1. Group after group of the same rows of the matrix, so that
  * memory is read forwards. */
 static inline void qmat_sum_by_rows(

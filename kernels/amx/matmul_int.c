@@ -104,8 +104,7 @@ static always_inline_ __m512i multiplied(__m512i codes, const struct multiplier 
 static void bytes_of_4(int8_t *ret, const uint8_t *codes, const uint16_t *multipliers)
 {
 	const __m512i low_half = _mm512_set1_epi8(0x0f);
-	const __m512i bits = _mm512_cvtepu16_epi32(
-		_mm256_loadu_si256((const __m256i *)(const void *)multipliers));
+	const __m512i bits = lanes_words(multipliers);
 
 #pragma GCC unroll 2
 	for (unsigned int half = 0; half < 2; half++) {
@@ -159,11 +158,7 @@ static void next_fetch(const struct int_call *c, const struct int_area *a, size_
 
 static always_inline_ __m512 block_scales(const struct int_call *c, size_t block, size_t group)
 {
-	const uint16_t *scales = c->w->scales + (block * c->n_groups + group) * MAT_BLOCK;
-
-	return _mm512_castsi512_ps(_mm512_slli_epi32(
-		_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)scales)),
-		16));
+	return lanes_bf16(c->w->scales + (block * c->n_groups + group) * MAT_BLOCK);
 }
 
 /* The sums of one tile of rows go into the chains; `blocks` is a constant in each instance. */

@@ -332,30 +332,16 @@ static always_inline_ void accumulate_steps(const struct qmat_sum *a, size_t gro
 		_Pragma("GCC unroll 4") for (int s = 0; s < STEPS; s += AT_ONCE)                   \
 			accumulate_steps(a, group, s, row, height, rows, AT_ONCE, bits);           \
 	}
-#define ACCUMULATE_OF_BITS(bits) ACCUMULATE(1, bits) ACCUMULATE(2, bits) ACCUMULATE(3, bits)
-ACCUMULATE_OF_BITS(1)
-ACCUMULATE_OF_BITS(2)
-ACCUMULATE_OF_BITS(3)
-ACCUMULATE_OF_BITS(4)
-ACCUMULATE_OF_BITS(5)
-ACCUMULATE_OF_BITS(6)
-ACCUMULATE_OF_BITS(7)
-ACCUMULATE_OF_BITS(8)
-ACCUMULATE_OF_BITS(16)
-ACCUMULATE_OF_BITS(32)
+QMAT_SUM_EACH(ACCUMULATE)
+QMAT_SUM_ROWS_EACH(ACCUMULATE, 8)
+QMAT_SUM_ROWS_EACH(ACCUMULATE, 16)
+QMAT_SUM_ROWS_EACH(ACCUMULATE, 32)
 
-/* By width, and by rows of z at once, less 1. */
 static qmat_sum_fn *const accumulates[QMAT_WIDTHS][QMAT_SUM_ROWS] = {
-	[1] = {accumulate_1_1, accumulate_2_1, accumulate_3_1},
-	[2] = {accumulate_1_2, accumulate_2_2, accumulate_3_2},
-	[3] = {accumulate_1_3, accumulate_2_3, accumulate_3_3},
-	[4] = {accumulate_1_4, accumulate_2_4, accumulate_3_4},
-	[5] = {accumulate_1_5, accumulate_2_5, accumulate_3_5},
-	[6] = {accumulate_1_6, accumulate_2_6, accumulate_3_6},
-	[7] = {accumulate_1_7, accumulate_2_7, accumulate_3_7},
-	[8] = {accumulate_1_8, accumulate_2_8, accumulate_3_8},
-	[16] = {accumulate_1_16, accumulate_2_16, accumulate_3_16},
-	[32] = {accumulate_1_32, accumulate_2_32, accumulate_3_32},
+	QMAT_SUM_ENTRIES(accumulate),
+	QMAT_SUM_ENTRY(accumulate, 8),
+	QMAT_SUM_ENTRY(accumulate, 16),
+	QMAT_SUM_ENTRY(accumulate, 32),
 };
 
 void avx2_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,

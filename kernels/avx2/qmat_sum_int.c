@@ -225,24 +225,10 @@ typedef void block_fn(struct sums *sums, const struct block *b, const struct act
 	{                                                                                          \
 		block_sum(sums, b, factors, rows, bits);                                           \
 	}
-#define SUMS(bits) SUM(1, bits) SUM(2, bits) SUM(3, bits)
-SUMS(1)
-SUMS(2)
-SUMS(3)
-SUMS(4)
-SUMS(5)
-SUMS(6)
-SUMS(7)
+QMAT_SUM_EACH(SUM)
 
-/* By width, and by rows of z at once, less 1. */
 static block_fn *const block_sums[QMAT_MAX_BITS][MAX_ROWS] = {
-	[1] = {sum_1_1, sum_2_1, sum_3_1},
-	[2] = {sum_1_2, sum_2_2, sum_3_2},
-	[3] = {sum_1_3, sum_2_3, sum_3_3},
-	[4] = {sum_1_4, sum_2_4, sum_3_4},
-	[5] = {sum_1_5, sum_2_5, sum_3_5},
-	[6] = {sum_1_6, sum_2_6, sum_3_6},
-	[7] = {sum_1_7, sum_2_7, sum_3_7},
+	QMAT_SUM_ENTRIES(sum),
 };
 
 /* y += a block, of which y has the columns. */

@@ -1,5 +1,6 @@
 /*
- * What the files of this set share: masks, sums over lanes, the exponential.
+ * What the files of this set share: masks, words and bf16 widened, sums over lanes, the
+ * exponential.
  */
 #pragma once
 
@@ -18,6 +19,18 @@ static always_inline_ __mmask16 lanes_before(size_t left)
 static always_inline_ __mmask16 lanes_of_vector(size_t i, size_t n)
 {
 	return lanes_before(n > i * 16 ? n - i * 16 : 0);
+}
+
+/* 16 words, each in a lane. */
+static always_inline_ __m512i lanes_words(const void *at)
+{
+	return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at));
+}
+
+/* 16 numbers of bf16. */
+static always_inline_ __m512 lanes_bf16(const void *at)
+{
+	return _mm512_castsi512_ps(_mm512_slli_epi32(lanes_words(at), 16));
 }
 
 /* Lanes are added in pairs 8 apart, then 4, 2, 1. */

@@ -26,12 +26,6 @@ static always_inline_ __m512i quad(const struct act_group *x, int line)
 	return _mm512_set1_epi32(codes);
 }
 
-/* 16 halves in the lower parts of lanes. */
-static always_inline_ __m512i lane_words(const uint16_t *at)
-{
-	return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)at));
-}
-
 /* sums[t][b] = the sums of a group of 8 bits. */
 static always_inline_ void group_sums_8(const struct int_tile *t, const struct act_group *x,
 	size_t group, __m512i sums[MAX_ROWS][MAX_BLOCKS], int rows, int blocks)
@@ -126,7 +120,7 @@ static always_inline_ void group_sums_4(const struct int_tile *t, const struct a
 
 		codes[b] = t->w->codes + index * mat_int_group_bytes(4);
 		ahead[b] = int_codes_ahead(t, group, (size_t)b, 4);
-		multipliers[b] = lane_words(t->w->multipliers + index * MAT_BLOCK);
+		multipliers[b] = lanes_words(t->w->multipliers + index * MAT_BLOCK);
 #pragma GCC unroll 8
 		for (int r = 0; r < rows; r++)
 			sums[r][b] = _mm512_setzero_si512();
@@ -177,8 +171,7 @@ static always_inline_ void tile_compute(
 		for (int b = 0; b < blocks; b++) {
 			const uint16_t *scales =
 				t.w->scales + ((t.block + (size_t)b) * t.n_groups + g) * MAT_BLOCK;
-			__m512 scale =
-				_mm512_castsi512_ps(_mm512_slli_epi32(lane_words(scales), 16));
+			__m512 scale = lanes_bf16(scales);
 
 #pragma GCC unroll 8
 			for (int r = 0; r < rows; r++)

@@ -36,11 +36,6 @@ static always_inline_ __m512i bytes_of_lanes(const uint8_t *at)
 	return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
 }
 
-static always_inline_ __m512i words_of_lanes(const uint8_t *at)
-{
-	return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at));
-}
-
 /* Four bytes a lane, from eight: the lower (first 0) or the upper (first 1). */
 static always_inline_ __m512i half_lanes(const uint8_t *at, int first)
 {
@@ -68,10 +63,10 @@ static always_inline_ void planes_load(struct group *g, const uint8_t *codes, in
 		g->planes[0] = bytes_of_lanes(codes);
 		break;
 	case 2:
-		g->planes[0] = words_of_lanes(codes);
+		g->planes[0] = lanes_words(codes);
 		break;
 	case 3:
-		g->planes[0] = words_of_lanes(codes);
+		g->planes[0] = lanes_words(codes);
 		g->planes[1] = bytes_of_lanes(codes + 2 * QMAT_LANES);
 		break;
 	case 4:
@@ -83,11 +78,11 @@ static always_inline_ void planes_load(struct group *g, const uint8_t *codes, in
 		break;
 	case 6:
 		g->planes[0] = _mm512_loadu_si512(codes);
-		g->planes[1] = words_of_lanes(codes + 4 * QMAT_LANES);
+		g->planes[1] = lanes_words(codes + 4 * QMAT_LANES);
 		break;
 	case 7:
 		g->planes[0] = _mm512_loadu_si512(codes);
-		g->planes[1] = words_of_lanes(codes + 4 * QMAT_LANES);
+		g->planes[1] = lanes_words(codes + 4 * QMAT_LANES);
 		g->planes[2] = bytes_of_lanes(codes + 6 * QMAT_LANES);
 		break;
 	case 8:
@@ -348,30 +343,16 @@ static always_inline_ void accumulate_group(
 	{                                                                                          \
 		accumulate_group(a, group, row, height, rows, bits);                               \
 	}
-#define ACCUMULATE_OF_BITS(bits) ACCUMULATE(1, bits) ACCUMULATE(2, bits) ACCUMULATE(3, bits)
-ACCUMULATE_OF_BITS(1)
-ACCUMULATE_OF_BITS(2)
-ACCUMULATE_OF_BITS(3)
-ACCUMULATE_OF_BITS(4)
-ACCUMULATE_OF_BITS(5)
-ACCUMULATE_OF_BITS(6)
-ACCUMULATE_OF_BITS(7)
-ACCUMULATE_OF_BITS(8)
-ACCUMULATE_OF_BITS(16)
-ACCUMULATE_OF_BITS(32)
+QMAT_SUM_EACH(ACCUMULATE)
+QMAT_SUM_ROWS_EACH(ACCUMULATE, 8)
+QMAT_SUM_ROWS_EACH(ACCUMULATE, 16)
+QMAT_SUM_ROWS_EACH(ACCUMULATE, 32)
 
-/* By width, and by rows of z at once, less 1. */
 static qmat_sum_fn *const accumulates[QMAT_WIDTHS][QMAT_SUM_ROWS] = {
-	[1] = {accumulate_1_1, accumulate_2_1, accumulate_3_1},
-	[2] = {accumulate_1_2, accumulate_2_2, accumulate_3_2},
-	[3] = {accumulate_1_3, accumulate_2_3, accumulate_3_3},
-	[4] = {accumulate_1_4, accumulate_2_4, accumulate_3_4},
-	[5] = {accumulate_1_5, accumulate_2_5, accumulate_3_5},
-	[6] = {accumulate_1_6, accumulate_2_6, accumulate_3_6},
-	[7] = {accumulate_1_7, accumulate_2_7, accumulate_3_7},
-	[8] = {accumulate_1_8, accumulate_2_8, accumulate_3_8},
-	[16] = {accumulate_1_16, accumulate_2_16, accumulate_3_16},
-	[32] = {accumulate_1_32, accumulate_2_32, accumulate_3_32},
+	QMAT_SUM_ENTRIES(accumulate),
+	QMAT_SUM_ENTRY(accumulate, 8),
+	QMAT_SUM_ENTRY(accumulate, 16),
+	QMAT_SUM_ENTRY(accumulate, 32),
 };
 
 void avx512_qmat_accumulate(float *y, size_t y_stride, const struct qmat *m, const float *z,

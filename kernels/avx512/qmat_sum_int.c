@@ -382,24 +382,10 @@ typedef void unit_fn(const struct unit *u, float *y, size_t y_stride);
 	{                                                                                          \
 		unit_add(u, y, y_stride, rows, bits);                                              \
 	}
-#define ADDS(bits) ADD(1, bits) ADD(2, bits) ADD(3, bits)
-ADDS(1)
-ADDS(2)
-ADDS(3)
-ADDS(4)
-ADDS(5)
-ADDS(6)
-ADDS(7)
+QMAT_SUM_EACH(ADD)
 
-/* By width, and by rows of z at once, less 1. */
 static unit_fn *const adds[QMAT_MAX_BITS][MAX_ROWS] = {
-	[1] = {add_1_1, add_2_1, add_3_1},
-	[2] = {add_1_2, add_2_2, add_3_2},
-	[3] = {add_1_3, add_2_3, add_3_3},
-	[4] = {add_1_4, add_2_4, add_3_4},
-	[5] = {add_1_5, add_2_5, add_3_5},
-	[6] = {add_1_6, add_2_6, add_3_6},
-	[7] = {add_1_7, add_2_7, add_3_7},
+	QMAT_SUM_ENTRIES(add),
 };
 
 /* y += `rows` rows of z from `first` on, times a block. */
