@@ -4,11 +4,14 @@
 
 int thread_start(pthread_t *ret, const char *name, void *(*run)(void *arg), void *arg)
 {
-	sigset_t all, before;
+	static const int faults[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGTRAP};
+	sigset_t others, before;
 	int r;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	sigfillset(&others);
+	for (size_t i = 0; i < array_len(faults); i++)
+		sigdelset(&others, faults[i]);
+	pthread_sigmask(SIG_SETMASK, &others, &before);
 	r = pthread_create(ret, NULL, run, arg);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (r != 0)

@@ -12,11 +12,10 @@
 #include "engine/pool.h"
 #include "common/clock.h"
 #include "common/cpus.h"
+#include "common/thread.h"
 
 #include <linux/futex.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
 
@@ -210,27 +209,19 @@ void pool_run(struct pool *pool, pool_fn *fn, void *arg, size_t n_pieces)
 	wait_finished(pool);
 }
 
-/* Signals stay with the threads that expect them; a fault is its own thread's. */
 static int start_workers(struct pool *pool, size_t n)
 {
-	static const int faults[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGTRAP};
-	sigset_t others, before;
 	int r = 0;
 
-	sigfillset(&others);
-	for (size_t i = 0; i < array_len(faults); i++)
-		sigdelset(&others, faults[i]);
-	pthread_sigmask(SIG_SETMASK, &others, &before);
 	for (size_t i = 0; i < n && r == 0; i++) {
 		struct worker *w = &pool->workers[i];
 
 		*w = (struct worker){.pool = pool, .index = i + 1};
-		r = pthread_create(&w->thread, NULL, worker_main, w);
+		r = thread_start(&w->thread, NULL, worker_main, w);
 		if (r == 0)
 			pool->n_workers++;
 	}
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return -r;
+	return r;
 }
 
 int pool_new(size_t n_threads, struct pool **ret, struct reason *reason)
