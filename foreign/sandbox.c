@@ -153,7 +153,7 @@ static int judge(struct child *c, struct reason *reason)
 		return reason_set(reason, -EPERM,
 			"the sandbox ended the reader: the system call %s is not allowed",
 			sandbox_syscall_name(c->verdict.value, name));
-	c->verdict.reason.text[sizeof(c->verdict.reason.text) - 1] = '\0';
+	sandbox_end_text(c->verdict.reason.text);
 	if (c->verdict.value == -ENOMEM && !c->verdict.reason.text[0])
 		return reason_set(reason, -ENOMEM, "the sandboxed reader ran out of memory");
 	return reason_set(reason, c->verdict.value, "%s", c->verdict.reason.text);

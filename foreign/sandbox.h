@@ -31,6 +31,9 @@ struct sandbox_limits {
 int sandbox_call(int (*fn)(void *arg, struct reason *reason), void *arg,
 	const struct sandbox_limits *limits, struct reason *reason) _must_check_;
 
+/* Ends the text in an array that the child wrote, which it may not have done. */
+#define sandbox_end_text(array) ((void)((array)[array_len(array) - 1] = '\0'))
+
 /* Zeroed memory that caller and child share, for results that are more than a number. What the
  * child left there is as untrusted as the bytes that it read. NULL: out of memory. */
 void *sandbox_memory_new(size_t n);

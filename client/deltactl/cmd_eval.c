@@ -308,7 +308,7 @@ static int eval(struct eval_call *call, struct reason *reason)
 /* What the child left is as little to be trusted as what it read. */
 static int check_answer(struct eval_report *report, struct reason *reason)
 {
-	report->chat_format[sizeof(report->chat_format) - 1] = '\0';
+	sandbox_end_text(report->chat_format);
 	if ((unsigned int)report->metric <= TASK_METRIC_PERPLEXITY)
 		return 0;
 	return reason_set(reason, -EBADMSG, "the sandboxed reader answered nonsense");

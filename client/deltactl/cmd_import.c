@@ -210,9 +210,8 @@ static int import_file(struct import_call *call, struct reason *reason)
 	r = sandbox_call(read_and_write, call, &limits, reason);
 	if (r < 0)
 		return r;
-	/* The child wrote these; it may not have ended them. */
-	report->chat_format[sizeof(report->chat_format) - 1] = '\0';
-	report->chat_refusal[sizeof(report->chat_refusal) - 1] = '\0';
+	sandbox_end_text(report->chat_format);
+	sandbox_end_text(report->chat_refusal);
 	return new_file_commit(&file, reason);
 }
 

@@ -108,11 +108,6 @@ static int read_and_write(void *arg, struct reason *reason)
 	return r < 0 ? reason_prefix(reason, r, "%s", call->arguments->delta) : r;
 }
 
-static void end_words(struct reason *reason)
-{
-	reason->text[sizeof(reason->text) - 1] = '\0';
-}
-
 static int merge_in_sandbox(struct merge_call *call, struct reason *reason)
 {
 	_cleanup_(new_folder_done) struct new_folder folder = NEW_FOLDER_INIT;
@@ -127,9 +122,8 @@ static int merge_in_sandbox(struct merge_call *call, struct reason *reason)
 	r = sandbox_call(read_and_write, call, &limits, reason);
 	if (r < 0)
 		return r;
-	/* The child wrote these; it may not have ended them. */
-	end_words(&call->report->tokenizer.tokens_refused);
-	end_words(&call->report->tokenizer.template_refused);
+	sandbox_end_text(call->report->tokenizer.tokens_refused.text);
+	sandbox_end_text(call->report->tokenizer.template_refused.text);
 	return new_folder_commit(&folder, reason);
 }
 

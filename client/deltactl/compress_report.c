@@ -4,6 +4,7 @@
 #include "client/deltactl/json_line.h"
 #include "compress/auto_text.h"
 #include "compress/certificate.h"
+#include "foreign/sandbox.h"
 
 #include <math.h>
 #include <string.h>
@@ -206,12 +207,12 @@ int compress_report_print_json(const char *output, const struct compress_setting
 
 void compress_report_close(struct compress_report *r)
 {
-	r->chat_refusal[sizeof(r->chat_refusal) - 1] = '\0';
-	r->blas_core[sizeof(r->blas_core) - 1] = '\0';
+	sandbox_end_text(r->chat_refusal);
+	sandbox_end_text(r->blas_core);
 	r->tasks.text = (uint32_t)min_u64(r->tasks.text, CERTIFICATE_RANDOM);
 	r->n_figures = min_u64(r->n_figures, METHOD_MAX_FIGURES);
 	for (size_t i = 0; i < r->n_figures; i++) {
-		r->figures[i].name[sizeof(r->figures[i].name) - 1] = '\0';
-		r->figures[i].word[sizeof(r->figures[i].word) - 1] = '\0';
+		sandbox_end_text(r->figures[i].name);
+		sandbox_end_text(r->figures[i].word);
 	}
 }
