@@ -43,7 +43,8 @@ uint32_t sequences_longest(const struct sequences *s);
 void sequences_digest(const struct sequences *s, struct digest_state *state);
 /* The first of n ids that is not below `vocab`; n if all are. */
 size_t ids_first_beyond(const uint32_t *ids, size_t n, uint32_t vocab);
-/* Of ids that a tokenizer has made: -EBADMSG names the first that is not below `vocab`. */
+/* Of ids that a tokenizer has made, which may have tokens that the model has no embedding for:
+ * -EBADMSG names the first that is not below `vocab`. */
 int ids_check(const uint32_t *ids, size_t n, uint32_t vocab, struct reason *reason) _must_check_;
 /* Is every id below `vocab`? -EBADMSG names the first that is not. */
 int sequences_check(const struct sequences *s, uint32_t vocab, struct reason *reason) _must_check_;

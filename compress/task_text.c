@@ -78,7 +78,6 @@ struct draft {
 	size_t n_prompt;
 };
 
-/* A tokenizer may have tokens that the model has no embedding for. */
 static int encode_prompt(const struct task_text *t, const char *text, size_t n, struct draft *ret,
 	struct reason *reason)
 {

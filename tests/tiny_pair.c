@@ -8,15 +8,21 @@
 
 #include <cmocka.h>
 
-struct checkpoint *tiny_open(const char *name)
+struct checkpoint *folder_opened(const char *folder)
 {
 	struct reason reason = {0};
 	struct checkpoint *c;
-	char folder[128];
 
-	if (checkpoint_open(tiny_folder(name, folder), &c, &reason) < 0)
+	if (checkpoint_open(folder, &c, &reason) < 0)
 		fail_msg("%s: %s", folder, reason.text);
 	return c;
+}
+
+struct checkpoint *tiny_open(const char *name)
+{
+	char folder[128];
+
+	return folder_opened(tiny_folder(name, folder));
 }
 
 struct tiny_pair tiny_pair(const char *name)

@@ -3,6 +3,7 @@
 #include "tests/model_folder.h"
 #include "tests/scratch.h"
 #include "tests/small_tokenizer.h"
+#include "tests/tiny_pair.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -53,16 +54,6 @@ static void copy_tokenizer(const char *to, const char *changes)
 	free(from);
 }
 
-static struct checkpoint *opened(const char *folder)
-{
-	struct reason reason = {0};
-	struct checkpoint *c;
-
-	if (checkpoint_open(folder, &c, &reason) < 0)
-		fail_msg("%s", reason.text);
-	return c;
-}
-
 static struct checkpoint *write_base(const char *folder)
 {
 	struct model_folder model = {0};
@@ -71,7 +62,7 @@ static struct checkpoint *write_base(const char *folder)
 	model_folder_write(&model, folder, 1);
 	model_folder_done(&model);
 	copy_tokenizer(folder, base_tokens);
-	return opened(folder);
+	return folder_opened(folder);
 }
 
 static struct checkpoint *write_grown(const char *folder)
@@ -87,7 +78,7 @@ static struct checkpoint *write_grown(const char *folder)
 	model_folder_done(&model);
 	copy_tokenizer(folder, added_tokens);
 	free(scratch_write(folder, "tokenizer_config.json", chatml, strlen(chatml)));
-	return opened(folder);
+	return folder_opened(folder);
 }
 
 static struct checkpoint *write_mute(const char *folder)
@@ -97,7 +88,7 @@ static struct checkpoint *write_mute(const char *folder)
 	model_folder_read(&model, BASE "-ft");
 	model_folder_write(&model, folder, 1);
 	model_folder_done(&model);
-	return opened(folder);
+	return folder_opened(folder);
 }
 
 static struct tasks make_tasks(void)

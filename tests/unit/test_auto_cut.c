@@ -42,8 +42,6 @@ static struct checkpoint *first_layers(const char *source, const char *folder, c
 {
 	_cleanup_(freep) char *path = scratch_path(folder, name);
 	struct model_folder f;
-	struct checkpoint *ret;
-	struct reason reason = {0};
 
 	model_folder_read(&f, source);
 	json_object_set_new(f.config, "num_hidden_layers", json_integer(N_LAYERS));
@@ -52,9 +50,7 @@ static struct checkpoint *first_layers(const char *source, const char *folder, c
 			model_folder_remove(&f, f.tensors[i].name);
 	model_folder_write(&f, path, 1);
 	model_folder_done(&f);
-	if (checkpoint_open(path, &ret, &reason) < 0)
-		fail_msg("%s", reason.text);
-	return ret;
+	return folder_opened(path);
 }
 
 static int set_up(void **state)

@@ -12,6 +12,7 @@
 #include "tests/double_model.h"
 #include "tests/model_folder.h"
 #include "tests/scratch.h"
+#include "tests/tiny_pair.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -38,16 +39,6 @@ struct fixture {
 static bool is_changed(size_t row)
 {
 	return row % 2 == 0;
-}
-
-static struct checkpoint *opened(const char *folder)
-{
-	struct reason reason = {0};
-	struct checkpoint *c;
-
-	if (checkpoint_open(folder, &c, &reason) < 0)
-		fail_msg("%s", reason.text);
-	return c;
 }
 
 static void write_tuned(const char *folder)
@@ -78,8 +69,8 @@ static int set_up(void **state)
 	assert_non_null(f);
 	write_tuned(tuned);
 	f->folder = scratch;
-	f->base = opened(FOLDER);
-	f->tuned = opened(tuned);
+	f->base = folder_opened(FOLDER);
+	f->tuned = folder_opened(tuned);
 	c = checkpoint_config(f->base);
 	f->vocab = c->vocab;
 	f->hidden = c->hidden;
