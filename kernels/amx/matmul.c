@@ -1,7 +1,8 @@
 /*
- * Weights are streamed from memory once. For up to two tiles of rows all inputs are summed at once,
- * with several blocks of outputs beside each other for the sake of the memory's streams. More rows
- * go by slices of the inputs, of which all rows' stay in the second cache, while sums wait in y.
+ * Weights are streamed from memory once for each PASS_TILES tiles of rows. Up to two tiles sum all
+ * inputs at once, with several blocks of outputs beside each other for the sake of the memory's
+ * streams. More rows go by slices of the inputs, of which all rows' stay in the second cache, while
+ * sums wait in y.
  *
  * Every output is one chain over steps of 32 inputs in ascending order, hi before lo, whatever the
  * cut; a step is one instruction, which adds up its 32 terms in an order of its own.
@@ -14,7 +15,13 @@
 
 #include <string.h>
 
+#define CONFIG(height) TILE_CONFIG(height, height)
+
+static const struct tile_config configs[TILE_LINES] __attribute__((aligned(TILE_LINE))) =
+	TILE_CONFIGS(CONFIG);
+
 #define MAX_BLOCKS 4                  /* side by side, with one tile of rows; two with two */
+#define PASS_TILES 8                  /* of rows; with more, slices are short */
 #define SLICE_BYTES ((size_t)1 << 20) /* of the panel: half of a second cache */
 #define STREAM_AHEAD 4096
 /* What amx_matmul() makes of the inputs at a time, on the stack. */
@@ -52,33 +59,44 @@ static always_inline_ void fetch(const struct patch *p, const uint8_t *weights)
 		_mm_prefetch((const char *)at + i * TILE_LINE, _MM_HINT_T1);
 }
 
+#define LOAD(tile, from, stride)                                                                   \
+	do {                                                                                       \
+		_tile_loadd(tile, from, stride);                                                   \
+		tile_space();                                                                      \
+	} while (0)
+#define MULTIPLY(sum, inputs, weights)                                                             \
+	do {                                                                                       \
+		_tile_dpbf16ps(sum, inputs, weights);                                              \
+		tile_space();                                                                      \
+	} while (0)
+
 /* One tile of rows; `blocks` is a constant in each instance. */
 static always_inline_ void step_low(
 	const struct patch *p, const uint8_t *inputs, const uint8_t *weights, int blocks)
 {
-	_tile_loadd(6, inputs, PANEL_ROW_BYTES);
-	_tile_loadd(7, inputs + p->lo, PANEL_ROW_BYTES);
+	LOAD(6, inputs, PANEL_ROW_BYTES);
+	LOAD(7, inputs + p->lo, PANEL_ROW_BYTES);
 	fetch(p, weights);
-	_tile_loadd(4, weights, TILE_LINE);
-	_tile_dpbf16ps(0, 6, 4);
-	_tile_dpbf16ps(0, 7, 4);
+	LOAD(4, weights, TILE_LINE);
+	MULTIPLY(0, 6, 4);
+	MULTIPLY(0, 7, 4);
 	if (blocks > 1) {
 		fetch(p, weights + p->block_bytes);
-		_tile_loadd(5, weights + p->block_bytes, TILE_LINE);
-		_tile_dpbf16ps(1, 6, 5);
-		_tile_dpbf16ps(1, 7, 5);
+		LOAD(5, weights + p->block_bytes, TILE_LINE);
+		MULTIPLY(1, 6, 5);
+		MULTIPLY(1, 7, 5);
 	}
 	if (blocks > 2) {
 		fetch(p, weights + 2 * p->block_bytes);
-		_tile_loadd(4, weights + 2 * p->block_bytes, TILE_LINE);
-		_tile_dpbf16ps(2, 6, 4);
-		_tile_dpbf16ps(2, 7, 4);
+		LOAD(4, weights + 2 * p->block_bytes, TILE_LINE);
+		MULTIPLY(2, 6, 4);
+		MULTIPLY(2, 7, 4);
 	}
 	if (blocks > 3) {
 		fetch(p, weights + 3 * p->block_bytes);
-		_tile_loadd(5, weights + 3 * p->block_bytes, TILE_LINE);
-		_tile_dpbf16ps(3, 6, 5);
-		_tile_dpbf16ps(3, 7, 5);
+		LOAD(5, weights + 3 * p->block_bytes, TILE_LINE);
+		MULTIPLY(3, 6, 5);
+		MULTIPLY(3, 7, 5);
 	}
 }
 
@@ -86,25 +104,25 @@ static always_inline_ void step_low(
 static always_inline_ void step_high(const struct patch *p, const uint8_t *upper,
 	const uint8_t *lower, const uint8_t *weights, int blocks)
 {
-	_tile_loadd(4, weights, TILE_LINE);
-	_tile_loadd(6, upper, PANEL_ROW_BYTES);
-	_tile_dpbf16ps(0, 6, 4);
-	_tile_loadd(7, lower, PANEL_ROW_BYTES);
-	_tile_dpbf16ps(2, 7, 4);
+	LOAD(4, weights, TILE_LINE);
+	LOAD(6, upper, PANEL_ROW_BYTES);
+	MULTIPLY(0, 6, 4);
+	LOAD(7, lower, PANEL_ROW_BYTES);
+	MULTIPLY(2, 7, 4);
 	fetch(p, weights);
 	if (blocks > 1) {
-		_tile_loadd(5, weights + p->block_bytes, TILE_LINE);
-		_tile_dpbf16ps(1, 6, 5);
-		_tile_dpbf16ps(3, 7, 5);
+		LOAD(5, weights + p->block_bytes, TILE_LINE);
+		MULTIPLY(1, 6, 5);
+		MULTIPLY(3, 7, 5);
 		fetch(p, weights + p->block_bytes);
 	}
-	_tile_loadd(6, upper + p->lo, PANEL_ROW_BYTES);
-	_tile_dpbf16ps(0, 6, 4);
-	_tile_loadd(7, lower + p->lo, PANEL_ROW_BYTES);
-	_tile_dpbf16ps(2, 7, 4);
+	LOAD(6, upper + p->lo, PANEL_ROW_BYTES);
+	MULTIPLY(0, 6, 4);
+	LOAD(7, lower + p->lo, PANEL_ROW_BYTES);
+	MULTIPLY(2, 7, 4);
 	if (blocks > 1) {
-		_tile_dpbf16ps(1, 6, 5);
-		_tile_dpbf16ps(3, 7, 5);
+		MULTIPLY(1, 6, 5);
+		MULTIPLY(3, 7, 5);
 	}
 }
 
@@ -317,13 +335,12 @@ static void product_run(const struct product *p, size_t block0, size_t block1)
 
 /* While few rows are computed the weights just ahead are fetched; many rows leave time to fetch the
  * next blocks' slice, shared between the passes over this one. */
-static void product_plan(struct product *p)
+static void product_plan(struct product *p, size_t tiles, size_t height)
 {
-	size_t passes;
+	size_t passes = (tiles + 1) / 2;
 
-	p->tiles = panel_tiles(p->n);
-	p->height = panel_height(p->n);
-	passes = (p->tiles + 1) / 2;
+	p->tiles = tiles;
+	p->height = height;
 	p->ahead = passes > 1 ? 2 * mat_bf16_pairs(p->w->cols) * TILE_LINE : STREAM_AHEAD;
 	p->fetches = (TILE_LINES + passes - 1) / passes;
 }
@@ -331,20 +348,25 @@ static void product_plan(struct product *p)
 void amx_matmul_panel(float *y, size_t y_stride, const struct mat_bf16 *w, const void *panel,
 	size_t n, size_t block0, size_t block1)
 {
-	struct product p = {
-		.y = y,
-		.y_stride = y_stride,
-		.w = w,
-		.panel = panel,
-		.n = n,
-		.cols = w->cols,
-	};
+	const size_t tiles = panel_tiles(n), height = n ? panel_height(n) : 0;
+	const size_t tile_bytes = panel_steps(w->cols) * panel_step_bytes(height);
 
 	if (n == 0)
 		return;
-	product_plan(&p);
-	_tile_loadconfig(&tile_configs[p.height - 1]);
-	product_run(&p, block0, block1);
+	_tile_loadconfig(&configs[height - 1]);
+	for (size_t tile = 0; tile < tiles; tile += PASS_TILES) {
+		struct product p = {
+			.y = y + tile * height * y_stride,
+			.y_stride = y_stride,
+			.w = w,
+			.panel = (const uint8_t *)panel + tile * tile_bytes,
+			.n = n - tile * height,
+			.cols = w->cols,
+		};
+
+		product_plan(&p, min_u64(tiles - tile, PASS_TILES), height);
+		product_run(&p, block0, block1);
+	}
 	_tile_release();
 }
 
@@ -354,9 +376,9 @@ static void own_rows(
 {
 	uint8_t panel[OWN_ROWS * OWN_COLS * 2 * sizeof(uint16_t)] __attribute__((aligned(64)));
 
-	product_plan(p);
+	product_plan(p, panel_tiles(p->n), panel_height(p->n));
 	p->panel = panel;
-	_tile_loadconfig(&tile_configs[p->height - 1]);
+	_tile_loadconfig(&configs[p->height - 1]);
 	do {
 		size_t tile_bytes;
 

@@ -1,15 +1,19 @@
 /*
- * Products with matrices of integers, at most PASS_ROWS rows at a time: with so many the tile unit
- * is the limit, and reading the weights again for the next ones costs nothing.
+ * Products with matrices of integers, at most PASS_ROWS rows at a time.
  *
- * A few groups of some blocks are brought to signed bytes in the first cache, once for all rows: 8
- * bits less their zero, 4 bits times their multipliers. Sums of a group are exact; vectors put them
- * into the chain over groups, those of one step while tiles multiply the next. The chains of the
- * blocks at hand stand close together, since in y the rows of a tile fall into one set of a cache.
- * Inputs go by slices, which stay in the second cache for all blocks; between slices a chain waits
- * in y.
+ * Two blocks go side by side, group by group: the weights of a group stay in four tile registers
+ * while the tiles of rows pass. Sums of a group are exact; vectors put them into the chain over
+ * groups. A tile of rows in one group is a step, and its tile instructions stand far apart: between
+ * them vectors finish the step before the last one, expand some weights of the next group and fetch
+ * what comes later. Close together tile instructions wait for each other, most of all on a core
+ * whose other hyperthread is at work.
+ *
+ * The chains of the blocks at hand stand close together, since in y the rows of a tile fall into
+ * one set of a cache. Inputs go by slices, which stay in the second cache for all blocks; between
+ * slices a chain waits in y.
  */
 #include "kernels/amx/amx.h"
+#include "kernels/amx/expand.h"
 #include "kernels/amx/panel.h"
 #include "kernels/amx/tile.h"
 #include "kernels/avx512/avx512.h"
@@ -18,18 +22,24 @@
 
 #include <string.h>
 
-/* So few rows leave dot products time, and both give the same bits. */
-#define VECTOR_ROWS 4
+#define CONFIG(height) TILE_CONFIG(height, TILE_LINES)
+
+static const struct tile_config configs[TILE_LINES] __attribute__((aligned(TILE_LINE))) =
+	TILE_CONFIGS(CONFIG);
+
+/* So few rows are left to dot products, which give the same bits: weights come from memory no
+ * faster than these multiply them. */
+#define VECTOR_ROWS 8
 #define PASS_ROWS 128
 #define SLICE_GROUPS 32 /* of PASS_ROWS rows: 768 KiB of inputs */
-/* Blocks side by side: with one tile of rows, and with two. */
-#define MAX_BLOCKS 4
-#define PAIR_BLOCKS 2
-#define AREA_GROUPS 2 /* at a time: few, to leave the first cache to sums, chains and inputs */
-#define MAX_SUMS 4    /* tiles of a step */
-#define GROUP_BYTES (2 * TILE_BYTES)
-#define HALF_QUADS 16 /* lines of 4 bits, and of a tile */
+#define MAX_BLOCKS 2    /* side by side */
+#define FETCH_GROUPS 4  /* from those that are multiplied to those asked for from memory */
+#define FETCH_LINES 4   /* one of so many is asked for; the cache then brings the others itself */
+/* A step's rows are finished by shares, one after each tile instruction of a later step. */
+#define N_SHARES 8
+#define SHARE_ROWS (TILE_LINES / N_SHARES)
 
+/* One pass over the rows, for blocks up to block1 and groups [slice, end). */
 struct int_call {
 	float *y;
 	size_t y_stride;
@@ -38,343 +48,316 @@ struct int_call {
 	size_t x_stride;
 	size_t n, n_groups;
 	size_t tiles, height;
-	size_t slice;  /* its first group */
+	size_t step_units, step_fetches; /* that a step expands, and fetches of each block */
+	size_t block1;
+	size_t slice, end;
 	float *scales; /* of x in the slice, SLICE_GROUPS x PASS_ROWS */
 };
 
-/* Some blocks times some groups, in bytes:  numbers[block * groups + group]. */
-struct int_area {
+/* Some blocks' weights of one group; no blocks: past the end. */
+struct int_place {
 	size_t block, blocks;
-	size_t group, groups;
-	int8_t (*numbers)[GROUP_BYTES];
-	float *chains;       /* rows x blocks x MAT_BLOCK */
-	const uint8_t *next; /* codes of the area after this one */
-};
-
-/* One or two tiles of rows and one group; sums[tile * blocks + block]. The last tile ends with the
- * last row, so that it may begin with rows of the tile before; these are left to that one. */
-struct int_step {
-	size_t tiles;
-	size_t row[2], skip[2];
 	size_t group;
-	int32_t (*sums)[TILE_BYTES / sizeof(int32_t)];
 };
 
-static void bytes_of_8(int8_t *ret, const uint8_t *codes)
-{
-	const __m512i zero = _mm512_set1_epi8((char)0x80);
+typedef int8_t group_bytes[EXPAND_GROUP_BYTES];
+typedef int32_t tile_sums[TILE_BYTES / sizeof(int32_t)];
 
-	for (size_t i = 0; i < GROUP_BYTES; i += MAT_INT_LINE)
-		_mm512_store_si512(ret + i, _mm512_xor_si512(_mm512_load_si512(codes + i), zero));
-}
-
-/* multiplier * (code - 8) of one sub-group: |multiplier| * code fits a byte, so that one
- * multiplication serves two codes, and the rest is a sum modulo 256. */
-struct multiplier {
-	__m512i size; /* in both words of a lane */
-	__m512i sign; /* all ones if it is negative */
-	__m512i zero; /* what to add after the bits were turned by the sign, in each byte */
+/* One tile of rows in one group. */
+struct int_step {
+	const uint16_t *scales[MAX_BLOCKS]; /* of the weights */
+	const float *x;                     /* scales of the rows */
+	float *chain;
+	size_t skip, end; /* rows that are its own to finish; later ones are those of its tile */
 };
 
-static always_inline_ struct multiplier multiplier_of(__m512i bits, unsigned int subgroup)
-{
-	const __m512i four = _mm512_srli_epi32(bits, 4 * subgroup);
-	struct multiplier m;
-	__m512i bytes;
+#define N_STEPS 4 /* three are under way */
 
-	m.size = _mm512_add_epi32(_mm512_and_si512(four, _mm512_set1_epi32(7)),
-		_mm512_set1_epi32(MAT_INT_MULTIPLIER));
-	m.size = _mm512_or_si512(m.size, _mm512_slli_epi32(m.size, 16));
-	m.sign = _mm512_movm_epi32(_mm512_test_epi32_mask(four, _mm512_set1_epi32(8)));
-	bytes = _mm512_or_si512(m.size, _mm512_slli_epi16(m.size, 8));
-	bytes = _mm512_slli_epi16(bytes, 3);
-	/* ~(size code) + 8 size + 1  or  size code - 8 size */
-	m.zero = _mm512_mask_sub_epi8(_mm512_sub_epi8(_mm512_setzero_si512(), bytes),
-		_mm512_movepi8_mask(m.sign), bytes, _mm512_set1_epi8(-1));
-	return m;
+/* What goes on while some blocks are multiplied. Step number `step` is in steps[step % N_STEPS], as
+ * are its sums. */
+struct int_run {
+	tile_sums (*sums)[MAX_BLOCKS];
+	struct int_step steps[N_STEPS];
+	size_t step;
+	group_bytes (*numbers)[MAX_BLOCKS]; /* two groups: that of this moment, and the next */
+	size_t turn;                        /* which of the two is this moment's */
+	float *chains;                      /* rows x blocks x MAT_BLOCK */
+};
+
+/* So many groups further on, in the order in which weights are multiplied. */
+static struct int_place place_after(const struct int_call *c, struct int_place p, size_t groups)
+{
+	p.group += groups;
+	while (p.group >= c->end && p.blocks > 0) {
+		p.group -= c->end - c->slice;
+		p.block += p.blocks;
+		p.blocks = min_u64(c->block1 - p.block, MAX_BLOCKS);
+	}
+	return p;
 }
 
-static always_inline_ __m512i multiplied(__m512i codes, const struct multiplier *m)
+static size_t place_lane(const struct int_call *c, const struct int_place *p, size_t b)
 {
-	__m512i product = _mm512_mullo_epi16(codes, m->size);
-
-	return _mm512_add_epi8(_mm512_xor_si512(product, m->sign), m->zero);
+	return (p->block + b) * c->n_groups + p->group;
 }
 
-static void bytes_of_4(int8_t *ret, const uint8_t *codes, const uint16_t *multipliers)
+static const uint8_t *place_codes(const struct int_call *c, const struct int_place *p, size_t b)
 {
-	const __m512i low_half = _mm512_set1_epi8(0x0f);
-	const __m512i bits = lanes_words(multipliers);
+	return c->w->codes + place_lane(c, p, b) * mat_int_group_bytes(c->w->bits);
+}
+
+/* Units [begin, begin + n) of a group's weights. */
+static void numbers_expand(const struct int_call *c, const struct int_place *p,
+	group_bytes numbers[MAX_BLOCKS], size_t begin, size_t n)
+{
+	const size_t units = expand_units(c->w->bits);
+	const size_t end = min_u64(begin + n, p->blocks * units);
+
+	for (size_t i = begin; i < end; i++) {
+		size_t b = i >= units;
+
+		expand_unit(numbers[b], place_codes(c, p, b),
+			c->w->bits == 4 ? c->w->multipliers + place_lane(c, p, b) * MAT_BLOCK
+					: NULL,
+			c->w->bits, i - b * units);
+	}
+}
+
+/* Fetches [begin, begin + n) of each block. */
+static void codes_fetch(const struct int_call *c, const struct int_place *p, size_t begin, size_t n)
+{
+	const size_t stride = FETCH_LINES * TILE_LINE;
+	const size_t end = min_u64((begin + n) * stride, mat_int_group_bytes(c->w->bits));
+
+	for (size_t b = 0; b < p->blocks; b++)
+		for (size_t at = begin * stride; at < end; at += stride)
+			_mm_prefetch((const char *)place_codes(c, p, b) + at, _MM_HINT_T1);
+}
+
+/* `blocks` and `whole` are constants in each instance, here and below. */
+static always_inline_ void row_finish(const struct int_step *s, const tile_sums *sums,
+	const __m512 scales[static MAX_BLOCKS], size_t r, size_t blocks)
+{
+	const __m512 scale = _mm512_set1_ps(s->x[r]);
 
 #pragma GCC unroll 2
-	for (unsigned int half = 0; half < 2; half++) {
-		struct multiplier low = multiplier_of(bits, half),
-				  high = multiplier_of(bits, half + 2);
+	for (size_t b = 0; b < blocks; b++) {
+		float *at = s->chain + (r * blocks + b) * MAT_BLOCK;
+		__m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums[b] + r * MAT_BLOCK));
 
-		for (size_t i = half * HALF_QUADS / 2; i < (half + 1) * HALF_QUADS / 2; i++) {
-			__m512i line = _mm512_load_si512(codes + i * MAT_INT_LINE);
-			__m512i upper = _mm512_and_si512(_mm512_srli_epi16(line, 4), low_half);
-
-			_mm512_store_si512(ret + i * MAT_INT_LINE,
-				multiplied(_mm512_and_si512(line, low_half), &low));
-			_mm512_store_si512(
-				ret + (i + HALF_QUADS) * MAT_INT_LINE, multiplied(upper, &high));
-		}
+		_mm512_store_ps(at,
+			_mm512_fmadd_ps(sum, _mm512_mul_ps(scales[b], scale), _mm512_load_ps(at)));
 	}
 }
 
-static const uint8_t *area_codes(const struct int_call *c, size_t block, size_t group)
+/* Between two instructions of tiles. `whole`: the step finishes all rows of a tile. */
+static always_inline_ void share_finish(const struct int_step *s, const tile_sums *sums,
+	const __m512 scales[static MAX_BLOCKS], size_t share, size_t blocks, bool whole)
 {
-	return c->w->codes + (block * c->n_groups + group) * mat_int_group_bytes(c->w->bits);
-}
-
-static void area_expand(const struct int_call *c, const struct int_area *a)
-{
-	for (size_t i = 0; i < a->blocks * a->groups; i++) {
-		size_t block = a->block + i / a->groups, group = a->group + i % a->groups;
-		const uint8_t *codes = area_codes(c, block, group);
-
-		if (c->w->bits == 4)
-			bytes_of_4(a->numbers[i], codes,
-				c->w->multipliers + (block * c->n_groups + group) * MAT_BLOCK);
-		else
-			bytes_of_8(a->numbers[i], codes);
-	}
+	tile_memory_written();
+#pragma GCC unroll 2
+	for (size_t r = share * SHARE_ROWS; r < (share + 1) * SHARE_ROWS; r++)
+		if (whole || (r >= s->skip && r < s->end))
+			row_finish(s, sums, scales, r, blocks);
 	tile_memory_written();
 }
 
-/* Some lines, from line number `begin`, of the codes that the next area needs: asked for bit by bit
- * while tiles multiply, since a core has few loads from memory under way at a time. */
-static void next_fetch(const struct int_call *c, const struct int_area *a, size_t begin, size_t n)
+/* The first block's weights in registers 4 and 5, the second's in 6 and 7. */
+static always_inline_ void weights_load(const group_bytes *numbers, size_t blocks)
 {
-	const size_t lines = a->groups * mat_int_group_bytes(c->w->bits) / TILE_LINE;
-	const size_t stride = c->n_groups * mat_int_group_bytes(c->w->bits);
-	const size_t end = min_u64(begin + n, a->blocks * lines);
-
-	for (size_t i = begin; i < end; i++)
-		_mm_prefetch((const char *)a->next + i / lines * stride + i % lines * TILE_LINE,
-			_MM_HINT_T1);
+	tile_memory_written();
+	_tile_loadd(4, numbers[0], TILE_LINE);
+	_tile_loadd(5, numbers[0] + TILE_BYTES, TILE_LINE);
+	if (blocks == 1)
+		return;
+	_tile_loadd(6, numbers[1], TILE_LINE);
+	_tile_loadd(7, numbers[1] + TILE_BYTES, TILE_LINE);
 }
 
-static always_inline_ __m512 block_scales(const struct int_call *c, size_t block, size_t group)
+/* Multiplies rows x, as this step of the run. The second block's sums stay in their register until
+ * the next step is under way. */
+static always_inline_ void rows_multiply(
+	const struct int_run *run, const struct act_group *x, size_t blocks, bool whole)
 {
-	return lanes_bf16(c->w->scales + (block * c->n_groups + group) * MAT_BLOCK);
-}
-
-/* The sums of one tile of rows go into the chains; `blocks` is a constant in each instance. */
-static always_inline_ void tile_finish(const struct int_call *c, const struct int_area *a,
-	const struct int_step *s, size_t tile, size_t blocks)
-{
-	const float *x = c->scales + (s->group - c->slice) * PASS_ROWS + s->row[tile];
-	const int32_t(*sums)[TILE_BYTES / sizeof(int32_t)] = s->sums + tile * blocks;
-	float *chain = a->chains + s->row[tile] * blocks * MAT_BLOCK;
+	tile_sums *now = run->sums[run->step % N_STEPS];
+	tile_sums *before = run->sums[(run->step - 1) % N_STEPS];
+	const tile_sums *sums = run->sums[(run->step - 2) % N_STEPS];
+	const struct int_step *s = &run->steps[(run->step - 2) % N_STEPS];
 	__m512 scales[MAX_BLOCKS];
 
-#pragma GCC unroll 4
+#pragma GCC unroll 2
 	for (size_t b = 0; b < blocks; b++)
-		scales[b] = block_scales(c, a->block + b, s->group);
-	for (size_t r = s->skip[tile]; r < c->height; r++) {
-		__m512 scale = _mm512_set1_ps(x[r]);
-
-#pragma GCC unroll 4
-		for (size_t b = 0; b < blocks; b++) {
-			float *at = chain + (r * blocks + b) * MAT_BLOCK;
-			__m512i sum = _mm512_load_si512(sums[b] + r * MAT_BLOCK);
-
-			_mm512_store_ps(
-				at, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
-					    _mm512_mul_ps(scales[b], scale), _mm512_load_ps(at)));
-		}
-	}
-}
-
-static void step_finish(
-	const struct int_call *c, const struct int_area *a, const struct int_step *s)
-{
-	for (size_t t = 0; t < s->tiles; t++) {
-		switch (a->blocks) {
-		case 1:
-			tile_finish(c, a, s, t, 1);
-			break;
-		case 2:
-			tile_finish(c, a, s, t, 2);
-			break;
-		case 3:
-			tile_finish(c, a, s, t, 3);
-			break;
-		case 4:
-			tile_finish(c, a, s, t, 4);
-			break;
-		}
-	}
-}
-
-/* One tile of rows. */
-#define STEP_BLOCK(b)                                                                              \
-	do {                                                                                       \
-		const int8_t *numbers = a->numbers[(b)*a->groups + group];                         \
-                                                                                                   \
-		_tile_zero(b);                                                                     \
-		_tile_loadd(4, numbers, TILE_LINE);                                                \
-		_tile_dpbssd(b, 6, 4);                                                             \
-		_tile_loadd(5, numbers + TILE_BYTES, TILE_LINE);                                   \
-		_tile_dpbssd(b, 7, 5);                                                             \
-		_tile_stored(b, s->sums[b], TILE_LINE);                                            \
-	} while (0)
-
-static void step_single(
-	const struct int_call *c, const struct int_area *a, const struct int_step *s)
-{
-	const struct act_group *x = c->x + s->group * c->x_stride + s->row[0];
-	const size_t group = s->group - a->group;
-
-	_tile_loadd(6, x->codes, sizeof(*x));
-	_tile_loadd(7, x->codes + MAT_INT_GROUP / 2, sizeof(*x));
-	STEP_BLOCK(0);
-	if (a->blocks > 1)
-		STEP_BLOCK(1);
-	if (a->blocks > 2)
-		STEP_BLOCK(2);
-	if (a->blocks > 3)
-		STEP_BLOCK(3);
-}
-
-/* Two tiles of rows and two blocks; sums 0 and 1 are the upper tile's. */
-static void step_pair(const struct int_call *c, const struct int_area *a, const struct int_step *s)
-{
-	const struct act_group *x = c->x + s->group * c->x_stride;
-	const int8_t *upper = x[s->row[0]].codes, *lower = x[s->row[1]].codes;
-	const int8_t *left = a->numbers[s->group - a->group];
-	const int8_t *right = a->numbers[a->groups + s->group - a->group];
-
+		scales[b] = lanes_bf16(s->scales[b]);
+#define SHARE(i) share_finish(s, sums, scales, i, blocks, whole)
 	_tile_zero(0);
-	_tile_zero(1);
-	_tile_zero(2);
-	_tile_zero(3);
-	for (size_t i = 0; i < MAT_INT_GROUP; i += MAT_INT_GROUP / 2) {
-		_tile_loadd(6, upper + i, sizeof(*x));
-		_tile_loadd(4, left, TILE_LINE);
-		_tile_dpbssd(0, 6, 4);
-		_tile_loadd(7, lower + i, sizeof(*x));
-		_tile_dpbssd(2, 7, 4);
-		_tile_loadd(5, right, TILE_LINE);
-		_tile_dpbssd(1, 6, 5);
-		_tile_dpbssd(3, 7, 5);
-		left += TILE_BYTES;
-		right += TILE_BYTES;
+	_tile_loadd(2, x->codes, sizeof(*x));
+	SHARE(0);
+	_tile_loadd(3, x->codes + MAT_INT_GROUP / 2, sizeof(*x));
+	SHARE(1);
+	_tile_dpbssd(0, 2, 4);
+	SHARE(2);
+	_tile_dpbssd(0, 3, 5);
+	SHARE(3);
+	if (blocks == 2) {
+		_tile_stored(1, before[1], TILE_LINE);
+		_tile_zero(1);
 	}
-	_tile_stored(0, s->sums[0], TILE_LINE);
-	_tile_stored(2, s->sums[2], TILE_LINE);
-	_tile_stored(1, s->sums[1], TILE_LINE);
-	_tile_stored(3, s->sums[3], TILE_LINE);
+	SHARE(4);
+	if (blocks == 2)
+		_tile_dpbssd(1, 2, 6);
+	SHARE(5);
+	if (blocks == 2)
+		_tile_dpbssd(1, 3, 7);
+	SHARE(6);
+	_tile_stored(0, now[0], TILE_LINE);
+	SHARE(7);
+#undef SHARE
 }
 
-/* Tiles [tile, tile + tiles) of the rows. */
-static struct int_step step_of(const struct int_call *c, size_t tile, size_t tiles, size_t group)
+/* The last tile ends with the last row, so that it may begin with rows of the tile before; these
+ * are left to that one. */
+static size_t tile_row(const struct int_call *c, size_t tile)
 {
-	struct int_step step = {.tiles = tiles, .group = group};
-
-	for (size_t t = 0; t < tiles; t++) {
-		size_t row = (tile + t) * c->height;
-
-		step.skip[t] = row + c->height > c->n ? row + c->height - c->n : 0;
-		step.row[t] = row - step.skip[t];
-	}
-	return step;
+	return min_u64(tile * c->height, c->n - c->height);
 }
 
-static void area_compute(const struct int_call *c, const struct int_area *a)
+static const struct act_group *tile_inputs(const struct int_call *c, size_t group, size_t tile)
 {
-	int32_t sums[2][MAX_SUMS][TILE_BYTES / sizeof(int32_t)] __attribute__((aligned(TILE_LINE)));
-	const size_t side = a->blocks == PAIR_BLOCKS ? 2 : 1; /* tiles of a step */
-	const size_t n_steps = div_up(c->tiles, side) * a->groups;
-	const size_t lines = div_up(a->blocks * a->groups * GROUP_BYTES / TILE_LINE, n_steps);
-	struct int_step before = {0};
+	return c->x + group * c->x_stride + tile_row(c, tile);
+}
 
-	for (size_t i = 0; i < n_steps; i++) {
-		size_t tile = i / a->groups * side, tiles = min_u64(side, c->tiles - tile);
-		struct int_step step = step_of(c, tile, tiles, a->group + i % a->groups);
+static struct int_step step_of(
+	const struct int_call *c, const struct int_place *p, float *chains, size_t tile)
+{
+	const size_t row = tile_row(c, tile);
+	struct int_step s = {
+		.x = c->scales + (p->group - c->slice) * PASS_ROWS + row,
+		.chain = chains + row * p->blocks * MAT_BLOCK,
+		.skip = tile * c->height - row,
+		.end = c->height,
+	};
 
-		step.sums = sums[i % 2];
-		next_fetch(c, a, i * lines, lines);
-		if (tiles == 2)
-			step_pair(c, a, &step);
+	for (size_t b = 0; b < p->blocks; b++)
+		s.scales[b] = c->w->scales + place_lane(c, p, b) * MAT_BLOCK;
+	return s;
+}
+
+static bool step_whole(const struct int_step *s)
+{
+	return s->end - s->skip == TILE_LINES;
+}
+
+/* All tiles of rows in one group, and the next group's weights made ready. */
+static always_inline_ void group_run(
+	const struct int_call *c, struct int_run *run, const struct int_place *p, size_t blocks)
+{
+	const struct int_place next = place_after(c, *p, 1),
+			       later = place_after(c, *p, FETCH_GROUPS);
+	group_bytes *expanded = run->numbers[!run->turn];
+
+	weights_load(run->numbers[run->turn], blocks);
+	for (size_t tile = 0; tile < c->tiles; tile++, run->step++) {
+		const struct int_step *s = &run->steps[(run->step - 2) % N_STEPS];
+		const struct act_group *x = tile_inputs(c, p->group, tile);
+
+		codes_fetch(c, &later, tile * c->step_fetches, c->step_fetches);
+		run->steps[run->step % N_STEPS] = step_of(c, p, run->chains, tile);
+		if (step_whole(s))
+			rows_multiply(run, x, blocks, true);
 		else
-			step_single(c, a, &step);
-		step_finish(c, a, &before);
-		before = step;
+			rows_multiply(run, x, blocks, false);
+		numbers_expand(c, &next, expanded, tile * c->step_units, c->step_units);
 	}
-	step_finish(c, a, &before);
+	run->turn = !run->turn;
+}
+
+/* What the last two steps left. */
+static always_inline_ void run_finish(struct int_run *run, size_t blocks)
+{
+	if (blocks == 2)
+		_tile_stored(1, run->sums[(run->step - 1) % N_STEPS][1], TILE_LINE);
+	tile_memory_written();
+	for (size_t i = run->step - 2; i != run->step; i++) {
+		struct int_step *s = &run->steps[i % N_STEPS];
+		__m512 scales[MAX_BLOCKS];
+
+#pragma GCC unroll 2
+		for (size_t b = 0; b < blocks; b++)
+			scales[b] = lanes_bf16(s->scales[b]);
+		for (size_t r = s->skip; r < s->end; r++)
+			row_finish(s, run->sums[i % N_STEPS], scales, r, blocks);
+		s->end = s->skip;
+	}
 }
 
 /* The blocks' chains as far as y has them: from the slices before. */
-static void chains_load(const struct int_call *c, const struct int_area *a)
+static void chains_load(const struct int_call *c, const struct int_place *p, float *chains)
 {
-	const size_t width = a->blocks * MAT_BLOCK;
-
-	if (a->group == 0) {
-		memset(a->chains, 0, c->n * width * sizeof(*a->chains));
+	if (c->slice == 0) {
+		memset(chains, 0, c->n * p->blocks * MAT_BLOCK * sizeof(*chains));
 		return;
 	}
-	for (size_t i = 0; i < c->n * a->blocks; i++) {
-		size_t output = (a->block + i % a->blocks) * MAT_BLOCK;
-		const float *y = c->y + i / a->blocks * c->y_stride + output;
+	for (size_t i = 0; i < c->n * p->blocks; i++) {
+		size_t output = (p->block + i % p->blocks) * MAT_BLOCK;
+		const float *y = c->y + i / p->blocks * c->y_stride + output;
 
-		_mm512_store_ps(a->chains + i * MAT_BLOCK,
+		_mm512_store_ps(chains + i * MAT_BLOCK,
 			_mm512_maskz_loadu_ps(lanes_before(c->w->rows - output), y));
 	}
 }
 
-static void chains_store(const struct int_call *c, const struct int_area *a)
+static void chains_store(const struct int_call *c, const struct int_place *p, const float *chains)
 {
-	for (size_t i = 0; i < c->n * a->blocks; i++) {
-		size_t output = (a->block + i % a->blocks) * MAT_BLOCK;
-		float *y = c->y + i / a->blocks * c->y_stride + output;
+	for (size_t i = 0; i < c->n * p->blocks; i++) {
+		size_t output = (p->block + i % p->blocks) * MAT_BLOCK;
+		float *y = c->y + i / p->blocks * c->y_stride + output;
 
 		_mm512_mask_storeu_ps(y, lanes_before(c->w->rows - output),
-			_mm512_load_ps(a->chains + i * MAT_BLOCK));
+			_mm512_load_ps(chains + i * MAT_BLOCK));
 	}
 }
 
-/* The blocks of an area times groups [a->group, end). */
-static void area_run(const struct int_call *c, struct int_area a, size_t end)
+/* Some blocks in all groups of the slice. */
+static always_inline_ void blocks_run(
+	const struct int_call *c, struct int_run *run, struct int_place p, size_t blocks)
 {
-	chains_load(c, &a);
-	for (; a.group < end; a.group += a.groups) {
-		a.groups = min_u64(end - a.group, AREA_GROUPS);
-		a.next = a.group + a.groups < end ? area_codes(c, a.block, a.group + a.groups)
-						  : area_codes(c, a.block + a.blocks, c->slice);
-		area_expand(c, &a);
-		area_compute(c, &a);
-	}
-	chains_store(c, &a);
+	chains_load(c, &p, run->chains);
+	for (; p.group < c->end; p.group++)
+		group_run(c, run, &p, blocks);
+	run_finish(run, blocks);
+	chains_store(c, &p, run->chains);
 }
 
 /* Close together, they are two lines of a cache for a tile, and not one for each row. */
-static void scales_gather(const struct int_call *c, size_t end)
+static void scales_gather(const struct int_call *c)
 {
-	for (size_t g = c->slice; g < end; g++)
+	for (size_t g = c->slice; g < c->end; g++)
 		for (size_t r = 0; r < c->n; r++)
 			c->scales[(g - c->slice) * PASS_ROWS + r] = c->x[g * c->x_stride + r].scale;
 }
 
-static void pass_run(struct int_call *c, size_t block0, size_t block1)
+static void slice_run(const struct int_call *c, size_t block0)
 {
-	int8_t numbers[MAX_BLOCKS * AREA_GROUPS][GROUP_BYTES] __attribute__((aligned(TILE_LINE)));
-	float chains[PASS_ROWS * PAIR_BLOCKS * MAT_BLOCK] __attribute__((aligned(TILE_LINE)));
-	float scales[SLICE_GROUPS * PASS_ROWS];
-	const size_t widest = c->tiles > 1 ? PAIR_BLOCKS : MAX_BLOCKS;
+	tile_sums sums[N_STEPS][MAX_BLOCKS] __attribute__((aligned(TILE_LINE)));
+	group_bytes numbers[2][MAX_BLOCKS] __attribute__((aligned(TILE_LINE)));
+	float chains[PASS_ROWS * MAX_BLOCKS * MAT_BLOCK] __attribute__((aligned(TILE_LINE)));
+	static const uint16_t no_scales[MAT_BLOCK];
+	struct int_run run = {.sums = sums, .numbers = numbers, .chains = chains, .step = N_STEPS};
+	struct int_place p = {
+		.block = block0,
+		.blocks = min_u64(c->block1 - block0, MAX_BLOCKS),
+		.group = c->slice,
+	};
 
-	c->scales = scales;
-	for (c->slice = 0; c->slice < c->n_groups; c->slice += SLICE_GROUPS) {
-		const size_t end = min_u64(c->slice + SLICE_GROUPS, c->n_groups);
-		struct int_area a = {.group = c->slice, .numbers = numbers, .chains = chains};
-
-		scales_gather(c, end);
-		for (a.block = block0; a.block < block1; a.block += a.blocks) {
-			a.blocks = min_u64(block1 - a.block, widest);
-			area_run(c, a, end);
-		}
+	for (size_t i = 0; i < N_STEPS; i++)
+		run.steps[i] = (struct int_step){.scales = {no_scales, no_scales}};
+	scales_gather(c);
+	numbers_expand(c, &p, numbers[0], 0, MAX_BLOCKS * expand_units(c->w->bits));
+	for (; p.blocks > 0; p = place_after(c, p, c->end - c->slice)) {
+		if (p.blocks == 2)
+			blocks_run(c, &run, p, 2);
+		else
+			blocks_run(c, &run, p, 1);
 	}
 }
 
@@ -386,20 +369,29 @@ void amx_matmul_int(float *y, size_t y_stride, const struct mat_int *w, const st
 		.w = w,
 		.x_stride = x_stride,
 		.n_groups = mat_int_groups(w->cols),
+		.block1 = block1,
 	};
+	float scales[SLICE_GROUPS * PASS_ROWS];
 
 	if (n <= VECTOR_ROWS || c.n_groups == 0) {
 		avx512_matmul_int(y, y_stride, w, x, x_stride, n, block0, block1);
 		return;
 	}
+	c.scales = scales;
 	for (size_t row = 0, passes = div_up(n, PASS_ROWS); row < n; row += c.n, passes--) {
 		c.n = div_up(n - row, passes);
 		c.y = y + row * y_stride;
 		c.x = x + row;
 		c.tiles = panel_tiles(c.n);
-		c.height = panel_height(c.n);
-		_tile_loadconfig(&tile_configs[c.height - 1]);
-		pass_run(&c, block0, block1);
+		c.height = min_u64(c.n, TILE_LINES);
+		c.step_units = div_up(MAX_BLOCKS * expand_units(w->bits), c.tiles);
+		c.step_fetches =
+			div_up(mat_int_group_bytes(w->bits) / (FETCH_LINES * TILE_LINE), c.tiles);
+		_tile_loadconfig(&configs[c.height - 1]);
+		for (c.slice = 0; c.slice < c.n_groups; c.slice = c.end) {
+			c.end = min_u64(c.slice + SLICE_GROUPS, c.n_groups);
+			slice_run(&c, block0);
+		}
 		_tile_release();
 	}
 }
