@@ -158,9 +158,7 @@ peer_lines() { # key of the run
 
 run_peer() { # shape weights threads
 	local -A types=([bf16]=bf16 [int8]=q8_0 [int4]=q4_0)
-	local n=$3
-	[ "$n" != 0 ] || n=$(nproc)
-	"$peer" -m "$gguf/$1-$blocks-${types[$2]}.gguf" -t "$n" -p 512 -n 32 -r 1 -o json
+	"$peer" -m "$gguf/$1-$blocks-${types[$2]}.gguf" -t "$3" -p 512 -n 32 -r 1 -o json
 }
 
 # The lines of all repeats of a run become one a test: the median of the rates and of what memory
@@ -214,12 +212,14 @@ measure() { # shape weights threads part repeats
 	"$deltactl" bench --base "$at-$2.base" --threads "$3" --repeats "$5" "${options[@]}" --json --quiet
 }
 
-# Both take turns, so that what else the machine does is shared out among them.
+# Both take turns, so that what else the machine does is shared out among them, and with as many
+# threads.
 measure_beside_peer() { # key of the run, shape weights threads
-	local i
+	local i ours
 	for ((i = 0; i < repeats; i++)); do
-		measure "$2" "$3" "$4" base 1 | our_lines "$1"
-		run_peer "$2" "$3" "$4" | peer_lines "$1"
+		ours=$(measure "$2" "$3" "$4" base 1 | our_lines "$1")
+		printf '%s\n' "$ours"
+		run_peer "$2" "$3" "$(cut -f 7 <<<"$ours" | sort -u)" | peer_lines "$1"
 	done
 }
 
