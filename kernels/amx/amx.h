@@ -1,7 +1,8 @@
 /*
- * The set for the tile unit (AMX): products with matrices run on tiles whatever the number of rows,
- * all else is the AVX-512 set's. One path for one row and for many is what keeps a row's result
- * its own: inside a tile no row meets another.
+ * The set for the tile unit (AMX): products with matrices run on tiles, all else is the AVX-512
+ * set's. Inside a tile no row meets another, and those with bf16 go one way whatever the number of
+ * rows, which keeps a row's result its own. Those with integers are exact up to a chain that is the
+ * same on any way, so that few rows go to dot products.
  *
  * Tiles are configured at the start of a product and released at its end. A thread with live tiles
  * has 8 KiB more to save whenever it is switched out, and between products a thread may sleep;

@@ -15,6 +15,7 @@ static inline size_t expand_units(uint32_t bits)
 	return bits == 4 ? 2 : 4;
 }
 
-/* `ret` and `codes` are a whole group's, `multipliers` its MAT_BLOCK (NULL but for 4 bits). */
+/* `ret` and `codes` are a whole group's, 64-byte aligned, `multipliers` its MAT_BLOCK (NULL but for
+ * 4 bits). */
 void expand_unit(int8_t ret[static EXPAND_GROUP_BYTES], const uint8_t *codes,
 	const uint16_t *multipliers, uint32_t bits, size_t unit);

@@ -191,16 +191,18 @@ static struct sums_place sums_place(const struct product *p, size_t tile, size_t
 
 static void sums_load(int sum, const struct sums_place *at)
 {
-	float edge[TILE_LINES * MAT_BLOCK] __attribute__((aligned(TILE_LINE))) = {0};
+	float edge[TILE_LINES * MAT_BLOCK] __attribute__((aligned(TILE_LINE)));
 
 	if (at->whole) {
 		tile_load_sum(sum, at->y, at->y_stride * sizeof(*at->y));
 		return;
 	}
+	memset(edge, 0, sizeof(edge));
 	for (size_t r = 0; r < at->rows; r++)
 		memcpy(edge + r * MAT_BLOCK, at->y + r * at->y_stride, at->lanes * sizeof(*edge));
-	tile_memory_written();
+	tile_order();
 	tile_load_sum(sum, edge, TILE_LINE);
+	tile_order();
 }
 
 static void sums_store(int sum, const struct sums_place *at)
@@ -224,7 +226,7 @@ static void tail_copy(
 		memset(ret, 0, TILE_BYTES);
 		memcpy(ret, weights + b * block_bytes, n_lines * TILE_LINE);
 	}
-	tile_memory_written();
+	tile_order();
 }
 
 static void patch_run_tail(const struct patch *p, size_t blocks, size_t n_lines)
@@ -387,7 +389,7 @@ static void own_rows(
 		for (size_t t = 0; t < p->tiles; t++)
 			panel_fill_tile(panel + t * tile_bytes, x + p->col, x_stride, p->n, p->cols,
 				t * p->height, p->height);
-		tile_memory_written();
+		tile_order();
 		product_run(p, block0, block1);
 		p->col += p->cols;
 	} while (p->col < p->w->cols);

@@ -3,10 +3,9 @@
  *
  * Two blocks go side by side, group by group: the weights of a group stay in four tile registers
  * while the tiles of rows pass. Sums of a group are exact; vectors put them into the chain over
- * groups. A tile of rows in one group is a step, and its tile instructions stand far apart: between
- * them vectors finish the step before the last one, expand some weights of the next group and fetch
- * what comes later. Close together tile instructions wait for each other, most of all on a core
- * whose other hyperthread is at work.
+ * groups. A tile of rows in one group is a step. Its tile instructions stand far apart, since
+ * crowded they hold each other up (tile_space()): between them vectors finish the step before the
+ * last one. Between steps some weights of the next group are expanded, and later ones fetched.
  *
  * The chains of the blocks at hand stand close together, since in y the rows of a tile fall into
  * one set of a cache. Inputs go by slices, which stay in the second cache for all blocks; between
@@ -35,7 +34,7 @@ static const struct tile_config configs[TILE_LINES] __attribute__((aligned(TILE_
 #define MAX_BLOCKS 2    /* side by side */
 #define FETCH_GROUPS 4  /* from those that are multiplied to those asked for from memory */
 #define FETCH_LINES 4   /* one of so many is asked for; the cache then brings the others itself */
-/* A step's rows are finished by shares, one after each tile instruction of a later step. */
+/* A step's rows are finished by shares, between the tile instructions of a later step. */
 #define N_SHARES 8
 #define SHARE_ROWS (TILE_LINES / N_SHARES)
 
@@ -68,10 +67,11 @@ struct int_step {
 	const uint16_t *scales[MAX_BLOCKS]; /* of the weights */
 	const float *x;                     /* scales of the rows */
 	float *chain;
-	size_t skip, end; /* rows that are its own to finish; later ones are those of its tile */
+	size_t skip,
+		end; /* it finishes rows [skip, end) of its tile; the tile before has the others */
 };
 
-#define N_STEPS 4 /* three are under way */
+#define N_STEPS 4 /* three are under way; of four the place is cheap to find */
 
 /* What goes on while some blocks are multiplied. Step number `step` is in steps[step % N_STEPS], as
  * are its sums. */
@@ -154,18 +154,18 @@ static always_inline_ void row_finish(const struct int_step *s, const tile_sums 
 static always_inline_ void share_finish(const struct int_step *s, const tile_sums *sums,
 	const __m512 scales[static MAX_BLOCKS], size_t share, size_t blocks, bool whole)
 {
-	tile_memory_written();
+	tile_order();
 #pragma GCC unroll 2
 	for (size_t r = share * SHARE_ROWS; r < (share + 1) * SHARE_ROWS; r++)
 		if (whole || (r >= s->skip && r < s->end))
 			row_finish(s, sums, scales, r, blocks);
-	tile_memory_written();
+	tile_order();
 }
 
 /* The first block's weights in registers 4 and 5, the second's in 6 and 7. */
 static always_inline_ void weights_load(const group_bytes *numbers, size_t blocks)
 {
-	tile_memory_written();
+	tile_order();
 	_tile_loadd(4, numbers[0], TILE_LINE);
 	_tile_loadd(5, numbers[0] + TILE_BYTES, TILE_LINE);
 	if (blocks == 1)
@@ -261,12 +261,12 @@ static always_inline_ void group_run(
 		const struct act_group *x = tile_inputs(c, p->group, tile);
 
 		codes_fetch(c, &later, tile * c->step_fetches, c->step_fetches);
+		numbers_expand(c, &next, expanded, tile * c->step_units, c->step_units);
 		run->steps[run->step % N_STEPS] = step_of(c, p, run->chains, tile);
 		if (step_whole(s))
 			rows_multiply(run, x, blocks, true);
 		else
 			rows_multiply(run, x, blocks, false);
-		numbers_expand(c, &next, expanded, tile * c->step_units, c->step_units);
 	}
 	run->turn = !run->turn;
 }
@@ -276,7 +276,7 @@ static always_inline_ void run_finish(struct int_run *run, size_t blocks)
 {
 	if (blocks == 2)
 		_tile_stored(1, run->sums[(run->step - 1) % N_STEPS][1], TILE_LINE);
-	tile_memory_written();
+	tile_order();
 	for (size_t i = run->step - 2; i != run->step; i++) {
 		struct int_step *s = &run->steps[i % N_STEPS];
 		__m512 scales[MAX_BLOCKS];

@@ -47,9 +47,10 @@ struct tile_config {
 			of_height(16)                                                              \
 	}
 
-/* To be called between stores to memory and loads of it into tiles: compilers do not see that the
- * loads read it. */
-static inline void tile_memory_written(void)
+/* The compiler moves no access to memory across it. It does not see that loads into tiles read, so
+ * that stores before and after them are to be kept where they are, and vector work that is to stay
+ * between two tile instructions as well. */
+static inline void tile_order(void)
 {
 	__asm__ volatile("" : : : "memory");
 }
