@@ -356,7 +356,8 @@ void amx_matmul_panel(float *y, size_t y_stride, const struct mat_bf16 *w, const
 	if (n == 0)
 		return;
 	_tile_loadconfig(&configs[height - 1]);
-	for (size_t tile = 0; tile < tiles; tile += PASS_TILES) {
+	for (size_t tile = 0, passes = div_up(tiles, PASS_TILES); tile < tiles; passes--) {
+		const size_t n_tiles = div_up(tiles - tile, passes);
 		struct product p = {
 			.y = y + tile * height * y_stride,
 			.y_stride = y_stride,
@@ -366,8 +367,9 @@ void amx_matmul_panel(float *y, size_t y_stride, const struct mat_bf16 *w, const
 			.cols = w->cols,
 		};
 
-		product_plan(&p, min_u64(tiles - tile, PASS_TILES), height);
+		product_plan(&p, n_tiles, height);
 		product_run(&p, block0, block1);
+		tile += n_tiles;
 	}
 	_tile_release();
 }

@@ -148,7 +148,7 @@ static void check_large(const struct kernels *k)
 	check_batch(k, &wide, 1);
 	check_batch(k, &wide, 3);
 	check_batch(k, &deep, 100);
-	check_batch(k, &deep, 150);
+	check_batch(k, &deep, 129);
 	check_batch(k, &deep, 17);
 	problem_done(&wide);
 	problem_done(&deep);
