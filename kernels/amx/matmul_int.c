@@ -67,8 +67,7 @@ struct int_step {
 	const uint16_t *scales[MAX_BLOCKS]; /* of the weights */
 	const float *x;                     /* scales of the rows */
 	float *chain;
-	size_t skip,
-		end; /* it finishes rows [skip, end) of its tile; the tile before has the others */
+	size_t skip, end; /* rows that it finishes; the tile before has those up to skip */
 };
 
 #define N_STEPS 4 /* three are under way; of four the place is cheap to find */

@@ -55,10 +55,10 @@ static inline void tile_order(void)
 	__asm__ volatile("" : : : "memory");
 }
 
-/* To be put between tile instructions that nothing else stands between. On a core whose other
- * hyperthread is at work they hold each other up where they crowd: measured are 25 ns for a load
- * and a multiplication side by side, 15 with these apart; on a core of its own, where a
- * multiplication takes 6, they cost nothing. */
+/* To be put between tile instructions that nothing else stands between. Where they crowd they hold
+ * each other up on some cores, those where vectors are slower too, as if the other hyperthread were
+ * busy: measured are 25 ns for a multiplication and the loads that it needs, and 15 with these
+ * between them. On other cores, where it takes 6, they cost nothing. */
 static inline void tile_space(void)
 {
 	__asm__ volatile(".rept 8\n\tnop\n\t.endr");
