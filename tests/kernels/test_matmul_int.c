@@ -281,7 +281,7 @@ static void check_batch(const struct kernels *k, const struct problem *p, size_t
 
 static void check_products(const struct kernels *k)
 {
-	static const uint32_t rows[] = {1, 16, 17, 63, 83}, cols[] = {1, 31, 128, 129, 400};
+	static const uint32_t rows[] = {1, 16, 17, 48, 63, 83}, cols[] = {1, 31, 128, 129, 400};
 	static const size_t batches[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 33};
 
 	for (size_t i = 0; i < array_len(rows); i++)
@@ -304,7 +304,7 @@ static void test_products(void **unused)
 /* More rows and inputs than a kernel takes at once. */
 static void check_large(const struct kernels *k)
 {
-	static const size_t batches[] = {31, 129, 300};
+	static const size_t batches[] = {31, 48, 127, 128, 129, 300};
 
 	for (uint32_t bits = 4; bits <= 8; bits += 4) {
 		struct problem p = problem_new(99, 4300, bits, KIND_RANDOM);
