@@ -49,9 +49,9 @@ kill_until_done 300 100 "$by_blocks"
 
 # A partial file with a block in it, to spoil copies of: header, two slots and inputs of the windows
 # stand before the log; 8000 bytes of that are the first block and more. A block counts from when its
-# own header is written, which happens last: until then zeros stand there.
+# own header is written, which happens last: until then zeros stand where the 56 bytes of it belong.
 block_counts() { # FILE
-	[ -n "$(od -An -v -tx1 -j "$log" -N 64 "$1" | tr -d ' 0\n')" ]
+	[ -n "$(od -An -v -tx1 -j "$log" -N 56 "$1" | tr -d ' 0\n')" ]
 }
 compress whole.delta --method delta-come >"$work/out"
 life=150
