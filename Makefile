@@ -124,6 +124,8 @@ TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/kernels/test_*.c tests/gold
 TEST_SUPPORT := $(call sources,tests)
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(TEST_SOURCES))
 SCRIPTED_TESTS := $(wildcard tests/*/test_*.sh)
+# They start daemons, wait for seconds or take all memory that they are given.
+TESTS_ALONE = $(filter $(BUILD)/tests/e2e/% $(BUILD)/tests/faults/%,$(TESTS))
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(TEST_SUPPORT)) $(BUILD)/obj/deltactl.a \
 		$(BUILD)/obj/all.a
@@ -205,8 +207,8 @@ check: deps-check
 
 .PHONY: run-tests
 run-tests: all tests
-	@DELTAD_BUILD=$(BUILD) DELTAD_SANITIZE='$(SANITIZE)' tests/run.sh $(TESTS) \
-		$(REPLAYS) $(SCRIPTED_TESTS)
+	@DELTAD_BUILD=$(BUILD) DELTAD_SANITIZE='$(SANITIZE)' tests/run.sh --jobs $(shell nproc) \
+		$(filter-out $(TESTS_ALONE),$(TESTS)) $(REPLAYS) --alone $(TESTS_ALONE) $(SCRIPTED_TESTS)
 
 SANITIZED = TEST_TIMEOUT=900 $(MAKE) --no-print-directory -s $(JOBS) OPTIMISE='-O1 -g -fno-omit-frame-pointer' \
 	BUILD=$(BUILD)/$@

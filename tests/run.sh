@@ -1,47 +1,30 @@
 #!/bin/sh
-# Runs test programs one after the other, prints a line for each, the output of those that fail, and
-# closes with "N passed, N failed". A program counts its own tests (cmocka's summary, or TAP-like
-# "ok"/"not ok" lines); one without either counts as one test. Exit code 77 means skipped.
-#   tests/run.sh PROGRAM...
+# Runs test programs, prints a line for each and the output of those that fail, and closes with
+# "N passed, N failed, N skipped".
+#   tests/run.sh [--jobs N] PROGRAM... [--alone PROGRAM...]
+# N of them at a time (1); those behind --alone, whose own timing matters, one by one after the others.
 set -u
-limit=${TEST_TIMEOUT:-300}
-passed=0
-failed=0
-skipped=0
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+jobs=1
+[ "${1:-}" != --jobs ] || { jobs=$2 && shift 2; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+: >"$work/results"
 
-count() { # pattern
-	grep -cE "$1" "$log"
-}
-
+list=$work/together
+: >"$work/together"
+: >"$work/alone"
 for program in "$@"; do
-	begin=$(date +%s)
-	timeout -k 10 "$limit" "$program" >"$log" 2>&1 </dev/null
-	code=$?
-	took=$(($(date +%s) - begin))
-	ok=$(($(count '^\[       OK \]') + $(count '^ok ')))
-	bad=$(($(count '^\[  FAILED  \] [a-z]' ) + $(count '^not ok ')))
-	skip=$(($(count '^\[  SKIPPED \] [a-z]') + $(count '^skipped: ')))
-	if [ $code = 77 ]; then
-		skipped=$((skipped + 1))
-		echo "skip  $program ($(head -1 "$log"))"
-		continue
-	fi
-	if [ $code = 0 ]; then
-		[ $((ok + skip)) -gt 0 ] || ok=1
-		passed=$((passed + ok))
-		skipped=$((skipped + skip))
-		echo "ok    $program: $ok tests, $took s$([ $skip = 0 ] || echo ", $skip skipped")"
-		grep '^skipped: ' "$log" | sed 's/^/      /'
-	else
-		[ $bad -gt 0 ] || bad=1
-		passed=$((passed + ok))
-		failed=$((failed + bad))
-		[ $code = 124 ] && echo "      (stopped after $limit s)"
-		echo "FAIL  $program: exit code $code, $took s"
-		tail -n 60 "$log" | sed 's/^/      /'
-	fi
+	[ "$program" = --alone ] && list=$work/alone && continue
+	echo "$program" >>"$list"
 done
-echo "$passed passed, $failed failed, $skipped skipped"
-[ $failed = 0 ]
+xargs -r -n 1 -P "$jobs" tests/run_one.sh "$work/results" <"$work/together"
+xargs -r -n 1 tests/run_one.sh "$work/results" <"$work/alone"
+
+awk -v expected="$(cat "$work/together" "$work/alone" | wc -l)" '
+	{ passed += $1; failed += $2; skipped += $3 }
+	END {
+		if (NR != expected)
+			printf "%d programs of %d told no result\n", expected - NR, expected
+		printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
+		exit failed > 0 || NR != expected
+	}' "$work/results"
