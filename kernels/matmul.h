@@ -12,7 +12,6 @@
 #include <string.h>
 
 #define MATMUL_STRIP 16 /* inputs of a row that lie side by side in the panel */
-#define MATMUL_PANEL_ROWS 96
 #define MATMUL_PANEL_NUMBERS (32 * 1024)
 
 struct matmul_tile {
@@ -34,7 +33,8 @@ struct matmul_shape {
 };
 
 struct matmul_set {
-	size_t max_rows;
+	size_t max_rows;   /* of a tile */
+	size_t panel_rows; /* at most; fewer leave room in the caches for more inputs of each */
 	const struct matmul_shape *shapes; /* by rows - 1 */
 };
 
@@ -139,12 +139,12 @@ static inline void matmul_by_tiles(
 {
 	float panel[MATMUL_PANEL_NUMBERS] __attribute__((aligned(64)));
 
-	for (size_t t = 0; t < whole->n; t += MATMUL_PANEL_ROWS) {
+	for (size_t t = 0; t < whole->n; t += set->panel_rows) {
 		struct matmul m = *whole;
 
 		m.y += t * m.y_stride;
 		m.x += t * m.x_stride;
-		m.n = min_u64(m.n - t, MATMUL_PANEL_ROWS);
+		m.n = min_u64(m.n - t, set->panel_rows);
 		matmul_rows(&m, set, panel, block0, block1);
 	}
 }

@@ -46,7 +46,8 @@ struct int_shape {
 };
 
 struct int_set {
-	size_t max_rows;
+	size_t max_rows;                /* of a tile */
+	size_t pass_rows;               /* that all blocks are taken against before the next ones */
 	const struct int_shape *shapes; /* by rows - 1 */
 };
 
@@ -79,14 +80,13 @@ static inline void int_tile_rows(
 	}
 }
 
-static inline void int_product_by_tiles(
+/* All blocks against the rows of a pass. */
+static inline void int_pass(
 	const struct int_product *p, const struct int_set *set, size_t block0, size_t block1)
 {
-	size_t n_tiles = (p->n + set->max_rows - 1) / set->max_rows, wide;
+	size_t n_tiles = (p->n + set->max_rows - 1) / set->max_rows;
+	size_t wide = set->shapes[(p->n + n_tiles - 1) / n_tiles - 1].blocks;
 
-	if (p->n == 0)
-		return;
-	wide = set->shapes[(p->n + n_tiles - 1) / n_tiles - 1].blocks;
 	for (size_t block = block0, blocks; block < block1; block += blocks) {
 		struct int_tile t = {
 			.w = p->w,
@@ -100,5 +100,18 @@ static inline void int_product_by_tiles(
 		t.next = block + blocks < block1 ? block + blocks : block;
 		t.n_last = min_u64(p->w->rows - (block + blocks - 1) * MAT_BLOCK, MAT_BLOCK);
 		int_tile_rows(p, set, t, blocks);
+	}
+}
+
+static inline void int_product_by_tiles(
+	const struct int_product *whole, const struct int_set *set, size_t block0, size_t block1)
+{
+	for (size_t t = 0; t < whole->n; t += set->pass_rows) {
+		struct int_product p = *whole;
+
+		p.x += t;
+		p.y += t * p.y_stride;
+		p.n = min_u64(whole->n - t, set->pass_rows);
+		int_pass(&p, set, block0, block1);
 	}
 }

@@ -11,6 +11,7 @@
 
 #define MAX_ROWS 6   /* of a tile; by 16 outputs, 12 sums stay in registers */
 #define MAX_BLOCKS 4 /* of a tile */
+#define PANEL_ROWS 24
 #define PREFETCH_BYTES 3072
 
 /* A block is two vectors, outputs 0 to 7 and 8 to 15. */
@@ -137,7 +138,7 @@ static const struct matmul_shape shapes[MAX_ROWS] = {
 	{1, tile_6_1, tile_6_1},
 };
 
-static const struct matmul_set set = {MAX_ROWS, shapes};
+static const struct matmul_set set = {MAX_ROWS, PANEL_ROWS, shapes};
 
 void avx2_matmul(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
 	size_t x_stride, size_t n, size_t block0, size_t block1)

@@ -1,11 +1,12 @@
 /*
- * Rounded inputs by matrices of integers. vpmaddubsw adds two products in 16 bits and saturates:
+ * Rounded inputs by matrices of integers. vpmaddubsw multiplies unsigned numbers by signed ones,
+ * adds two products in 16 bits and saturates:
  *
  *   8 bits   |code - 128| is at most 128 and goes with the input that has its sign, so that two
  *            products are at most 2 * 128 * 127
- *   4 bits   the codes are taken without their zero, at most 15, and the 16 products that a
- *            sub-group adds up in 16 bits are at most 16 * 15 * 127; vpmaddwd multiplies that by
- *            the multiplier, and the sums of the inputs account for the zero
+ *   4 bits   the codes are taken without their zero, at most 15, and the products of a
+ *            sub-group are added up in 16 bits, where 16 of them are at most 16 * 15 * 127;
+ *            vpmaddwd multiplies that by the multiplier
  */
 #include "kernels/avx2/avx2.h"
 
@@ -15,11 +16,14 @@
 
 #include <string.h>
 
-#define MAX_ROWS 4
-#define LINES_8 32 /* of a group */
-#define LINES_4 16
-#define HALF_LINES (LINES_4 / 2) /* of a sub-group */
-#define SIDES 2                  /* a line is 8 outputs and 8 more */
+/* What the registers hold sums of. */
+#define MAX_ROWS_8 4
+#define MAX_ROWS_4 6
+#define MAX_ROWS MAX_ROWS_4
+#define PASS_ROWS 24     /* whose inputs stay in a second cache of 512 KiB */
+#define LINES_8 32       /* of a group */
+#define SUBGROUP_LINES 8 /* of 4 bits, in one half of each byte */
+#define SIDES 2          /* a line is 8 outputs and 8 more */
 #define SIDE_BYTES (MAT_INT_LINE / SIDES)
 
 static always_inline_ __m256i quad(const struct act_group *x, int line)
@@ -42,7 +46,7 @@ static always_inline_ __m256i side_of(const uint8_t *codes, int line)
 }
 
 /* Two sums of two 16-bit numbers each are added to a lane. */
-static always_inline_ __m256i pairs_add(__m256i sum, __m256i pairs)
+static always_inline_ __m256i products_add(__m256i sum, __m256i pairs)
 {
 	return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
@@ -53,6 +57,9 @@ static always_inline_ void side_sums_8(const uint8_t *codes, const uint8_t *ahea
 	const struct act_group *x, __m256i sums[MAX_ROWS], int rows)
 {
 #pragma GCC unroll 4
+	for (int r = 0; r < rows; r++)
+		sums[r] = _mm256_setzero_si256();
+#pragma GCC unroll 4
 	for (int line = 0; line < LINES_8; line++) {
 		__m256i w = _mm256_xor_si256(side_of(codes, line), _mm256_set1_epi8((char)0x80));
 		__m256i size = _mm256_abs_epi8(w);
@@ -61,7 +68,7 @@ static always_inline_ void side_sums_8(const uint8_t *codes, const uint8_t *ahea
 			_mm_prefetch((const char *)ahead + line * MAT_INT_LINE, _MM_HINT_T0);
 #pragma GCC unroll 4
 		for (int r = 0; r < rows; r++)
-			sums[r] = pairs_add(sums[r],
+			sums[r] = products_add(sums[r],
 				_mm256_maddubs_epi16(size, _mm256_sign_epi8(quad(&x[r], line), w)));
 	}
 }
@@ -80,58 +87,85 @@ static always_inline_ __m256i multiplier_pairs(__m256i words, int subgroup)
 		_mm256_slli_epi32(value, 16), _mm256_and_si256(value, _mm256_set1_epi32(0xffff)));
 }
 
-/* sum += multiplier * (raw - 8 * sum of the inputs); raw is two numbers of 16 bits a lane. */
-static always_inline_ __m256i subgroup_add(
-	__m256i sum, __m256i raw, __m256i multipliers, int32_t inputs)
+/* Pairs of sums of 16 bits to begin with: the zero of the codes is 8, and -8 times the sum of the
+ * inputs is at most 8 * 32 * 127. A sum may leave its 16 bits on the way, but has not in the end.
+ */
+static always_inline_ __m256i pairs_before(const struct act_group *x, int subgroup)
 {
-	__m256i zero = _mm256_set1_epi32((int32_t)((uint32_t)(-8 * inputs) & 0xffff));
-
-	sum = _mm256_add_epi32(sum, _mm256_madd_epi16(raw, multipliers));
-	return _mm256_add_epi32(sum, _mm256_madd_epi16(zero, multipliers));
+	return _mm256_mullo_epi16(
+		_mm256_set1_epi32(x->sums[subgroup]), _mm256_set1_epi32(-8 & 0xffff));
 }
 
-/* Likewise of 4 bits. */
-static always_inline_ void side_sums_4(const uint8_t *codes, const uint8_t *ahead, int side,
-	__m256i words, const struct act_group *x, __m256i sums[MAX_ROWS], int rows)
+/* An instruction of its own: left alone gcc adds into another register and moves that back, and the
+ * sums of a tile no longer fit. */
+static always_inline_ void pairs_add(__m256i *sums, __m256i pairs)
 {
-	const __m256i mask = _mm256_set1_epi8(0x0f);
+	__asm__("vpaddw %1, %0, %0" : "+x"(*sums) : "x"(pairs));
+}
 
-#pragma GCC unroll 2
-	for (int half = 0; half < 2; half++) {
-		__m256i low[MAX_ROWS], high[MAX_ROWS], m_low, m_high;
+/* The codes of one side of a line that belong to a sub-group. */
+static always_inline_ __m256i half_codes(const uint8_t *codes, int line, int upper)
+{
+	__m256i w = side_of(codes, line);
 
-#pragma GCC unroll 4
-		for (int r = 0; r < rows; r++)
-			low[r] = high[r] = _mm256_setzero_si256();
-		for (int line = half * HALF_LINES; line < (half + 1) * HALF_LINES; line++) {
-			__m256i w = side_of(codes, line);
-			__m256i w_low = _mm256_and_si256(w, mask);
-			__m256i w_high = _mm256_and_si256(_mm256_srli_epi16(w, 4), mask);
+	return _mm256_and_si256(upper ? _mm256_srli_epi16(w, 4) : w, _mm256_set1_epi8(0x0f));
+}
 
-			if (side == 0)
-				_mm_prefetch(
-					(const char *)ahead + line * MAT_INT_LINE, _MM_HINT_T0);
-#pragma GCC unroll 4
-			for (int r = 0; r < rows; r++) {
-				low[r] = _mm256_add_epi16(
-					low[r], _mm256_maddubs_epi16(w_low, quad(&x[r], line)));
-				high[r] = _mm256_add_epi16(high[r],
-					_mm256_maddubs_epi16(w_high, quad(&x[r], line + LINES_4)));
-			}
-		}
-		m_low = multiplier_pairs(words, half);
-		m_high = multiplier_pairs(words, half + 2);
-#pragma GCC unroll 4
+/* What a sub-group adds up to before its multiplier; sub-groups 0 and 1 are the lower halves of the
+ * lines, 2 and 3 the upper ones, and the first two ask for the lines that lie ahead. */
+static always_inline_ void subgroup_pairs(const uint8_t *codes, const uint8_t *ahead, int subgroup,
+	const struct act_group *x, __m256i ret[SIDES][MAX_ROWS], int rows)
+{
+	const int first_line = subgroup % 2 * SUBGROUP_LINES;
+
+#pragma GCC unroll 8
+	for (int r = 0; r < rows; r++)
+		ret[0][r] = ret[1][r] = pairs_before(&x[r], subgroup);
+	for (int i = 0; i < SUBGROUP_LINES; i++) {
+		int line = first_line + i;
+		__m256i first = half_codes(codes, line, subgroup / 2);
+		__m256i second = half_codes(codes + SIDE_BYTES, line, subgroup / 2);
+
+		if (subgroup < 2)
+			_mm_prefetch((const char *)ahead + line * MAT_INT_LINE, _MM_HINT_T0);
+#pragma GCC unroll 8
 		for (int r = 0; r < rows; r++) {
-			sums[r] = subgroup_add(sums[r], low[r], m_low, x[r].sums[half]);
-			sums[r] = subgroup_add(sums[r], high[r], m_high, x[r].sums[half + 2]);
+			__m256i four = quad(&x[r], subgroup * SUBGROUP_LINES + i);
+
+			pairs_add(&ret[0][r], _mm256_maddubs_epi16(first, four));
+			pairs_add(&ret[1][r], _mm256_maddubs_epi16(second, four));
+		}
+	}
+}
+
+/* The sums of a group of 4 bits. */
+static always_inline_ void group_sums_4(const uint8_t *codes, const uint8_t *ahead,
+	const uint16_t *multipliers, const struct act_group *x, __m256i sums[SIDES][MAX_ROWS],
+	int rows)
+{
+#pragma GCC unroll 8
+	for (int r = 0; r < rows; r++)
+		sums[0][r] = sums[1][r] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+	for (int subgroup = 0; subgroup < MAT_INT_SUBGROUPS; subgroup++) {
+		__m256i pairs[SIDES][MAX_ROWS];
+
+		subgroup_pairs(codes, ahead, subgroup, x, pairs, rows);
+#pragma GCC unroll 2
+		for (int side = 0; side < SIDES; side++) {
+			__m256i m = multiplier_pairs(lane_words(multipliers + side * 8), subgroup);
+
+#pragma GCC unroll 8
+			for (int r = 0; r < rows; r++)
+				sums[side][r] = _mm256_add_epi32(
+					sums[side][r], _mm256_madd_epi16(pairs[side][r], m));
 		}
 	}
 }
 
 static always_inline_ void y_store(const struct int_tile *t, __m256 y[MAX_ROWS][SIDES], int rows)
 {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
 	for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
 		for (int side = 0; side < SIDES; side++)
@@ -145,35 +179,29 @@ static always_inline_ void tile_compute(const struct int_tile *shared, int rows,
 	const struct int_tile t = *shared;
 	__m256 y[MAX_ROWS][SIDES];
 
-#pragma GCC unroll 4
+#pragma GCC unroll 8
 	for (int r = 0; r < rows; r++)
 		y[r][0] = y[r][1] = _mm256_setzero_ps();
 	for (size_t g = 0; g < t.n_groups; g++) {
 		const struct act_group *x = t.x + g * t.x_stride;
 		const uint8_t *ahead = int_codes_ahead(&t, g, 0, (uint32_t)bits);
-		size_t index = t.block * t.n_groups + g;
+		size_t index = t.block * t.n_groups + g, lane = index * MAT_BLOCK;
+		const uint8_t *codes = t.w->codes + index * mat_int_group_bytes((uint32_t)bits);
+		__m256i sums[SIDES][MAX_ROWS];
 
+		if (bits == 4)
+			group_sums_4(codes, ahead, t.w->multipliers + lane, x, sums, rows);
 #pragma GCC unroll 2
 		for (int side = 0; side < SIDES; side++) {
-			const uint8_t *codes = t.w->codes +
-					       index * mat_int_group_bytes((uint32_t)bits) +
-					       side * SIDE_BYTES;
-			size_t lane = index * MAT_BLOCK + (size_t)side * 8;
 			__m256 scale = _mm256_castsi256_ps(
-				_mm256_slli_epi32(lane_words(t.w->scales + lane), 16));
-			__m256i sums[MAX_ROWS];
+				_mm256_slli_epi32(lane_words(t.w->scales + lane + side * 8), 16));
 
-#pragma GCC unroll 4
+			if (bits == 8)
+				side_sums_8(codes + side * SIDE_BYTES, ahead, side, x, sums[side],
+					rows);
+#pragma GCC unroll 8
 			for (int r = 0; r < rows; r++)
-				sums[r] = _mm256_setzero_si256();
-			if (bits == 4)
-				side_sums_4(codes, ahead, side, lane_words(t.w->multipliers + lane),
-					x, sums, rows);
-			else
-				side_sums_8(codes, ahead, side, x, sums, rows);
-#pragma GCC unroll 4
-			for (int r = 0; r < rows; r++)
-				y[r][side] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r]),
+				y[r][side] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[side][r]),
 					_mm256_mul_ps(scale, _mm256_set1_ps(x[r].scale)),
 					y[r][side]);
 		}
@@ -194,26 +222,31 @@ TILE(1, 4)
 TILE(2, 4)
 TILE(3, 4)
 TILE(4, 4)
+TILE(5, 4)
+TILE(6, 4)
 
 /* By rows - 1; one block is all that the registers hold. */
-static const struct int_shape shapes_8[MAX_ROWS] = {
+static const struct int_shape shapes_8[MAX_ROWS_8] = {
 	{1, NULL, tile_1_of_8},
 	{1, NULL, tile_2_of_8},
 	{1, NULL, tile_3_of_8},
 	{1, NULL, tile_4_of_8},
 };
 
-static const struct int_shape shapes_4[MAX_ROWS] = {
+static const struct int_shape shapes_4[MAX_ROWS_4] = {
 	{1, NULL, tile_1_of_4},
 	{1, NULL, tile_2_of_4},
 	{1, NULL, tile_3_of_4},
 	{1, NULL, tile_4_of_4},
+	{1, NULL, tile_5_of_4},
+	{1, NULL, tile_6_of_4},
 };
 
 void avx2_matmul_int(float *y, size_t y_stride, const struct mat_int *w, const struct act_group *x,
 	size_t x_stride, size_t n, size_t block0, size_t block1)
 {
-	const struct int_set set = {MAX_ROWS, w->bits == 4 ? shapes_4 : shapes_8};
+	const struct int_set set_8 = {MAX_ROWS_8, PASS_ROWS, shapes_8};
+	const struct int_set set_4 = {MAX_ROWS_4, PASS_ROWS, shapes_4};
 	const struct int_product p = {
 		.w = w,
 		.x = x,
@@ -223,7 +256,7 @@ void avx2_matmul_int(float *y, size_t y_stride, const struct mat_int *w, const s
 		.n = n,
 	};
 
-	int_product_by_tiles(&p, &set, block0, block1);
+	int_product_by_tiles(&p, w->bits == 4 ? &set_4 : &set_8, block0, block1);
 }
 
 #define VECTORS (MAT_INT_GROUP / 8)

@@ -11,6 +11,7 @@
 
 #define MAX_ROWS 12  /* of a tile; by 2 blocks, 24 sums stay in registers */
 #define MAX_BLOCKS 4 /* of a tile */
+#define PANEL_ROWS 96
 #define PREFETCH_BYTES 3072
 
 struct pair_weights {
@@ -132,7 +133,7 @@ static const struct matmul_shape shapes[MAX_ROWS] = {
 	{2, tile_12_2, tile_12_1},
 };
 
-static const struct matmul_set set = {MAX_ROWS, shapes};
+static const struct matmul_set set = {MAX_ROWS, PANEL_ROWS, shapes};
 
 void avx512_matmul(float *y, size_t y_stride, const struct mat_bf16 *w, const float *x,
 	size_t x_stride, size_t n, size_t block0, size_t block1)

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define MAX_ROWS 8
+#define PASS_ROWS 128 /* whose inputs stay in a second cache of 1 or 2 MiB */
 #define MAX_BLOCKS 4
 #define LINES_8 32 /* of a group */
 #define LINES_4 16
@@ -241,7 +242,7 @@ static const struct int_shape shapes_4[MAX_ROWS] = {
 void avx512_matmul_int(float *y, size_t y_stride, const struct mat_int *w,
 	const struct act_group *x, size_t x_stride, size_t n, size_t block0, size_t block1)
 {
-	const struct int_set set = {MAX_ROWS, w->bits == 4 ? shapes_4 : shapes_8};
+	const struct int_set set = {MAX_ROWS, PASS_ROWS, w->bits == 4 ? shapes_4 : shapes_8};
 	const struct int_product p = {
 		.w = w,
 		.x = x,
