@@ -1,6 +1,7 @@
 /*
  * Sums of rows of codes with rounded factors, a group of columns at a time. vpmaddubsw adds the
- * products of two rows in 16 bits, which hold those of a strip of rows.
+ * products of two rows in 16 bits, which hold those of a strip of rows. The factors of up to 8
+ * groups are rounded side by side, since each may have its own scales.
  */
 #include "kernels/avx2/avx2.h"
 #include "kernels/avx2/lanes.h"
@@ -10,15 +11,31 @@
 #include <assert.h>
 
 #define MAX_ROWS QMAT_SUM_ROWS
-#define STEPS 8 /* codes in a byte, at most */
+#define VECTORS 8 /* of 16 columns, in a group */
+#define LANES 8   /* groups of columns whose factors are rounded at once */
+#define PAIRS (QMAT_SUM_BLOCK / 2)
 
-/* Some rows of the matrix and one group of columns. */
+/* Of a block of rows of the matrix, for one row of z: by two rows, and by group. */
+struct factors {
+	int32_t pairs[PAIRS][LANES]; /* two codes each, in the lower half */
+	int32_t offsets[LANES];      /* sum of 2 zero * code */
+	float scales[LANES];
+} __attribute__((aligned(32)));
+
+/* A block of rows of the matrix, and some groups of columns. */
 struct block {
 	const struct qmat *m;
-	const uint8_t *codes; /* of the first row */
 	size_t row_bytes;
 	size_t row, height;
-	size_t group;
+	size_t group, n_groups; /* at most LANES */
+};
+
+/* One group of a block. */
+struct unit {
+	const uint8_t *codes; /* of the block's first row */
+	size_t row_bytes;
+	size_t height;
+	size_t lane; /* the group's in the factors */
 };
 
 /* For one row of z. */
@@ -29,56 +46,84 @@ struct sums {
 /* What the compiler knows. */
 struct pass {
 	struct plane plane;
-	int rows; /* of z */
-	int part; /* of 16 bytes of the plane, one of a lane */
+	int rows;           /* of z */
+	int first, n_parts; /* of 16 bytes of the plane, one of a lane */
 };
 
-/* Scales of a block's rows, and zeros, 0 past the last. */
-struct grid {
-	float scales[QMAT_SUM_BLOCK];
-	uint8_t zeros[QMAT_SUM_BLOCK] __attribute__((aligned(32)));
-};
-
-static void grid_load(struct grid *ret, const struct block *b)
+/* The lower lanes; what stands behind the groups is not read. */
+static always_inline_ __m256 scales_load(const struct block *b, size_t row)
 {
 	const struct qmat *m = b->m;
-	const size_t n_groups = qmat_groups(m->cols);
+	uint16_t left[LANES] = {0};
+	const uint16_t *at;
 
-	memset(ret, 0, sizeof(*ret));
+	if (!m->scales)
+		return _mm256_set1_ps(1);
+	at = m->scales + row * m->scale_row;
+	if (m->scale_group == 0)
+		return _mm256_set1_ps(_cvtsh_ss(*at));
+	at += b->group;
+	if (b->n_groups < LANES)
+		at = memcpy(left, at, b->n_groups * sizeof(*at));
+	return _mm256_cvtph_ps(_mm_loadu_si128((const void *)at));
+}
+
+static always_inline_ __m256i zeros_load(const struct block *b, size_t row)
+{
+	const uint8_t *at = b->m->zeros + row * qmat_groups(b->m->cols) + b->group;
+	uint8_t left[LANES] = {0};
+
+	if (b->n_groups < LANES)
+		at = memcpy(left, at, b->n_groups);
+	return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)at));
+}
+
+/* What becomes the codes of a block's factors; those of rows past the last are 0. */
+static __m256 numbers_fill(__m256 ret[static QMAT_SUM_BLOCK], const struct block *b, const float *z)
+{
+	const __m256i size = _mm256_set1_epi32(0x7fffffff);
+	__m256i most = _mm256_setzero_si256();
+
 	for (size_t i = 0; i < b->height; i++) {
-		const size_t row = b->row + i, at = row * m->scale_row + b->group * m->scale_group;
-
-		ret->scales[i] = m->scales ? _cvtsh_ss(m->scales[at]) : 1;
-		ret->zeros[i] = m->zeros ? m->zeros[row * n_groups + b->group] : 1;
+		ret[i] = _mm256_mul_ps(_mm256_set1_ps(z[b->row + i]), scales_load(b, b->row + i));
+		most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(ret[i]), size));
 	}
+	if (b->height % 2)
+		ret[b->height] = _mm256_setzero_ps();
+	return _mm256_castsi256_ps(most);
 }
 
-static void factors_fill(
-	struct act_group *ret, const struct block *b, const struct grid *grid, const float *z)
+/* As act_round() does it, group by group. */
+static void factors_fill(struct factors *f, const struct block *b, const float *z)
 {
-	float numbers[QMAT_SUM_BLOCK] = {0};
+	const __m256 most_code = _mm256_set1_ps(127);
+	const __m256i byte = _mm256_set1_epi32(255);
+	__m256i zeros[2] = {_mm256_set1_epi32(1), _mm256_set1_epi32(1)};
+	__m256i sum = _mm256_setzero_si256();
+	__m256 numbers[QMAT_SUM_BLOCK], largest, is_number, inverse;
 
-	for (size_t i = 0; i < b->height; i++)
-		numbers[i] = z[b->row + i] * grid->scales[i];
-	avx2_act_round(ret, 1, numbers, QMAT_SUM_BLOCK, 1, QMAT_SUM_BLOCK);
-}
+	largest = numbers_fill(numbers, b, z);
+	is_number = _mm256_cmp_ps(largest, _mm256_set1_ps(0x1p-100f), _CMP_NLT_UQ);
+	inverse = _mm256_and_ps(is_number, _mm256_div_ps(most_code, largest));
+	_mm256_store_ps(f->scales, _mm256_and_ps(is_number, _mm256_div_ps(largest, most_code)));
+	for (size_t i = 0; i < b->height; i += 2) {
+		__m256i codes[2];
 
-/* sum of 2 zero * code. A zero is 128 at most, so that 16 bits hold two products. */
-static int32_t zeros_sum(const struct block *b, const struct grid *grid, const struct act_group *f)
-{
-	__m256i sums = _mm256_setzero_si256();
-	int32_t sum = 0, lanes[8];
-
-	for (size_t i = 0; i < QMAT_SUM_BLOCK; i += 32)
-		sums = _mm256_add_epi32(
-			sums, _mm256_madd_epi16(_mm256_set1_epi16(1),
-				      _mm256_maddubs_epi16(
-					      _mm256_load_si256((const void *)(grid->zeros + i)),
-					      _mm256_load_si256((const void *)(f->codes + i)))));
-	_mm256_storeu_si256((void *)lanes, sums);
-	for (size_t i = 0; i < 8; i++)
-		sum += lanes[i];
-	return sum * (b->m->zeros ? 2 : (int32_t)(2 * b->m->zero));
+#pragma GCC unroll 2
+		for (size_t r = 0; r < 2; r++) {
+			codes[r] = _mm256_cvtps_epi32(_mm256_mul_ps(numbers[i + r], inverse));
+			if (b->m->zeros)
+				zeros[r] = zeros_load(b, b->row + min_u64(i + r, b->height - 1));
+			/* 16 bits hold both; the zeros' upper halves are 0. */
+			sum = _mm256_add_epi32(sum, _mm256_madd_epi16(codes[r], zeros[r]));
+		}
+		_mm256_store_si256((__m256i *)(void *)f->pairs[i / 2],
+			_mm256_or_si256(_mm256_and_si256(codes[0], byte),
+				_mm256_slli_epi32(_mm256_and_si256(codes[1], byte), 8)));
+	}
+	_mm256_store_si256((__m256i *)(void *)f->offsets,
+		_mm256_mullo_epi32(
+			sum, _mm256_set1_epi32(b->m->zeros ? 2 : (int32_t)(2 * b->m->zero))));
 }
 
 /* Bytes of two rows side by side, where those of a lane are two. */
@@ -95,19 +140,19 @@ static always_inline_ __m256i halves_join(const uint8_t *a, const uint8_t *b, in
 }
 
 /* Byte number `part` of each lane of a plane, of two rows side by side. */
-static always_inline_ __m256i rows_join(const uint8_t *a, const uint8_t *b, struct pass p)
+static always_inline_ __m256i rows_join(const uint8_t *a, const uint8_t *b, int part, int width)
 {
-	const int left = p.part < 2 ? 16 : 0;
+	const int left = part < 2 ? 16 : 0;
 	__m256i low, high;
 
-	if (p.plane.width == 1)
+	if (width == 1)
 		return _mm256_or_si256(_mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)a)),
 			_mm256_slli_epi16(
 				_mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)b)), 8));
-	if (p.plane.width == 2)
-		return halves_join(a, b, p.part);
-	low = _mm256_slli_epi32(halves_join(a, b, p.part % 2), left);
-	high = _mm256_slli_epi32(halves_join(a + 32, b + 32, p.part % 2), left);
+	if (width == 2)
+		return halves_join(a, b, part);
+	low = _mm256_slli_epi32(halves_join(a, b, part % 2), left);
+	high = _mm256_slli_epi32(halves_join(a + 32, b + 32, part % 2), left);
 	low = _mm256_packus_epi32(_mm256_srli_epi32(low, 16), _mm256_srli_epi32(high, 16));
 	return _mm256_permute4x64_epi64(low, 0xd8);
 }
@@ -133,135 +178,155 @@ static always_inline_ size_t strip_height(int width)
 	return (size_t)(256 / (width * width));
 }
 
-/* products += those of two rows. */
-static always_inline_ void pair_add(__m256i products[STEPS][MAX_ROWS], __m256i bytes,
-	const struct act_group *factors, size_t row, struct pass p)
+/* Left to itself gcc adds into another register and moves that back, for which there are too few.
+ */
+static always_inline_ void products_add(__m256i *sum, __m256i products)
 {
-	const int width = p.plane.width;
-	__m256i pairs[MAX_ROWS];
+	__asm__("vpaddw %1, %0, %0" : "+x"(*sum) : "x"(products));
+}
 
-#pragma GCC unroll 3
-	for (int t = 0; t < p.rows; t++) {
-		int16_t pair;
+/* products += those of two rows, by part and code in a byte. */
+static always_inline_ void pair_add(__m256i products[VECTORS][MAX_ROWS], const uint8_t *a,
+	const uint8_t *b, const __m256i pairs[MAX_ROWS], struct pass p)
+{
+	const int width = p.plane.width, steps = 8 / width;
 
-		memcpy(&pair, factors[t].codes + row, sizeof(pair));
-		pairs[t] = _mm256_set1_epi16(pair);
-	}
 	/* Bounds that differ from call to call keep clang from unrolling. */
 #pragma GCC unroll 8
-	for (int step = 0; step < STEPS; step++) {
-		const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(bytes, step * width),
-			_mm256_set1_epi8((char)((1 << width) - 1)));
+	for (int i = 0; i < VECTORS; i++) {
+		__m256i codes;
 
+		if (i >= p.n_parts * steps)
+			continue;
+		codes = rows_join(a, b, p.first + i / steps, width);
+		codes = _mm256_and_si256(_mm256_srli_epi16(codes, i % steps * width),
+			_mm256_set1_epi8((char)((1 << width) - 1)));
 #pragma GCC unroll 3
 		for (int t = 0; t < MAX_ROWS; t++)
-			if (step * width < 8 && t < p.rows)
-				products[step][t] = _mm256_add_epi16(
-					products[step][t], _mm256_maddubs_epi16(codes, pairs[t]));
+			if (t < p.rows)
+				products_add(
+					&products[i][t], _mm256_maddubs_epi16(codes, pairs[t]));
 	}
 }
 
-/* sums += a strip's rows from `first` on, of one part of a plane. */
-static always_inline_ void strip_add(struct sums *sums, const struct block *b,
-	const struct act_group *factors, size_t first, struct pass p)
+/* sums += a strip's rows from `first` on, of some parts of a plane. */
+static always_inline_ void strip_add(struct sums *sums, const struct unit *u,
+	const struct factors *factors, size_t first, struct pass p)
 {
 	const int steps = 8 / p.plane.width;
-	const size_t end = min_u64(first + strip_height(p.plane.width), b->height);
-	__m256i products[STEPS][MAX_ROWS];
+	const size_t end = min_u64(first + strip_height(p.plane.width), u->height);
+	const uint8_t *codes = u->codes + first * u->row_bytes;
+	__m256i products[VECTORS][MAX_ROWS];
 
 #pragma GCC unroll 24
-	for (int i = 0; i < STEPS * MAX_ROWS; i++)
+	for (int i = 0; i < VECTORS * MAX_ROWS; i++)
 		products[i / MAX_ROWS][i % MAX_ROWS] = _mm256_setzero_si256();
-	for (size_t row = first; row < end; row += 2) {
-		const size_t below = min_u64(row + 1, b->height - 1);
+	for (size_t row = first; row < end; row += 2, codes += 2 * u->row_bytes) {
+		/* A row without a partner meets itself, with a factor of 0. */
+		const uint8_t *below = codes + (row + 1 < end ? u->row_bytes : 0);
+		__m256i pairs[MAX_ROWS];
 
-		pair_add(products,
-			rows_join(
-				b->codes + row * b->row_bytes, b->codes + below * b->row_bytes, p),
-			factors, row, p);
+#pragma GCC unroll 3
+		for (int t = 0; t < p.rows; t++)
+			pairs[t] = _mm256_set1_epi16((int16_t)factors[t].pairs[row / 2][u->lane]);
+		pair_add(products, codes, below, pairs, p);
 	}
 #pragma GCC unroll 24
-	for (int i = 0; i < STEPS * MAX_ROWS; i++) {
-		const int step = i / MAX_ROWS, t = i % MAX_ROWS;
+	for (int i = 0; i < VECTORS * MAX_ROWS; i++) {
+		const int vector = i / MAX_ROWS, t = i % MAX_ROWS;
 
-		if (step < steps && t < p.rows)
-			strip_finish(sums[t].of + (p.part * steps + step) * QMAT_LANES,
-				products[step][t], p.plane.shift);
+		if (vector < p.n_parts * steps && t < p.rows)
+			strip_finish(sums[t].of + (p.first * steps + vector) * QMAT_LANES,
+				products[vector][t], p.plane.shift);
 	}
 }
 
 /* sums += one plane, if there is such a one. */
-static always_inline_ void plane_add(struct sums *sums, const struct block *b,
-	const struct act_group *factors, int rows, struct plane plane)
+static always_inline_ void plane_add(struct sums *sums, const struct unit *u,
+	const struct factors *factors, int rows, struct plane plane)
 {
-	/* Of single bits, one row's sums are all that registers hold. */
-	struct pass p = {plane, .rows = plane.width == 1 ? 1 : rows};
-	struct block part = *b;
+	/* What registers hold the sums of: all parts for one row of z; one part for a few rows,
+	 * though not of single bits. */
+	struct pass p = {
+		.plane = plane,
+		.rows = plane.width == 1 ? 1 : rows,
+		.n_parts = rows == 1 ? plane.width : 1,
+	};
+	struct unit part = *u;
 
 	part.codes += plane.shift * QMAT_LANES;
 	if (plane.width == 0)
 		return;
 	for (int t = 0; t < rows; t += p.rows)
 #pragma GCC unroll 4
-		for (p.part = 0; p.part < plane.width; p.part++)
-			for (size_t row = 0; row < b->height; row += strip_height(plane.width))
+		for (p.first = 0; p.first < plane.width; p.first += p.n_parts)
+			for (size_t row = 0; row < u->height; row += strip_height(plane.width))
 				strip_add(sums + t, &part, factors + t, row, p);
 }
 
-static always_inline_ void block_sum(struct sums *sums, const struct block *b,
-	const struct act_group *factors, int rows, int bits)
+static always_inline_ void unit_sum(
+	struct sums *sums, const struct unit *u, const struct factors *factors, int rows, int bits)
 {
 	memset(sums, 0, sizeof(*sums) * (size_t)rows);
-	plane_add(sums, b, factors, rows, plane_of(bits, 0));
-	plane_add(sums, b, factors, rows, plane_of(bits, 1));
-	plane_add(sums, b, factors, rows, plane_of(bits, 2));
+	plane_add(sums, u, factors, rows, plane_of(bits, 0));
+	plane_add(sums, u, factors, rows, plane_of(bits, 1));
+	plane_add(sums, u, factors, rows, plane_of(bits, 2));
 }
 
-typedef void block_fn(struct sums *sums, const struct block *b, const struct act_group *factors);
+typedef void unit_fn(struct sums *sums, const struct unit *u, const struct factors *factors);
 
 #define SUM(rows, bits)                                                                            \
 	static void sum_##rows##_##bits(                                                           \
-		struct sums *sums, const struct block *b, const struct act_group *factors)         \
+		struct sums *sums, const struct unit *u, const struct factors *factors)            \
 	{                                                                                          \
-		block_sum(sums, b, factors, rows, bits);                                           \
+		unit_sum(sums, u, factors, rows, bits);                                            \
 	}
 QMAT_SUM_EACH(SUM)
 
-static block_fn *const block_sums[QMAT_MAX_BITS][MAX_ROWS] = {
+static unit_fn *const unit_sums[QMAT_MAX_BITS][MAX_ROWS] = {
 	QMAT_SUM_ENTRIES(sum),
 };
 
-/* y += a block, of which y has the columns. */
-static void block_store(
-	float *y, const struct block *b, const struct sums *sums, int32_t offset, float scale)
+/* y += a group of the block. */
+static void unit_store(float *y, const struct block *b, size_t lane, const struct factors *f,
+	const struct sums *sums)
 {
-	const size_t left = b->m->cols - b->group * QMAT_GROUP;
+	const size_t col = (b->group + lane) * QMAT_GROUP;
+	const __m256 scale = _mm256_set1_ps(f->scales[lane] * (b->m->step / 2));
+	const __m256i offset = _mm256_set1_epi32(f->offsets[lane]);
 
 	for (size_t i = 0; i < QMAT_GROUP / 8; i++) {
-		const __m256i lanes = lanes_of_vector(i, left);
+		const __m256i lanes = lanes_of_vector(i, b->m->cols - col);
 		const __m256i sum = _mm256_load_si256((const void *)(sums->of + i * 8));
-		const __m256i twice =
-			_mm256_sub_epi32(_mm256_add_epi32(sum, sum), _mm256_set1_epi32(offset));
+		const __m256i twice = _mm256_sub_epi32(_mm256_add_epi32(sum, sum), offset);
+		float *at = y + col + i * 8;
 
-		_mm256_maskstore_ps(y + i * 8, lanes,
-			_mm256_fmadd_ps(_mm256_cvtepi32_ps(twice), _mm256_set1_ps(scale),
-				_mm256_maskload_ps(y + i * 8, lanes)));
+		_mm256_maskstore_ps(at, lanes,
+			_mm256_fmadd_ps(
+				_mm256_cvtepi32_ps(twice), scale, _mm256_maskload_ps(at, lanes)));
 	}
 }
 
 /* y += `rows` rows of z from `first` on, times a block. */
-static void block_add(const struct qmat_sum *a, const struct block *b, const struct grid *grid,
-	size_t first, size_t rows)
+static void block_add(const struct qmat_sum *a, const struct block *b, size_t first, size_t rows)
 {
-	struct act_group factors[MAX_ROWS];
+	const size_t group_bytes = qmat_group_bytes(b->m->bits);
+	struct unit u = {
+		.codes = b->m->codes + b->row * b->row_bytes + b->group * group_bytes,
+		.row_bytes = b->row_bytes,
+		.height = b->height,
+	};
+	struct factors factors[MAX_ROWS];
 	struct sums sums[MAX_ROWS];
 
 	for (size_t t = 0; t < rows; t++)
-		factors_fill(&factors[t], b, grid, a->z + (first + t) * a->z_stride);
-	block_sums[b->m->bits][rows - 1](sums, b, factors);
-	for (size_t t = 0; t < rows; t++)
-		block_store(a->y + (first + t) * a->y_stride + b->group * QMAT_GROUP, b, &sums[t],
-			zeros_sum(b, grid, &factors[t]), factors[t].scale * (b->m->step / 2));
+		factors_fill(&factors[t], b, a->z + (first + t) * a->z_stride);
+	for (; u.lane < b->n_groups; u.lane++, u.codes += group_bytes) {
+		unit_sums[b->m->bits][rows - 1](sums, &u, factors);
+		for (size_t t = 0; t < rows; t++)
+			unit_store(
+				a->y + (first + t) * a->y_stride, b, u.lane, &factors[t], &sums[t]);
+	}
 }
 
 void avx2_qmat_accumulate_int(float *y, size_t y_stride, const struct qmat *m, const float *z,
@@ -279,14 +344,10 @@ void avx2_qmat_accumulate_int(float *y, size_t y_stride, const struct qmat *m, c
 	assert(m->bits < QMAT_MAX_BITS);
 	for (b.row = 0; b.row < m->rows; b.row += b.height) {
 		b.height = min_u64(m->rows - b.row, QMAT_SUM_BLOCK);
-		for (b.group = group0; b.group < group1; b.group++) {
-			struct grid grid;
-
-			b.codes = m->codes + b.row * b.row_bytes +
-				  b.group * qmat_group_bytes(m->bits);
-			grid_load(&grid, &b);
+		for (b.group = group0; b.group < group1; b.group += b.n_groups) {
+			b.n_groups = min_u64(group1 - b.group, LANES);
 			for (size_t t = 0; t < n; t += MAX_ROWS)
-				block_add(&a, &b, &grid, t, min_u64(n - t, MAX_ROWS));
+				block_add(&a, &b, t, min_u64(n - t, MAX_ROWS));
 		}
 	}
 }
