@@ -137,14 +137,14 @@ struct pass {
 static always_inline_ __m512i plane_load(const uint8_t *at, size_t n_groups, struct pass p)
 {
 	const size_t plane_bytes = (size_t)(QMAT_LANES * p.plane.width);
-	const size_t n_bytes = n_groups * plane_bytes;
+	const size_t n_bytes = n_groups * plane_bytes, n_parts = 64 / plane_bytes;
 	const __mmask64 mask = n_bytes >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << n_bytes) - 1;
 	__m512i ret = _mm512_setzero_si512();
 
 	if (p.plane.width == p.bits || p.plane.width >= 4)
 		return _mm512_maskz_loadu_epi8(mask, at);
 #pragma GCC unroll 4
-	for (size_t i = 0; i < 64 / plane_bytes; i++) {
+	for (size_t i = 0; i < n_parts; i++) {
 		__mmask64 part = ((UINT64_C(1) << plane_bytes) - 1) << (i * plane_bytes);
 
 		ret = _mm512_mask_loadu_epi8(
@@ -170,9 +170,10 @@ static always_inline_ size_t unit_span(int bits)
 static always_inline_ void codes_prefetch(const uint8_t *at, struct pass p)
 {
 	const char *next = (const char *)at + unit_span(p.bits) * (size_t)(QMAT_LANES * p.bits);
+	const int n_bytes = 64 * p.bits / p.plane.width;
 
 #pragma GCC unroll 4
-	for (int byte = 0; byte < 64 * p.bits / p.plane.width; byte += 64)
+	for (int byte = 0; byte < n_bytes; byte += 64)
 		_mm_prefetch(next + byte, _MM_HINT_T1);
 }
 
