@@ -127,8 +127,36 @@ SCRIPTED_TESTS := $(wildcard tests/*/test_*.sh)
 # They start daemons, wait for seconds or take all memory that they are given.
 TESTS_ALONE = $(filter $(BUILD)/tests/e2e/% $(BUILD)/tests/faults/%,$(TESTS))
 
+# The kernel sets that not every CPU has are compiled once more, for tests on any with AVX2:
+# <immintrin.h> is then that of tests/emulated. Kernels do not get their way with inlining, and
+# nothing is unrolled, because with intrinsics in software compilers would take minutes over it. SIMDe
+# adds lanes as signed numbers, whose sums wrap.
+EMULATED_KERNELS := $(filter kernels/avx512/% kernels/amx/%,$(KERNELS))
+EMULATED_FLAGS := -mavx2 -mfma -mf16c -Og -Dalways_inline=unused -Wno-psabi \
+	-fno-sanitize=signed-integer-overflow
+
+$(BUILD)/obj/emulated/%.o: %.c | $(BUILD)/packages
+	@mkdir -p $(@D)
+	$(CC) -Itests/emulated $(CPPFLAGS) $(CFLAGS) $(INSTRUMENT) $(EMULATED_FLAGS) -c $< -o $@
+
+ifdef EMULATED_KERNELS
+$(BUILD)/obj/tests/kernels/test_emulated.o: CPPFLAGS := -Itests/emulated $(CPPFLAGS)
+$(BUILD)/obj/tests/kernels/test_emulated.o: INSTRUMENT = $(SANITIZE) $(EMULATED_FLAGS)
+endif
+
+# They go into one program with the other ones, so all their names but two are hidden, and these changed.
+$(BUILD)/obj/emulated_kernels.o: $(patsubst %.c,$(BUILD)/obj/emulated/%.o,$(EMULATED_KERNELS))
+	$(LD) -r $^ -o $(@:.o=_joined.o)
+	objcopy $(foreach set,avx512 amx,--redefine-sym kernels_$(set)=emulated_$(set) \
+		--keep-global-symbol=emulated_$(set)) $(@:.o=_joined.o) $@
+
+$(BUILD)/obj/emulated.a: $(call objects,$(call sources,tests/emulated)) \
+		$(if $(EMULATED_KERNELS),$(BUILD)/obj/emulated_kernels.o)
+	rm -f $@
+	$(AR) rcs $@ $^
+
 $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(call objects,$(TEST_SUPPORT)) $(BUILD)/obj/deltactl.a \
-		$(BUILD)/obj/all.a
+		$(BUILD)/obj/emulated.a $(BUILD)/obj/all.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ $(TOOL_LIBS) -lsystemd -lyaml -lcmocka -o $@
 

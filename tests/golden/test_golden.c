@@ -7,7 +7,7 @@
 #include "engine/score.h"
 #include "foreign/safetensors.h"
 #include "tests/imported_base.h"
-#include "tests/tile_unit.h"
+#include "tests/emulated/select.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -30,7 +30,7 @@
 #define MAX_TRAINED_CASES SIZE_MAX
 #endif
 
-#define EMULATED_CASES 1 /* of a tile unit in software */
+#define EMULATED_CASES 1 /* with a set in software */
 
 static const char *const sets[] = {"ref", "avx2", "avx512", "amx"};
 
@@ -39,7 +39,6 @@ struct golden {
 	const char *folder;
 	const char *file;
 	size_t max_cases;
-	bool is_large;
 	bool ignore_eos; /* how the greedy tokens were made */
 };
 
@@ -180,10 +179,6 @@ static void check_set(const struct golden *g, const struct base *base,
 		return;
 	}
 	assert_int_equal(r, 0);
-	if (strcmp(kernels.name, set) != 0 && g->is_large) {
-		printf("skipped: %s in %s: it would take too long\n", g->name, kernels.name);
-		return;
-	}
 	if (strcmp(kernels.name, set) != 0)
 		max_cases = EMULATED_CASES;
 	assert_int_equal(model_new(base, &kernels, &model, &reason), 0);
@@ -241,7 +236,6 @@ static void test_trained_base(void **state)
 		.folder = "models/Llama-deltad-16M",
 		.file = "tests/golden/data/trained/base.safetensors",
 		.max_cases = MAX_TRAINED_CASES,
-		.is_large = true,
 	});
 }
 
@@ -253,7 +247,6 @@ static void test_trained_math(void **state)
 		.folder = "models/Llama-deltad-16M-math",
 		.file = "tests/golden/data/trained/math.safetensors",
 		.max_cases = MAX_TRAINED_CASES,
-		.is_large = true,
 	});
 }
 
@@ -272,7 +265,6 @@ static void test_trained_tools(void **state)
 		.folder = folder,
 		.file = "tests/golden/data/trained/tools.safetensors",
 		.max_cases = MAX_TRAINED_CASES,
-		.is_large = true,
 	});
 }
 

@@ -9,7 +9,7 @@
 #include "tests/model_folder.h"
 #include "tests/random_delta.h"
 #include "tests/scratch.h"
-#include "tests/tile_unit.h"
+#include "tests/emulated/select.h"
 
 #include <math.h>
 #include <setjmp.h>

@@ -8,7 +8,7 @@
 #include "tests/dense_delta.h"
 #include "tests/imported_base.h"
 #include "tests/random_delta.h"
-#include "tests/tile_unit.h"
+#include "tests/emulated/select.h"
 
 #include <math.h>
 #include <setjmp.h>
