@@ -346,30 +346,62 @@ size_t activations_tokens(const struct activations *a, enum activation_text text
 	return n * a->window;
 }
 
-int activations_moments(
-	const struct activations *a, enum activation_text text, uint32_t width, double *ret)
+/* The inputs of some windows, width numbers a row. */
+static int read_inputs(
+	const struct activations *a, size_t first, size_t n_windows, uint32_t width, float *ret)
 {
-	size_t first = text == ACTIVATION_HELD_OUT ? a->n_windows - a->n_held_out : 0;
-	size_t n = activations_tokens(a, text) / a->window;
-	size_t step = max_u64(1, MOMENT_TOKENS / a->window);
-	_cleanup_(freep) float *x = malloc(step * a->window * width * sizeof(*x));
-	struct moments sum = {.n = width, .n_rows = n * a->window, .h = ret};
+	size_t window_numbers = a->window * width;
+	int r = 0;
 
-	if (!x)
+	for (size_t i = 0; r == 0 && i < n_windows; i++)
+		r = work_file_read_tap(a->work, first + i, window_numbers * sizeof(*ret),
+			ret + i * window_numbers);
+	return r;
+}
+
+/* Of x with itself where y is NULL. */
+static int sum_moments(const struct activations *x, const struct activations *y,
+	enum activation_text text, struct moments *sum)
+{
+	size_t first = text == ACTIVATION_HELD_OUT ? x->n_windows - x->n_held_out : 0;
+	size_t n = activations_tokens(x, text) / x->window;
+	size_t step = max_u64(1, MOMENT_TOKENS / x->window), room = step * x->window * sum->n;
+	_cleanup_(freep) float *rows = malloc(room * (y ? 2 : 1) * sizeof(*rows));
+	struct pool *pool = x->settings.pool;
+
+	if (!rows)
 		return -ENOMEM;
+	sum->n_rows = n * x->window;
 	for (size_t begin = 0; begin < n; begin += step) {
-		size_t n_windows = min_u64(step, n - begin);
-		size_t window_numbers = a->window * width;
-		int r = 0;
+		size_t n_windows = min_u64(step, n - begin), n_rows = n_windows * x->window;
+		int r = read_inputs(x, first + begin, n_windows, sum->n, rows);
 
-		for (size_t i = 0; r == 0 && i < n_windows; i++)
-			r = work_file_read_tap(a->work, first + begin + i,
-				window_numbers * sizeof(*x), x + i * window_numbers);
+		if (r == 0 && y)
+			r = read_inputs(y, first + begin, n_windows, sum->n, rows + room);
 		if (r == 0)
-			r = moments_add(a->settings.pool, &sum, x, n_windows * a->window);
+			r = y ? moments_add_cross(pool, sum, rows, rows + room, n_rows)
+			      : moments_add(pool, sum, rows, n_rows);
 		if (r < 0)
 			return r;
 	}
-	moments_finish(&sum);
 	return 0;
+}
+
+int activations_moments(
+	const struct activations *a, enum activation_text text, uint32_t width, double *ret)
+{
+	struct moments sum = {.n = width, .h = ret};
+	int r = sum_moments(a, NULL, text, &sum);
+
+	if (r == 0)
+		moments_finish(&sum);
+	return r;
+}
+
+int activations_cross_moments(const struct activations *x, const struct activations *y,
+	enum activation_text text, uint32_t width, double *ret)
+{
+	struct moments sum = {.n = width, .h = ret};
+
+	return sum_moments(x, y, text, &sum);
 }

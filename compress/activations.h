@@ -63,6 +63,10 @@ size_t activations_tokens(const struct activations *a, enum activation_text text
  * tokens. -ENOMEM and errors of the file. */
 int activations_moments(const struct activations *a, enum activation_text text, uint32_t width,
 	double *ret) _must_check_;
+/* The same of the inputs x of one model with the inputs y of another, of the same texts and at the
+ * same step: 1/T sum_t x_t y_t^T. */
+int activations_cross_moments(const struct activations *x, const struct activations *y,
+	enum activation_text text, uint32_t width, double *ret) _must_check_;
 
 static inline void activations_freep(struct activations **a)
 {

@@ -273,6 +273,29 @@ int gptq_rows(const struct gptq *g, const double *matrix, uint32_t first, uint32
 	return sweep_run(&s, matrix, 1, g->n);
 }
 
+int gptq_solve(const struct gptq *g, double *rows, size_t n_rows)
+{
+	const struct blas_gemm by_factor = {.m = n_rows, .n = g->n, .k = g->n, .alpha = 1};
+	struct blas_gemm by_transposed = by_factor;
+	size_t n = (size_t)g->n * n_rows;
+	_cleanup_(freep) double *sorted = calloc(n + 1, sizeof(*sorted));
+	_cleanup_(freep) double *half = calloc(n + 1, sizeof(*half));
+
+	if (!sorted || !half)
+		return -ENOMEM;
+	by_transposed.transpose_b = true;
+	for (size_t r = 0; r < n_rows; r++)
+		for (uint32_t p = 0; p < g->n; p++)
+			sorted[r * g->n + p] = rows[r * g->n + g->order[p]];
+	blas_gemm_f64(&by_transposed, sorted, g->factor, half);
+	blas_gemm_f64(&by_factor, half, g->factor, sorted);
+	for (size_t r = 0; r < n_rows; r++)
+		for (uint32_t p = 0; p < g->n; p++)
+			rows[r * g->n + g->order[p]] =
+				g->dead[g->order[p]] ? 0 : sorted[r * g->n + p];
+	return 0;
+}
+
 void gptq_weights(const struct gptq *g, double *ret)
 {
 	for (uint32_t p = 0; p < g->n; p++) {

@@ -60,6 +60,10 @@ struct gptq_rounding {
 int gptq_rows(const struct gptq *g, const double *matrix, uint32_t first, uint32_t last,
 	const struct gptq_rounding *rounding) _must_check_;
 
+/* Rows of n numbers, each in place of its product with H^-1, damped as in the sweeps; 0 where there
+ * is no input. -ENOMEM. */
+int gptq_solve(const struct gptq *g, double *rows, size_t n_rows) _must_check_;
+
 /* What the squared error of each column costs once the columns after it have made up for what they
  * can: 1 / T_cc^2 with H^-1 = T^T T; 0 where there is no input. ret has n numbers. */
 void gptq_weights(const struct gptq *g, double *ret);

@@ -1,5 +1,6 @@
 #include "compress/group_codes.h"
 
+#include "kernels/blas.h"
 #include "kernels/pack.h"
 
 #include <math.h>
@@ -8,6 +9,7 @@
 #define PIECE_ROWS 64u /* that are swept together */
 /* Of the mean weight, for inputs that are never seen. */
 #define LEAST_WEIGHT 1e-4
+#define DRIFT_SHARE 0.5 /* of what the drift asks for */
 
 struct packing {
 	const struct group_codes *g;
@@ -21,6 +23,7 @@ struct packing {
 struct piece {
 	const struct packing *packing;
 	uint32_t first;
+	double *matrix;           /* what is rounded */
 	struct int_group *groups; /* of each row */
 	double *steps;            /* of each sub-group */
 };
@@ -34,12 +37,13 @@ static void fit_grid(struct piece *p, uint32_t row, size_t group)
 {
 	const struct group_codes *g = p->packing->g;
 	uint32_t cols = g->record->cols;
-	const float *from = g->matrix + (size_t)(p->first + row) * cols + group * MAT_INT_GROUP;
+	const double *from = p->matrix + (size_t)row * cols + group * MAT_INT_GROUP;
 	size_t n = min_u64(cols - group * MAT_INT_GROUP, MAT_INT_GROUP),
 	       at = group_of(p, row, group);
 	float values[MAT_INT_GROUP] = {0};
 
-	memcpy(values, from, n * sizeof(*values));
+	for (size_t i = 0; i < n; i++)
+		values[i] = (float)from[i];
 	int_group_fit(&p->groups[at], values, p->packing->weights + group * MAT_INT_GROUP,
 		g->record->bits);
 	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
@@ -61,20 +65,42 @@ static double round_number(void *arg, uint32_t row, uint32_t column, double valu
 	return code * step;
 }
 
-static int pack_rows(struct piece *p, uint32_t n_rows, double *matrix)
+/* Makes up for what the inputs have lost on their way. */
+static int follow_drift(struct piece *p, uint32_t n_rows)
+{
+	const struct group_codes *g = p->packing->g;
+	size_t cols = g->record->cols, n = n_rows * cols;
+	const struct blas_gemm product = {.m = n_rows, .n = cols, .k = cols, .alpha = DRIFT_SHARE};
+	_cleanup_(freep) double *missing = malloc((n + 1) * sizeof(*missing));
+	int r;
+
+	if (!missing)
+		return -ENOMEM;
+	blas_gemm_f64(&product, p->matrix, g->drift, missing);
+	r = gptq_solve(g->gptq, missing, n_rows);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		p->matrix[i] += missing[i];
+	return r;
+}
+
+static int pack_rows(struct piece *p, uint32_t n_rows)
 {
 	const struct packing *packing = p->packing;
 	const struct group_codes *g = packing->g;
 	const struct gptq_rounding rounding = {.round = round_number, .arg = p};
 	size_t n = (size_t)n_rows * g->record->cols;
-	int r;
+	int r = 0;
 
+	for (size_t i = 0; i < n; i++)
+		p->matrix[i] = (double)g->matrix[(size_t)p->first * g->record->cols + i];
+	if (g->drift)
+		r = follow_drift(p, n_rows);
+	if (r < 0)
+		return r;
 	for (uint32_t row = 0; row < n_rows; row++)
 		for (size_t group = 0; group < packing->n_groups; group++)
 			fit_grid(p, row, group);
-	for (size_t i = 0; i < n; i++)
-		matrix[i] = (double)g->matrix[(size_t)p->first * g->record->cols + i];
-	r = gptq_rows(g->gptq, matrix, 0, n_rows, &rounding);
+	r = gptq_rows(g->gptq, p->matrix, 0, n_rows, &rounding);
 	for (uint32_t row = 0; r == 0 && row < n_rows; row++)
 		for (size_t group = 0; group < packing->n_groups; group++)
 			weights_put_group(g->record, packing->payload, p->first + row, group,
@@ -94,10 +120,10 @@ static void pack_piece(void *arg, size_t index, size_t worker)
 	_cleanup_(freep) double *matrix = calloc((size_t)n_rows * t->cols, sizeof(*matrix));
 
 	(void)worker;
+	p.matrix = matrix;
 	p.groups = groups;
 	p.steps = steps;
-	packing->errors[index] =
-		groups && steps && matrix ? pack_rows(&p, n_rows, matrix) : -ENOMEM;
+	packing->errors[index] = groups && steps && matrix ? pack_rows(&p, n_rows) : -ENOMEM;
 }
 
 /* The diagonal of the moments, so that its mean is 1. */

@@ -9,36 +9,39 @@
 struct stretch {
 	struct moments *moments;
 	const float *x;
+	const float *y; /* NULL: x, and the upper triangle is all that is wanted */
 	size_t n_rows;
 	float *products; /* STRIP x n for each worker */
 };
 
 static void add_products(
-	struct moments *m, uint32_t first, uint32_t n_strip, const float *p, bool begins)
+	const struct stretch *s, uint32_t first, uint32_t n_strip, const float *p, bool begins)
 {
-	size_t width = m->n - first;
+	struct moments *m = s->moments;
+	size_t from = s->y ? 0 : first, width = m->n - from;
 	double scale = 1.0 / (double)m->n_rows;
 
 	for (size_t i = 0; i < n_strip; i++) {
-		double *h = m->h + (first + i) * m->n + first;
+		double *h = m->h + (first + i) * m->n + from;
 
 		if (begins)
 			memset(h, 0, width * sizeof(*h));
-		for (size_t c = i; c < width; c++)
+		for (size_t c = s->y ? 0 : i; c < width; c++)
 			h[c] += (double)p[i * width + c] * scale;
 	}
 }
 
-/* Rows [first, first + STRIP) of the upper triangle. */
+/* Rows [first, first + STRIP) of the result. */
 static void moments_strip(void *arg, size_t piece, size_t worker)
 {
 	const struct stretch *s = arg;
 	struct moments *m = s->moments;
 	uint32_t first = (uint32_t)piece * STRIP;
+	uint32_t from = s->y ? 0 : first; /* column */
 	float *products = s->products + worker * STRIP * m->n;
 	struct blas_gemm product = {
 		.m = min_u64(STRIP, m->n - first),
-		.n = m->n - first,
+		.n = m->n - from,
 		.transpose_a = true,
 		.alpha = 1,
 		.a_stride = m->n,
@@ -46,25 +49,37 @@ static void moments_strip(void *arg, size_t piece, size_t worker)
 	};
 
 	for (size_t begin = 0; begin < s->n_rows; begin += MOMENTS_TILE) {
-		const float *x = s->x + begin * m->n + first;
+		const float *x = s->x + begin * m->n, *y = s->y ? s->y + begin * m->n : x;
 
 		product.k = min_u64(MOMENTS_TILE, s->n_rows - begin);
-		blas_gemm_f32(&product, x, x, products);
-		add_products(m, first, (uint32_t)product.m, products, m->n_seen + begin == 0);
+		blas_gemm_f32(&product, x + first, y + from, products);
+		add_products(s, first, (uint32_t)product.m, products, m->n_seen + begin == 0);
 	}
+}
+
+static int add(struct pool *pool, struct stretch *s)
+{
+	struct moments *m = s->moments;
+	_cleanup_(freep) float *products =
+		malloc(pool_threads(pool) * STRIP * m->n * sizeof(*products));
+
+	if (!products)
+		return -ENOMEM;
+	s->products = products;
+	pool_run(pool, moments_strip, s, div_up(m->n, STRIP));
+	m->n_seen += s->n_rows;
+	return 0;
 }
 
 int moments_add(struct pool *pool, struct moments *m, const float *x, size_t n_rows)
 {
-	_cleanup_(freep) float *products =
-		malloc(pool_threads(pool) * STRIP * m->n * sizeof(*products));
-	struct stretch s = {.moments = m, .x = x, .n_rows = n_rows, .products = products};
+	return add(pool, &(struct stretch){.moments = m, .x = x, .n_rows = n_rows});
+}
 
-	if (!products)
-		return -ENOMEM;
-	pool_run(pool, moments_strip, &s, div_up(m->n, STRIP));
-	m->n_seen += n_rows;
-	return 0;
+int moments_add_cross(
+	struct pool *pool, struct moments *m, const float *x, const float *y, size_t n_rows)
+{
+	return add(pool, &(struct stretch){.moments = m, .x = x, .y = y, .n_rows = n_rows});
 }
 
 void moments_finish(struct moments *m)

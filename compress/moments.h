@@ -26,6 +26,9 @@ struct moments {
 /* The next rows, n numbers each and tight. -ENOMEM. */
 int moments_add(struct pool *pool, struct moments *m, const float *x, size_t n_rows) _must_check_;
 void moments_finish(struct moments *m);
+/* Instead: of two kinds of rows, 1/T sum_t x_t y_t^T, which is whole without moments_finish(). */
+int moments_add_cross(struct pool *pool, struct moments *m, const float *x, const float *y,
+	size_t n_rows) _must_check_;
 
 /* sum_r m_r H m_r^T over the rows of m: the mean squared output of a matrix with such inputs. In
  * f32, which is as near as H is. */

@@ -8,14 +8,20 @@
 
 #include <string.h>
 
+/* The text on its way through a model. */
+struct journey {
+	struct work_file *work;
+	struct activations *activations;
+};
+
 struct rounding {
 	struct rounding_settings settings;
 	const struct model_config *config;
 	struct calibration *calibration;
-	struct work_file *work;
-	struct activations *activations;
+	struct journey rounded;    /* stands at the inputs of the group in work, */
+	struct journey original;   /* and this one at those of the next */
 	struct dense_model *model; /* the block in work, rounded as far as it is */
-	double *moments;           /* of the group in work */
+	double *moments, *drift;   /* of the group in work */
 	struct gptq *gptq;
 };
 
@@ -33,8 +39,15 @@ static const struct group {
 static void drop_group(struct rounding *r)
 {
 	freep(&r->moments);
-	r->moments = NULL;
+	freep(&r->drift);
+	r->moments = r->drift = NULL;
 	r->gptq = gptq_free(r->gptq);
+}
+
+static void journey_done(struct journey *j)
+{
+	activations_free(j->activations);
+	work_file_free(j->work);
 }
 
 struct rounding *rounding_free(struct rounding *r)
@@ -43,8 +56,8 @@ struct rounding *rounding_free(struct rounding *r)
 		return NULL;
 	drop_group(r);
 	dense_model_free(r->model);
-	activations_free(r->activations);
-	work_file_free(r->work);
+	journey_done(&r->rounded);
+	journey_done(&r->original);
 	calibration_free(r->calibration);
 	free(r);
 	return NULL;
@@ -81,7 +94,7 @@ static int read_text(struct rounding *r, struct reason *reason)
 	return calibration_check(r->calibration, r->config->vocab, reason);
 }
 
-static int open_activations(struct rounding *r, struct reason *reason)
+static int prepare_journey(struct rounding *r, struct journey *j, int fd, struct reason *reason)
 {
 	const struct activation_settings settings = {
 		.config = r->config,
@@ -92,8 +105,8 @@ static int open_activations(struct rounding *r, struct reason *reason)
 	int error;
 
 	activations_shape(&settings, &shape);
-	error = work_file_open(r->settings.work_fd, &shape, false, &r->work, reason);
-	return error < 0 ? error : activations_new(&settings, r->work, &r->activations, reason);
+	error = work_file_open(fd, &shape, false, &j->work, reason);
+	return error < 0 ? error : activations_new(&settings, j->work, &j->activations, reason);
 }
 
 static int begin(struct rounding *r, struct reason *reason)
@@ -106,7 +119,9 @@ static int begin(struct rounding *r, struct reason *reason)
 		return reason_set(reason, -ENOMEM, "out of memory");
 	error = checkpoint_read_bf16(
 		r->settings.checkpoint, ROLE_EMBED, 0, embedding, NULL, reason);
-	return error < 0 ? error : activations_begin(r->activations, embedding);
+	if (error == 0)
+		error = activations_begin(r->rounded.activations, embedding);
+	return error < 0 ? error : activations_begin(r->original.activations, embedding);
 }
 
 int rounding_new(
@@ -121,7 +136,9 @@ int rounding_new(
 	r->config = checkpoint_config(settings->checkpoint);
 	error = read_text(r, reason);
 	if (error == 0)
-		error = open_activations(r, reason);
+		error = prepare_journey(r, &r->rounded, settings->work_fd, reason);
+	if (error == 0)
+		error = prepare_journey(r, &r->original, settings->original_fd, reason);
 	if (error == 0)
 		error = begin(r, reason);
 	if (error == 0)
@@ -132,51 +149,75 @@ int rounding_new(
 	return 0;
 }
 
-static int advance(struct rounding *r, uint32_t layer, enum activation_step step)
+/* The last step of a block makes the inputs of the next, if there is one. */
+static int advance(struct rounding *r, struct journey *j, uint32_t layer, enum activation_step step,
+	struct reason *reason)
 {
 	const struct block_weights weights = dense_block(r->model, layer);
+	const struct work_entry entry = {
+		.sums = "", .digests = activations_digests(j->activations)};
+	uint64_t none;
+	int error;
 
-	return activations_advance(r->activations, &weights, step);
+	if (step == STEP_TO_NEXT && layer + 1 == r->config->n_layers)
+		return 0;
+	error = activations_advance(j->activations, &weights, step);
+	if (error < 0 || step != STEP_TO_NEXT)
+		return error;
+	return work_file_add(j->work, &entry, &none, reason);
 }
 
+/* Moments of the inputs as they are, and how far they are from what they were. */
+static int find_moments(struct rounding *r, uint32_t cols)
+{
+	const struct activations *rounded = r->rounded.activations;
+	size_t n = (size_t)cols * cols;
+	int error;
+
+	r->moments = malloc(n * sizeof(*r->moments));
+	r->drift = malloc(n * sizeof(*r->drift));
+	if (!r->moments || !r->drift)
+		return -ENOMEM;
+	error = activations_moments(rounded, ACTIVATION_CALIBRATION, cols, r->moments);
+	if (error == 0)
+		error = activations_cross_moments(
+			r->original.activations, rounded, ACTIVATION_CALIBRATION, cols, r->drift);
+	for (size_t i = 0; error == 0 && i < n; i++)
+		r->drift[i] -= r->moments[i];
+	return error;
+}
+
+/* The original goes on while the matrices are what they were. */
 static int begin_group(struct rounding *r, const struct group *g, const struct tensor_record *t,
 	struct reason *reason)
 {
-	size_t cols = t->cols;
-	int error;
+	enum activation_step next = (enum activation_step)(g->step + 1);
+	int error = 0;
 
 	progress_update(r->settings.progress, ROUNDING_STAGE,
 		(uint64_t)t->layer * ROUNDING_STEPS + (size_t)(g - groups),
 		(uint64_t)r->config->n_layers * ROUNDING_STEPS);
-	error = advance(r, t->layer, g->step);
-	if (error < 0)
-		return error;
-	r->moments = malloc(cols * cols * sizeof(*r->moments));
-	if (!r->moments)
-		return -ENOMEM;
-	error = activations_moments(r->activations, ACTIVATION_CALIBRATION, t->cols, r->moments);
+	if (g->step == STEP_TO_QKV)
+		error = advance(r, &r->original, t->layer, g->step, reason);
+	if (error == 0)
+		error = advance(r, &r->rounded, t->layer, g->step, reason);
+	if (error == 0)
+		error = find_moments(r, t->cols);
+	if (error == 0)
+		error = advance(r, &r->original, t->layer, next, reason);
 	if (error < 0)
 		return error;
 	return gptq_new(r->settings.pool, r->moments, t->cols, &r->gptq, reason);
 }
 
-/* Its outputs are the inputs of the next block. */
 static int end_block(struct rounding *r, uint32_t layer, struct reason *reason)
 {
-	const struct work_entry entry = {
-		.sums = "", .digests = activations_digests(r->activations)};
-	uint32_t n_layers = r->config->n_layers;
-	uint64_t none;
-	int error = 0;
+	int error = advance(r, &r->rounded, layer, STEP_TO_NEXT, reason);
 
-	if (layer + 1 < n_layers) {
-		error = advance(r, layer, STEP_TO_NEXT);
-		if (error == 0)
-			error = work_file_add(r->work, &entry, &none, reason);
-	}
 	dense_model_drop(r->model, layer);
 	progress_update(r->settings.progress, ROUNDING_STAGE,
-		(uint64_t)(layer + 1) * ROUNDING_STEPS, (uint64_t)n_layers * ROUNDING_STEPS);
+		(uint64_t)(layer + 1) * ROUNDING_STEPS,
+		(uint64_t)r->config->n_layers * ROUNDING_STEPS);
 	return error;
 }
 
@@ -188,6 +229,7 @@ static int round_matrix(struct rounding *r, const struct tensor_record *t, uint8
 		.record = t,
 		.matrix = matrix,
 		.moments = r->moments,
+		.drift = r->drift,
 		.gptq = r->gptq,
 	};
 	int error = group_codes_pack(&codes, ret);

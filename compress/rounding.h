@@ -4,11 +4,12 @@
  * The text travels through the model one block at a time. In each block the matrices that share
  * their inputs (q, k, v; o; gate, up; down) are rounded together (compress/group_codes.h), with the
  * second moments of the inputs that blocks and matrices rounded before them make; so what is lost
- * early is known later. Norms, biases and embedding stay as they are; the 8 bits of a head lose too
- * little for this.
+ * early is known later. The text travels through the original model too, one step ahead, so that
+ * later matrices may make up for it. Norms, biases and embedding stay as they are; the 8 bits of a
+ * head lose too little for this.
  *
- * In memory are one block in f32, and moments of its widest inputs twice, in double; the
- * activations are in a file. The codes do not depend on the number of threads, but on the machine's
+ * In memory are one block in f32, and moments of its widest inputs three times, in double; the
+ * activations are in files. The codes do not depend on the number of threads, but on the machine's
  * BLAS, and on the text.
  */
 #pragma once
@@ -33,7 +34,8 @@ struct rounding_settings {
 	uint32_t max_tokens;
 	struct pool *pool; /* BLAS runs on one thread in each of its workers */
 	const struct progress *progress;
-	int work_fd; /* readable and writable; what it holds is lost */
+	/* To work in, two files: readable and writable, and what they hold is lost. */
+	int work_fd, original_fd;
 };
 
 /* All is borrowed but the text, which is read at once. -ENOENT if the folder has no tokenizer,

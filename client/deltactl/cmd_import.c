@@ -35,8 +35,8 @@ struct import_arguments {
 struct import_call {
 	const struct import_arguments *arguments;
 	int fd;
-	int work_fd;      /* -1 where nothing is calibrated */
-	const char *text; /* to calibrate on */
+	int rounding_fd, original_fd; /* to work in, where something is calibrated */
+	const char *text;             /* to calibrate on */
 	size_t n_text;
 	struct import_answer {
 		struct import_report report;
@@ -154,7 +154,8 @@ static int write_image(struct import_call *call, struct checkpoint *checkpoint,
 		.text_name = a->calibration ? a->calibration : "deltactl's text",
 		.max_tokens = a->calibration_tokens,
 		.progress = progress,
-		.work_fd = call->work_fd,
+		.work_fd = call->rounding_fd,
+		.original_fd = call->original_fd,
 	};
 	_cleanup_(roundingp) struct rounding *rounding = NULL;
 	_cleanup_(poolp) struct pool *pool = NULL;
@@ -215,12 +216,13 @@ static int import_file(struct import_call *call, struct reason *reason)
 	return new_file_commit(&file, reason);
 }
 
-/* With what the child may not open itself: the text, a file to work in, which goes away, and the
+/* With what the child may not open itself: the text, files to work in, which go away, and the
  * library. */
 static int import_calibrated(struct import_call *call, struct reason *reason)
 {
 	const struct import_arguments *a = call->arguments;
-	_cleanup_(new_file_done) struct new_file work = NEW_FILE_INIT;
+	_cleanup_(new_file_done) struct new_file rounded = NEW_FILE_INIT;
+	_cleanup_(new_file_done) struct new_file original = NEW_FILE_INIT;
 	_cleanup_(freep) char *text = NULL;
 	int r = 0;
 
@@ -231,12 +233,15 @@ static int import_calibrated(struct import_call *call, struct reason *reason)
 		call->text = text;
 	}
 	if (r == 0)
-		r = new_file_open(&work, a->output, reason);
+		r = new_file_open(&rounded, a->output, reason);
+	if (r == 0)
+		r = new_file_open(&original, a->output, reason);
 	if (r == 0)
 		r = blas_load(1, reason);
 	if (r < 0)
 		return r;
-	call->work_fd = work.fd;
+	call->rounding_fd = rounded.fd;
+	call->original_fd = original.fd;
 	return import_file(call, reason);
 }
 
@@ -290,7 +295,7 @@ static int print_json(const struct import_arguments *arguments, const struct imp
 static int run(int argc, char **argv)
 {
 	struct import_arguments arguments;
-	struct import_call call = {.arguments = &arguments, .fd = -1, .work_fd = -1};
+	struct import_call call = {.arguments = &arguments, .fd = -1};
 	struct import_answer *answer;
 	struct reason reason = {0};
 	int r;

@@ -274,6 +274,33 @@ static void test_grid_covers_its_values(void **state)
 		}
 }
 
+/* x (H + damping) H^-1 is x again, but for inputs that never occur. */
+static void test_solve_undoes_the_damped_hessian(void **state)
+{
+	enum { ROWS = 5, N = 70, DEAD = 9 };
+	_cleanup_(freep) double *x = normal_numbers((size_t)ROWS * N, 17);
+	_cleanup_(freep) double *h = correlated_hessian(N, 18);
+	_cleanup_(freep) double *rows = calloc((size_t)ROWS * N, sizeof(*rows));
+	_cleanup_(gptq_freep) struct gptq *g = NULL;
+	double damping = 0;
+
+	(void)state;
+	for (size_t i = 0; i < N; i++)
+		h[i * N + DEAD] = h[DEAD * N + i] = 0;
+	g = prepared(h, N);
+	for (size_t i = 0; i < N; i++)
+		damping += GPTQ_DAMPING / N * (i == DEAD ? 1 : h[i * N + i]);
+	for (size_t r = 0; r < ROWS; r++)
+		for (size_t i = 0; i < N; i++) {
+			rows[r * N + i] = damping * x[r * N + i];
+			for (size_t k = 0; k < N; k++)
+				rows[r * N + i] += x[r * N + k] * h[k * N + i];
+		}
+	assert_int_equal(gptq_solve(g, rows, ROWS), 0);
+	for (size_t i = 0; i < (size_t)ROWS * N; i++)
+		assert_true(fabs(rows[i] - (i % N == DEAD ? 0 : x[i])) < 1e-8);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -285,6 +312,7 @@ int main(void)
 		cmocka_unit_test(test_dead_inputs_get_zeros),
 		cmocka_unit_test(test_numbers_that_are_not_finite_are_refused),
 		cmocka_unit_test(test_grid_covers_its_values),
+		cmocka_unit_test(test_solve_undoes_the_damped_hessian),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,7 +26,9 @@ struct fixture {
 	uint16_t numbers[ROWS * COLS];
 	float matrix[ROWS * COLS];
 	double inputs[N_INPUTS][COLS];
+	double were[N_INPUTS][COLS]; /* the inputs, before matrices before this one were rounded */
 	double moments[COLS * COLS];
+	double drift[COLS * COLS];
 	struct tensor_record record;
 	struct pool *pool;
 	struct gptq *gptq;
@@ -54,13 +56,26 @@ static void fill_inputs(struct fixture *f, uint64_t *state)
 	}
 }
 
+/* What is lost is, in part, what others still tell. */
+static void fill_former_inputs(struct fixture *f, uint64_t *state)
+{
+	for (size_t t = 0; t < N_INPUTS; t++)
+		for (size_t c = 0; c < COLS; c++)
+			f->were[t][c] = f->inputs[t][c] + 0.2 * f->inputs[t][(c + 1) % COLS] +
+					0.1 * normal_next(state);
+}
+
 static void fill_moments(struct fixture *f)
 {
 	for (size_t t = 0; t < N_INPUTS; t++)
 		for (size_t i = 0; i < COLS; i++)
-			for (size_t j = 0; j < COLS; j++)
+			for (size_t j = 0; j < COLS; j++) {
+				double lost = f->were[t][i] - f->inputs[t][i];
+
 				f->moments[i * COLS + j] +=
 					f->inputs[t][i] * f->inputs[t][j] / N_INPUTS;
+				f->drift[i * COLS + j] += lost * f->inputs[t][j] / N_INPUTS;
+			}
 }
 
 static int open_fixture(void **state)
@@ -76,6 +91,7 @@ static int open_fixture(void **state)
 		f->matrix[i] = bf16_to_f32(f->numbers[i]);
 	}
 	fill_inputs(f, &seed);
+	fill_former_inputs(f, &seed);
 	fill_moments(f);
 	assert_int_equal(gptq_new(f->pool, f->moments, COLS, &f->gptq, NULL), 0);
 	*state = f;
@@ -99,7 +115,8 @@ static uint8_t *new_payload(struct fixture *f, enum weights w)
 	return aligned_alloc(64, align_up(f->record.bytes, 64));
 }
 
-static uint8_t *rounded(struct fixture *f, enum weights w, struct pool *pool)
+static uint8_t *rounded_with(
+	struct fixture *f, enum weights w, struct pool *pool, const double *drift)
 {
 	uint8_t *payload = new_payload(f, w);
 	const struct group_codes g = {
@@ -107,6 +124,7 @@ static uint8_t *rounded(struct fixture *f, enum weights w, struct pool *pool)
 		.record = &f->record,
 		.matrix = f->matrix,
 		.moments = f->moments,
+		.drift = drift,
 		.gptq = f->gptq,
 	};
 
@@ -115,8 +133,15 @@ static uint8_t *rounded(struct fixture *f, enum weights w, struct pool *pool)
 	return payload;
 }
 
-/* Mean squared difference of what the matrices answer. */
-static double answers_error(const struct fixture *f, const float *served)
+static uint8_t *rounded(struct fixture *f, enum weights w, struct pool *pool)
+{
+	return rounded_with(f, w, pool, NULL);
+}
+
+/* Mean squared difference of what the matrices answer to the inputs, `wanted` being those of the
+ * one that was rounded. */
+static double answers_error(
+	const struct fixture *f, const float *served, const double wanted[][COLS])
 {
 	double sum = 0;
 
@@ -125,9 +150,8 @@ static double answers_error(const struct fixture *f, const float *served)
 			double difference = 0;
 
 			for (size_t c = 0; c < COLS; c++)
-				difference += ((double)served[r * COLS + c] -
-						      (double)f->matrix[r * COLS + c]) *
-					      f->inputs[t][c];
+				difference += (double)served[r * COLS + c] * f->inputs[t][c] -
+					      (double)f->matrix[r * COLS + c] * wanted[t][c];
 			sum += difference * difference / N_INPUTS;
 		}
 	return sum;
@@ -163,12 +187,12 @@ static void expect_gain(struct fixture *f, enum weights w, double most)
 	double error, by_itself, on_grids;
 
 	weights_values(&f->record, payload, served);
-	error = answers_error(f, served);
+	error = answers_error(f, served, f->inputs);
 	nearest_on_grids(f, payload, served);
-	on_grids = answers_error(f, served);
+	on_grids = answers_error(f, served, f->inputs);
 	weights_pack(&f->record, f->numbers, plain);
 	weights_values(&f->record, plain, served);
-	by_itself = answers_error(f, served);
+	by_itself = answers_error(f, served, f->inputs);
 	if (error > most * on_grids || error > most * by_itself)
 		fail_msg("%s: error %g, %g nearest on the same grids, %g each by itself",
 			weights_name(w), error, on_grids, by_itself);
@@ -180,11 +204,28 @@ static void answers_are_nearer_than_of_nearest_numbers(void **state)
 	expect_gain(*state, WEIGHTS_INT8, 0.5);
 }
 
+/* Answers to inputs that have lost something are nearer to those to the inputs as they were. */
+static void what_inputs_have_lost_is_made_up_for(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_(freep) uint8_t *without = rounded(f, WEIGHTS_INT4, f->pool);
+	_cleanup_(freep) uint8_t *with = rounded_with(f, WEIGHTS_INT4, f->pool, f->drift);
+	_cleanup_(freep) float *served = malloc(sizeof(f->matrix));
+	double error, before;
+
+	weights_values(&f->record, without, served);
+	before = answers_error(f, served, f->were);
+	weights_values(&f->record, with, served);
+	error = answers_error(f, served, f->were);
+	if (error > 0.5 * before)
+		fail_msg("error %g, %g without", error, before);
+}
+
 static void threads_change_no_byte(void **state)
 {
 	struct fixture *f = *state;
-	_cleanup_(freep) uint8_t *many = rounded(f, WEIGHTS_INT4, f->pool);
-	_cleanup_(freep) uint8_t *alone = rounded(f, WEIGHTS_INT4, NULL);
+	_cleanup_(freep) uint8_t *many = rounded_with(f, WEIGHTS_INT4, f->pool, f->drift);
+	_cleanup_(freep) uint8_t *alone = rounded_with(f, WEIGHTS_INT4, NULL, f->drift);
 
 	assert_memory_equal(many, alone, f->record.bytes);
 }
@@ -207,6 +248,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(answers_are_nearer_than_of_nearest_numbers),
+		cmocka_unit_test(what_inputs_have_lost_is_made_up_for),
 		cmocka_unit_test(threads_change_no_byte),
 		cmocka_unit_test(inputs_that_never_occur_get_zeros),
 	};
