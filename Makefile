@@ -227,7 +227,7 @@ demo: deps
 check: deps-check
 	@scripts/check_includes.sh
 	@scripts/check_style.sh
-	@echo 'building into $(BUILD)/ with gcc and with clang; building and testing take some six minutes on two cores'
+	@echo 'building into $(BUILD)/ with gcc and with clang; building and testing take some twelve minutes on two cores'
 	@$(MAKE) --no-print-directory -s $(JOBS) all tests
 	@$(MAKE) --no-print-directory -s $(JOBS) CC=clang BUILD=$(BUILD)/clang objects
 	@echo 'warnings: none from gcc, none from clang'
