@@ -1,5 +1,5 @@
 /*
- * What the files of this set share: masks, sums over lanes, the exponential.
+ * What the files of this set share: masks, sums, the exponential.
  */
 #pragma once
 
@@ -19,6 +19,13 @@ static always_inline_ __m256i lanes_before(size_t left)
 static always_inline_ __m256i lanes_of_vector(size_t i, size_t n)
 {
 	return lanes_before(n > i * 8 ? n - i * 8 : 0);
+}
+
+/* Numbers of 16 bits, by an instruction of its own: left alone gcc adds into another register and
+ * moves that back, and the sums of a tile no longer fit. */
+static always_inline_ void lanes_add_words(__m256i *sums, __m256i words)
+{
+	__asm__("vpaddw %1, %0, %0" : "+x"(*sums) : "x"(words));
 }
 
 /* 16 lanes are added in pairs 8 apart, then 4, 2, 1. */

@@ -46,7 +46,7 @@ static always_inline_ __m256i side_of(const uint8_t *codes, int line)
 }
 
 /* Two sums of two 16-bit numbers each are added to a lane. */
-static always_inline_ __m256i products_add(__m256i sum, __m256i pairs)
+static always_inline_ __m256i pairs_add(__m256i sum, __m256i pairs)
 {
 	return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
@@ -68,7 +68,7 @@ static always_inline_ void side_sums_8(const uint8_t *codes, const uint8_t *ahea
 			_mm_prefetch((const char *)ahead + line * MAT_INT_LINE, _MM_HINT_T0);
 #pragma GCC unroll 4
 		for (int r = 0; r < rows; r++)
-			sums[r] = products_add(sums[r],
+			sums[r] = pairs_add(sums[r],
 				_mm256_maddubs_epi16(size, _mm256_sign_epi8(quad(&x[r], line), w)));
 	}
 }
@@ -94,13 +94,6 @@ static always_inline_ __m256i pairs_before(const struct act_group *x, int subgro
 {
 	return _mm256_mullo_epi16(
 		_mm256_set1_epi32(x->sums[subgroup]), _mm256_set1_epi32(-8 & 0xffff));
-}
-
-/* An instruction of its own: left alone gcc adds into another register and moves that back, and the
- * sums of a tile no longer fit. */
-static always_inline_ void pairs_add(__m256i *sums, __m256i pairs)
-{
-	__asm__("vpaddw %1, %0, %0" : "+x"(*sums) : "x"(pairs));
 }
 
 /* The codes of one side of a line that belong to a sub-group. */
@@ -132,8 +125,8 @@ static always_inline_ void subgroup_pairs(const uint8_t *codes, const uint8_t *a
 		for (int r = 0; r < rows; r++) {
 			__m256i four = quad(&x[r], subgroup * SUBGROUP_LINES + i);
 
-			pairs_add(&ret[0][r], _mm256_maddubs_epi16(first, four));
-			pairs_add(&ret[1][r], _mm256_maddubs_epi16(second, four));
+			lanes_add_words(&ret[0][r], _mm256_maddubs_epi16(first, four));
+			lanes_add_words(&ret[1][r], _mm256_maddubs_epi16(second, four));
 		}
 	}
 }

@@ -178,13 +178,6 @@ static always_inline_ size_t strip_height(int width)
 	return (size_t)(256 / (width * width));
 }
 
-/* Left to itself gcc adds into another register and moves that back, for which there are too few.
- */
-static always_inline_ void products_add(__m256i *sum, __m256i products)
-{
-	__asm__("vpaddw %1, %0, %0" : "+x"(*sum) : "x"(products));
-}
-
 /* products += those of two rows, by part and code in a byte. */
 static always_inline_ void pair_add(__m256i products[VECTORS][MAX_ROWS], const uint8_t *a,
 	const uint8_t *b, const __m256i pairs[MAX_ROWS], struct pass p)
@@ -204,7 +197,7 @@ static always_inline_ void pair_add(__m256i products[VECTORS][MAX_ROWS], const u
 #pragma GCC unroll 3
 		for (int t = 0; t < MAX_ROWS; t++)
 			if (t < p.rows)
-				products_add(
+				lanes_add_words(
 					&products[i][t], _mm256_maddubs_epi16(codes, pairs[t]));
 	}
 }
