@@ -212,16 +212,16 @@ static void run_matmul(struct bench *b)
 	b->k->matmul_panel(b->y, b->rows, &w, b->panel, b->n, 0, mat_bf16_blocks(b->rows));
 }
 
-/* Scales and multipliers are elsewhere, and part of the rate: they are read along. */
+/* Scales or grids are elsewhere, and part of the rate: they are read along. */
 static void run_matmul_int(struct bench *b)
 {
 	uint64_t codes_bytes = mat_int_codes_bytes(ROWS, COLS, b->bits);
-	uint64_t lanes_bytes = mat_int_n_scales(ROWS, COLS) * sizeof(uint16_t);
-	const uint8_t *at = fresh(b, codes_bytes + 2 * lanes_bytes);
+	uint64_t lanes = mat_int_n_scales(ROWS, COLS);
+	const uint8_t *at = fresh(b, codes_bytes + lanes * (b->bits == 4 ? 8 : 2));
 	struct mat_int w = {
 		.codes = at,
 		.scales = (const void *)(at + codes_bytes),
-		.multipliers = (const void *)(at + codes_bytes + lanes_bytes),
+		.grids = at + codes_bytes,
 		.rows = ROWS,
 		.cols = COLS,
 		.bits = b->bits,

@@ -25,7 +25,7 @@ struct piece {
 	uint32_t first;
 	double *matrix;           /* what is rounded */
 	struct int_group *groups; /* of each row */
-	double *steps;            /* of each sub-group */
+	struct int_grid *grids;   /* of each sub-group */
 };
 
 static size_t group_of(const struct piece *p, uint32_t row, size_t group)
@@ -47,8 +47,8 @@ static void fit_grid(struct piece *p, uint32_t row, size_t group)
 	int_group_fit(&p->groups[at], values, p->packing->weights + group * MAT_INT_GROUP,
 		g->record->bits);
 	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
-		p->steps[at * MAT_INT_SUBGROUPS + s] =
-			(double)int_group_step(&p->groups[at], s, g->record->bits);
+		p->grids[at * MAT_INT_SUBGROUPS + s] =
+			int_group_grid(&p->groups[at], s, g->record->bits);
 }
 
 /* As struct gptq_rounding wants it; rows count from the piece's first. */
@@ -56,13 +56,13 @@ static double round_number(void *arg, uint32_t row, uint32_t column, double valu
 {
 	struct piece *p = arg;
 	size_t at = group_of(p, row, column / MAT_INT_GROUP), place = column % MAT_INT_GROUP;
-	double step = p->steps[at * MAT_INT_SUBGROUPS + place / MAT_INT_SUBGROUP];
-	double half = p->packing->g->record->bits == 4 ? 8 : 128;
-	double code = step != 0 ? rint(value / step) : 0;
+	const struct int_grid *grid = &p->grids[at * MAT_INT_SUBGROUPS + place / MAT_INT_SUBGROUP];
+	double number = grid->scale != 0 ? value / grid->scale : 0;
+	double code = rint((number + grid->offset) / grid->step);
 
-	code = fmin(fmax(code, -half), half - 1);
-	p->groups[at].codes[place] = (uint8_t)(code + half);
-	return code * step;
+	code = fmin(fmax(code, 0), p->packing->g->record->bits == 4 ? 15 : 255);
+	p->groups[at].codes[place] = (uint8_t)code;
+	return grid->scale * (grid->step * code - grid->offset);
 }
 
 /* Makes up for what the inputs have lost on their way. */
@@ -116,14 +116,15 @@ static void pack_piece(void *arg, size_t index, size_t worker)
 	uint32_t n_rows = (uint32_t)min_u64(PIECE_ROWS, t->rows - p.first);
 	size_t n_groups = n_rows * packing->n_groups;
 	_cleanup_(freep) struct int_group *groups = calloc(n_groups, sizeof(*groups));
-	_cleanup_(freep) double *steps = malloc(n_groups * MAT_INT_SUBGROUPS * sizeof(*steps));
+	_cleanup_(freep) struct int_grid *grids =
+		malloc(n_groups * MAT_INT_SUBGROUPS * sizeof(*grids));
 	_cleanup_(freep) double *matrix = calloc((size_t)n_rows * t->cols, sizeof(*matrix));
 
 	(void)worker;
 	p.matrix = matrix;
 	p.groups = groups;
-	p.steps = steps;
-	packing->errors[index] = groups && steps && matrix ? pack_rows(&p, n_rows) : -ENOMEM;
+	p.grids = grids;
+	packing->errors[index] = groups && grids && matrix ? pack_rows(&p, n_rows) : -ENOMEM;
 }
 
 /* The diagonal of the moments, so that its mean is 1. */

@@ -1,7 +1,7 @@
 /*
  * A base's matrix as codes in groups (foreign/integers.h), rounded with its inputs in mind.
  *
- * Scales and multipliers are those that lose least where the error of a number weighs as much as
+ * Scales, steps and offsets are those that lose least where the error of a number weighs as much as
  * its input's second moment; codes are GPTQ's (compress/gptq.h) on these grids, so that each error
  * is made up for by the numbers of the row that are rounded after it. The form is that of
  * weights_pack(): whoever reads it sees no difference.

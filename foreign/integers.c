@@ -1,36 +1,17 @@
 #include "foreign/integers.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define LANES 8 /* sums that go on side by side, so that they fit a vector */
 
-/* Steps that are tried: the largest number becomes 8 and this much more or less. */
-static const float over[] = {-0.75f, 0, 0.75f, 1.5f};
-/* Scales that are tried: the largest step of the sub-groups is this multiple. */
-static const float largest_multiples[] = {10.5f, 10, 9.5f, 9, 8.5f, 8, 7.5f, 7};
-
-/* Neighbouring numbers with one step, and codes from -half to half - 1. */
-struct stretch {
-	const float *values, *weights;
-	size_t n;
-	float half;
-	double squares; /* of the values, weighed and summed */
-};
-
-/* What the codes of a step say of the values. */
-struct moments {
-	double by_values, squares; /* weighed sums of code * value and code * code */
-};
-
 /* Adding and taking away this rounds what is much smaller to an integer, ties to even. */
 #define ROUNDER 0x1.8p23f
 
-static inline float rounded(float x, float half)
+static inline float rounded(float x, float least, float most)
 {
-	x = x < -half ? -half : x;
-	x = x > half - 1 ? half - 1 : x;
+	x = x < least ? least : x;
+	x = x > most ? most : x;
 	return (x + ROUNDER) - ROUNDER;
 }
 
@@ -49,14 +30,27 @@ static double lanes_sum(float lanes[static LANES])
 	return lanes[0];
 }
 
-static struct moments moments_of(const struct stretch *s, float step)
+static float to_bf16(float x)
 {
-	float by_values[LANES] = {0}, squares[LANES] = {0}, inverse = inverse_of(step);
+	return bf16_to_f32(bf16_from_f32(x));
+}
 
-	for (size_t i = 0; i < s->n; i += LANES)
+/* What numbers say of the values that they stand for. */
+struct moments {
+	double by_values, squares; /* weighed sums of number * value and number * number */
+};
+
+/* 8 bits: the largest number becomes 128 and this much more or less. */
+static const float over[] = {-0.75f, 0, 0.75f, 1.5f};
+
+static struct moments moments_of_8(const float *values, const float *weights, float scale)
+{
+	float by_values[LANES] = {0}, squares[LANES] = {0}, inverse = inverse_of(scale);
+
+	for (size_t i = 0; i < MAT_INT_GROUP; i += LANES)
 		for (size_t l = 0; l < LANES; l++) {
-			float value = s->values[i + l], code = rounded(value * inverse, s->half);
-			float weighed = s->weights[i + l] * code;
+			float value = values[i + l], code = rounded(value * inverse, -128, 127);
+			float weighed = weights[i + l] * code;
 
 			by_values[l] += weighed * value;
 			squares[l] += weighed * code;
@@ -64,169 +58,243 @@ static struct moments moments_of(const struct stretch *s, float step)
 	return (struct moments){lanes_sum(by_values), lanes_sum(squares)};
 }
 
-static double error_of(const struct stretch *s, const struct moments *m, double step)
-{
-	return s->squares - 2 * step * m->by_values + step * step * m->squares;
-}
-
-static struct stretch stretch_of(const float *values, const float *weights, size_t n, float half)
-{
-	struct stretch s = {.values = values, .weights = weights, .n = n, .half = half};
-
-	for (size_t i = 0; i < n; i++)
-		s.squares += (double)weights[i] * values[i] * values[i];
-	return s;
-}
-
 /* The largest in size, with its sign. */
-static float largest_of(const struct stretch *s)
+static float largest_of(const float *values)
 {
 	float largest = 0;
 
-	for (size_t i = 0; i < s->n; i++)
-		largest = fabsf(s->values[i]) > fabsf(largest) ? s->values[i] : largest;
+	for (size_t i = 0; i < MAT_INT_GROUP; i++)
+		largest = fabsf(values[i]) > fabsf(largest) ? values[i] : largest;
 	return largest;
 }
 
-/* The best of a few steps, refitted to its codes; 0 for zeros. */
-static float best_step(const struct stretch *s)
+/* The best of a few scales, refitted to its codes; 0 for zeros. */
+static float best_scale_of_8(const float *values, const float *weights)
 {
-	double least = s->squares;
-	float best = 0, largest = largest_of(s);
+	double all = 0, least;
+	float best = 0, largest = largest_of(values);
+
+	for (size_t i = 0; i < MAT_INT_GROUP; i++)
+		all += (double)weights[i] * values[i] * values[i];
+	least = all;
 
 	for (size_t i = 0; i < sizeof(over) / sizeof(*over); i++) {
-		struct moments m = moments_of(s, -largest / (s->half + over[i]));
-		double step, error;
+		struct moments m = moments_of_8(values, weights, -largest / (128 + over[i]));
+
+		double scale, error;
 
 		if (m.squares <= 0)
 			continue;
-		step = m.by_values / m.squares;
-		error = error_of(s, &m, step);
+		scale = m.by_values / m.squares;
+		error = all - 2 * scale * m.by_values + scale * scale * m.squares;
 		if (error < least) {
 			least = error;
-			best = (float)step;
+			best = (float)scale;
 		}
 	}
 	return best;
-}
-
-static uint16_t multiplier_bits(int multiplier)
-{
-	return (uint16_t)(abs(multiplier) - MAT_INT_MULTIPLIER) | (multiplier < 0 ? 8 : 0);
-}
-
-/* A group of four sub-groups on its way, with the best so far. */
-struct search {
-	struct stretch parts[MAT_INT_SUBGROUPS];
-	float steps[MAT_INT_SUBGROUPS];
-	double least;
-	float scale;
-	int multipliers[MAT_INT_SUBGROUPS];
-};
-
-/* The better of the two multipliers between which a step is. */
-static int best_multiplier(const struct stretch *s, float step, float scale, struct moments *ret)
-{
-	float size = floorf(fabsf(step / scale));
-	double least = INFINITY;
-	int best = MAT_INT_MULTIPLIER;
-
-	size = fminf(fmaxf(size, MAT_INT_MULTIPLIER), MAT_INT_MULTIPLIER + 6);
-	for (int i = 0; i < 2; i++) {
-		int multiplier = (step < 0) != (scale < 0) ? -((int)size + i) : (int)size + i;
-		struct moments m = moments_of(s, scale * (float)multiplier);
-		double error = error_of(s, &m, (double)scale * multiplier);
-
-		if (error < least) {
-			least = error;
-			best = multiplier;
-			*ret = m;
-		}
-	}
-	return best;
-}
-
-/* Keeps a scale if it is better; returns the one that fits the codes that it gives. */
-static float try_scale(struct search *f, float scale)
-{
-	int multipliers[MAT_INT_SUBGROUPS];
-	struct moments all = {0, 0};
-	double error = 0;
-
-	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
-		struct moments m = {0, 0};
-
-		multipliers[s] = best_multiplier(&f->parts[s], f->steps[s], scale, &m);
-		error += error_of(&f->parts[s], &m, (double)scale * multipliers[s]);
-		all.by_values += m.by_values * multipliers[s];
-		all.squares += m.squares * multipliers[s] * multipliers[s];
-	}
-	if (error < f->least) {
-		f->least = error;
-		f->scale = scale;
-		memcpy(f->multipliers, multipliers, sizeof(multipliers));
-	}
-	return all.squares > 0 ? (float)(all.by_values / all.squares) : scale;
-}
-
-static float to_bf16(float x)
-{
-	return bf16_to_f32(bf16_from_f32(x));
-}
-
-static void search_scale(struct search *f, const float *values, const float *weights)
-{
-	float largest = 0;
-
-	f->least = INFINITY;
-	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
-		f->parts[s] = stretch_of(values + s * MAT_INT_SUBGROUP,
-			weights + s * MAT_INT_SUBGROUP, MAT_INT_SUBGROUP, 8);
-		f->steps[s] = best_step(&f->parts[s]);
-		largest = fmaxf(largest, fabsf(f->steps[s]));
-	}
-	for (size_t i = 0; i < sizeof(largest_multiples) / sizeof(*largest_multiples); i++) {
-		float scale = to_bf16(largest / largest_multiples[i]);
-
-		if (scale == 0)
-			continue;
-		scale = to_bf16(try_scale(f, scale));
-		if (scale != 0)
-			try_scale(f, scale);
-	}
-}
-
-static void put_codes(uint8_t *ret, const struct stretch *s, float step)
-{
-	float inverse = inverse_of(step);
-
-	for (size_t i = 0; i < s->n; i++)
-		ret[i] = (uint8_t)(rounded(s->values[i] * inverse, s->half) + s->half);
-}
-
-static void fit_4_bits(struct int_group *ret, const float *values, const float *weights)
-{
-	struct search f = {.multipliers = {MAT_INT_MULTIPLIER, MAT_INT_MULTIPLIER,
-				   MAT_INT_MULTIPLIER, MAT_INT_MULTIPLIER}};
-
-	search_scale(&f, values, weights);
-	ret->scale = bf16_from_f32(f.scale);
-	ret->multipliers = 0;
-	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
-		ret->multipliers |= (uint16_t)(multiplier_bits(f.multipliers[s]) << 4 * s);
-		put_codes(ret->codes + s * MAT_INT_SUBGROUP, &f.parts[s],
-			f.scale * (float)f.multipliers[s]);
-	}
 }
 
 static void fit_8_bits(struct int_group *ret, const float *values, const float *weights)
 {
-	const struct stretch s = stretch_of(values, weights, MAT_INT_GROUP, 128);
-	float scale = to_bf16(best_step(&s));
+	float scale = to_bf16(best_scale_of_8(values, weights)), inverse = inverse_of(scale);
 
 	ret->scale = bf16_from_f32(scale);
-	ret->multipliers = 0;
-	put_codes(ret->codes, &s, scale);
+	for (size_t i = 0; i < MAT_INT_GROUP; i++)
+		ret->codes[i] = (uint8_t)(rounded(values[i] * inverse, -128, 127) + 128);
+}
+
+/* 4 bits: scales that are tried. The largest step of such a multiple is what the sub-group of the
+ * widest range would need, had it any zero. */
+static const float multiples[] = {1.3f, 1.25f, 1.2f, 1.15f, 1.1f, 1.05f, 1};
+#define LARGEST_STEP 13
+#define TRIED_STEPS 3 /* from the largest that is no larger than what the range asks for */
+#define TRIED_ZEROS 2 /* around that which puts the middle of the range in the middle */
+
+/* A group on its way. Sub-groups stand side by side: what is said of them is so many numbers. */
+struct search {
+	float values[MAT_INT_SUBGROUP][MAT_INT_SUBGROUPS];
+	float weights[MAT_INT_SUBGROUP][MAT_INT_SUBGROUPS];
+	float range[MAT_INT_SUBGROUPS], middle[MAT_INT_SUBGROUPS];
+	/* The best so far. */
+	double least;
+	float scale;
+	uint8_t grids[MAT_INT_SUBGROUPS];
+};
+
+/* A grid of each sub-group, in units of the scale. */
+struct grids {
+	int32_t step[MAT_INT_SUBGROUPS], zero[MAT_INT_SUBGROUPS]; /* which */
+	float size[MAT_INT_SUBGROUPS], offset[MAT_INT_SUBGROUPS];
+};
+
+static void search_init(struct search *f, const float *values, const float *weights)
+{
+	f->least = INFINITY;
+	f->scale = 0;
+	memset(f->grids, 0, sizeof(f->grids));
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
+		float low = 0, high = 0;
+
+		for (size_t i = 0; i < MAT_INT_SUBGROUP; i++) {
+			float value = values[s * MAT_INT_SUBGROUP + i];
+
+			f->values[i][s] = value;
+			f->weights[i][s] = weights[s * MAT_INT_SUBGROUP + i];
+			low = value < low ? value : low;
+			high = value > high ? value : high;
+		}
+		f->range[s] = high - low;
+		f->middle[s] = (high + low) / 2;
+	}
+}
+
+/* Steps number `i` of those that are tried, each with the first of its zeros. */
+static void grids_near(struct grids *ret, const struct search *f, float inverse, int i)
+{
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
+		float need = f->range[s] * inverse / 15, quarters;
+		int32_t step = i;
+
+		/* The first is 5, or the largest up to 10 that is no larger than what is needed. */
+		for (int larger = 6; larger <= 10; larger++)
+			step += need >= (float)larger;
+		ret->step[s] = step;
+		ret->size[s] = (float)(step + 5 + (step == MAT_INT_N_STEPS - 1));
+		quarters = 30 - 4 * f->middle[s] * inverse / ret->size[s] - MAT_INT_LEAST_ZERO;
+		quarters = quarters < 0 ? 0 : quarters;
+		quarters = quarters > 2 * (MAT_INT_N_ZEROS - TRIED_ZEROS)
+				   ? 2 * (MAT_INT_N_ZEROS - TRIED_ZEROS)
+				   : quarters;
+		ret->zero[s] = (int32_t)(quarters / 2);
+	}
+}
+
+static uint8_t grid_bits(const struct grids *g, size_t s)
+{
+	return (uint8_t)(g->step[s] | g->zero[s] << 3);
+}
+
+/* The code, not yet as an integer, of a value in units of the scale that has the offset added. */
+static inline float code_of(float value, float step_inverse)
+{
+	return rounded(value * step_inverse, 0, 15);
+}
+
+/* What each sub-group loses, in units of the scale. */
+static void errors_of(float ret[static MAT_INT_SUBGROUPS], const struct search *f, float inverse,
+	const struct grids *g)
+{
+	float step_inverse[MAT_INT_SUBGROUPS], errors[MAT_INT_SUBGROUPS] = {0};
+
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
+		step_inverse[s] = 1 / g->size[s];
+	for (size_t i = 0; i < MAT_INT_SUBGROUP; i++)
+		for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
+			float value = f->values[i][s] * inverse + g->offset[s];
+			float error = code_of(value, step_inverse[s]) * g->size[s] - value;
+
+			errors[s] += f->weights[i][s] * error * error;
+		}
+	memcpy(ret, errors, sizeof(errors));
+}
+
+/* What is best for a scale. */
+struct choice {
+	float least[MAT_INT_SUBGROUPS];
+	uint8_t grids[MAT_INT_SUBGROUPS];
+};
+
+static void try_grids(struct choice *best, const struct search *f, float inverse, struct grids *g)
+{
+	float errors[MAT_INT_SUBGROUPS];
+
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
+		g->offset[s] = (float)mat_int_offset(grid_bits(g, s));
+	errors_of(errors, f, inverse, g);
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
+		if (errors[s] < best->least[s]) {
+			best->least[s] = errors[s];
+			best->grids[s] = grid_bits(g, s);
+		}
+}
+
+/* Finds the grids for a scale and keeps both if they are better. */
+static void try_scale(struct search *f, float scale)
+{
+	float inverse = inverse_of(scale);
+	struct choice best = {.least = {[0 ... MAT_INT_SUBGROUPS - 1] = INFINITY}};
+	double error = 0;
+
+	for (int i = 0; i < TRIED_STEPS; i++) {
+		struct grids g;
+
+		grids_near(&g, f, inverse, i);
+		for (int zero = 0; zero < TRIED_ZEROS; zero++) {
+			try_grids(&best, f, inverse, &g);
+			for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
+				g.zero[s]++;
+		}
+	}
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
+		error += (double)best.least[s] * (double)scale * (double)scale;
+	if (error < f->least) {
+		f->least = error;
+		f->scale = scale;
+		memcpy(f->grids, best.grids, sizeof(f->grids));
+	}
+}
+
+static void put_codes(struct int_group *ret, const struct search *f)
+{
+	float inverse = inverse_of(f->scale);
+
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
+		float step_inverse = 1 / (float)mat_int_step(f->grids[s]),
+		      offset = (float)mat_int_offset(f->grids[s]);
+
+		for (size_t i = 0; i < MAT_INT_SUBGROUP; i++)
+			ret->codes[s * MAT_INT_SUBGROUP + i] =
+				(uint8_t)code_of(f->values[i][s] * inverse + offset, step_inverse);
+	}
+}
+
+/* The scale that fits the codes, as they are, best. */
+static float refitted(const struct int_group *g, const float *values, const float *weights)
+{
+	struct moments m = {0, 0};
+
+	for (size_t i = 0; i < MAT_INT_GROUP; i++) {
+		uint8_t grid = g->grids[i / MAT_INT_SUBGROUP];
+		double number = mat_int_step(grid) * g->codes[i] - mat_int_offset(grid);
+
+		m.by_values += (double)weights[i] * number * (double)values[i];
+		m.squares += (double)weights[i] * number * number;
+	}
+	return m.squares > 0 ? (float)(m.by_values / m.squares) : 0;
+}
+
+static void fit_4_bits(struct int_group *ret, const float *values, const float *weights)
+{
+	struct search f;
+	float widest = 0, scale;
+
+	search_init(&f, values, weights);
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
+		widest = fmaxf(widest, f.range[s]);
+	for (size_t i = 0; i < sizeof(multiples) / sizeof(*multiples); i++) {
+		scale = to_bf16(widest / 15 / LARGEST_STEP * multiples[i]);
+		if (scale > 0)
+			try_scale(&f, scale);
+	}
+	put_codes(ret, &f);
+	memcpy(ret->grids, f.grids, sizeof(f.grids));
+	scale = to_bf16(refitted(ret, values, weights));
+	if (scale > 0)
+		try_scale(&f, scale);
+	put_codes(ret, &f);
+	memcpy(ret->grids, f.grids, sizeof(f.grids));
+	ret->scale = bf16_from_f32(f.scale);
 }
 
 void int_group_fit(struct int_group *ret, const float values[static MAT_INT_GROUP],
@@ -234,6 +302,7 @@ void int_group_fit(struct int_group *ret, const float values[static MAT_INT_GROU
 {
 	static const float equal[MAT_INT_GROUP] = {[0 ... MAT_INT_GROUP - 1] = 1};
 
+	memset(ret->grids, 0, sizeof(ret->grids));
 	if (bits == 4)
 		fit_4_bits(ret, values, weights ? weights : equal);
 	else

@@ -46,6 +46,7 @@ void weights_record(enum weights w, struct tensor_record *record)
 	enum tensor_role role = (enum tensor_role)record->role;
 
 	record->bits = weights_bits(w, role);
+	record->grid = record->bits == 4 ? GRID_SUBGROUP : GRID_NONE;
 	if (record->bits)
 		record->codec = CODEC_MAT_INT;
 	else
@@ -67,11 +68,12 @@ void weights_put_group(const struct tensor_record *t, uint8_t *payload, uint32_t
 	const struct payload p = {.record = t, .bytes = payload};
 	const struct mat_int m = codec_mat_int(&p);
 	const struct part_layout layout = part_layout(t);
-	size_t lane = mat_int_lane(&m, row, group);
+	uint8_t *scales = payload + layout.v.scales;
 
-	((uint16_t *)(void *)(payload + layout.v.scales))[lane] = g->scale;
 	if (m.bits == 4)
-		((uint16_t *)(void *)(payload + layout.v.zeros))[lane] = g->multipliers;
+		mat_int_grids_pack(scales, &m, row, group, g->grids, g->scale);
+	else
+		((uint16_t *)(void *)scales)[mat_int_lane(&m, row, group)] = g->scale;
 	mat_int_group_pack(payload + layout.v.codes, &m, row, group, g->codes);
 }
 

@@ -5,7 +5,7 @@
  * int8 and int4. The embedding stays as it is, and so does a head that is tied to it.
  *
  * int8  a scale for each 128 neighbours of a row.
- * int4  the same, and a multiplier of it for each 32.
+ * int4  the same, and a step and an offset in units of it for each 16: 4.5 bits a weight.
  *
  * The same numbers give the same codes on every machine.
  */

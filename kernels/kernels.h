@@ -97,7 +97,7 @@ struct kernels {
 	/*
 	 * y[t][o] = sum_c W[o][c] x[t][c]  for t < n and outputs o in blocks [block0, block1) of
 	 * 16, with x as act_round() makes it. The sum of a group is an exact integer,
-	 *   s(t, o, g) = sum_c multiplier * (code - zero) * x code,  |s| < 2^24
+	 *   s(t, o, g) = sum_c number * x code,  |s| < 2^24
 	 * and the result is the chain over groups in ascending order, from y = 0, of
 	 *   y = fma((float)s, x scale * W scale, y)
 	 * with the product of scales rounded to f32. So every set, ref too, gives the same bits,

@@ -18,10 +18,11 @@ void mat_bf16_unpack(uint16_t *ret, const struct mat_bf16 *m);
 void mat_bf16_pack_row(uint16_t *packed, uint32_t cols, uint32_t row, const uint16_t *source);
 void mat_bf16_unpack_row(uint16_t *ret, const struct mat_bf16 *m, uint32_t row);
 
-/* Of struct mat_int: bytes of a matrix's codes; numbers of its scales, and of its multipliers. */
+/* Of struct mat_int: bytes of a matrix's codes and grids, numbers of its scales. */
 uint64_t mat_int_codes_bytes(uint32_t rows, uint32_t cols, uint32_t bits);
+uint64_t mat_int_grids_bytes(uint32_t rows, uint32_t cols);
 uint64_t mat_int_n_scales(uint32_t rows, uint32_t cols);
-/* Where the scale of a group of a row stands, and its multipliers. */
+/* Where the scale of a group of a row stands. */
 static inline size_t mat_int_lane(const struct mat_int *m, uint32_t row, size_t group)
 {
 	return (row / MAT_BLOCK * mat_int_groups(m->cols) + group) * MAT_BLOCK + row % MAT_BLOCK;
@@ -30,10 +31,18 @@ static inline size_t mat_int_lane(const struct mat_int *m, uint32_t row, size_t 
  * m->codes. */
 void mat_int_group_pack(uint8_t *ret, const struct mat_int *m, uint32_t row, size_t group,
 	const uint8_t codes[static MAT_INT_GROUP]);
-/* The integers of one group of a row, multiplier * (code - zero). */
+/* Likewise the grids, without the bits of the scale, and the scale; `ret` is the memory behind
+ * m->grids. */
+void mat_int_grids_pack(uint8_t *ret, const struct mat_int *m, uint32_t row, size_t group,
+	const uint8_t grids[static MAT_INT_SUBGROUPS], uint16_t scale);
+/* The grid of a sub-group, of 4 bits. */
+uint8_t mat_int_grid(const struct mat_int *m, uint32_t row, size_t group, size_t subgroup);
+/* The integers of one group of a row. */
 void mat_int_group_numbers(
 	int8_t ret[static MAT_INT_GROUP], const struct mat_int *m, uint32_t row, size_t group);
 float mat_int_scale(const struct mat_int *m, uint32_t row, size_t group);
+/* So many scales, in their order, are finite numbers before one is not. */
+uint64_t mat_int_finite_scales(const struct mat_int *m);
 /* The m->cols values of one row, exact. */
 void mat_int_row_values(float *ret, const struct mat_int *m, uint32_t row);
 

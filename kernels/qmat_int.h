@@ -50,7 +50,7 @@ static inline void qmat_int_panel_group(
 	struct qmat_int_panel *p, const struct qmat *m, const struct act_group *x, size_t group)
 {
 	struct qmat_int_lanes *lanes = &p->lanes[group / PLANE_GROUPS];
-	int32_t sum = x->sums[0] + x->sums[1] + x->sums[2] + x->sums[3];
+	int32_t sum = act_group_sum(x);
 
 	if (!m->zeros)
 		sum *= (int32_t)(-2 * m->zero);

@@ -46,38 +46,49 @@ static inline size_t mat_bf16_index(uint32_t cols, uint32_t r, uint32_t c)
 /*
  * A dense matrix of small integers in kernel order, `rows` outputs by `cols` inputs, 8 or 4 bits.
  *
- *   value = scale(row, group) * multiplier(row, sub-group) * (code - zero)
+ *   value = scale(row, group) * number
+ *   number = code - 128 of 8 bits,  step(row, sub-group) * code - offset(row, sub-group)  of 4
  *
- * with groups of 128 inputs, sub-groups of 32, and zero 128 or 8. The scale is a bf16. The
- * multiplier, 3 to 10 or -10 to -3, is there for 4 bits alone: multiplier * (code - zero) fits a
- * signed byte, so that 4 bits become 8 on their way and from there on are the same. The value is
- * exact in f32.
+ * with groups of 128 inputs and sub-groups of 16. The scale is a bf16. A number fits a signed byte,
+ * so that 4 bits become 8 on their way and from there on are the same. The value is exact in f32.
+ *
+ * The step is one of eight. The offset is a zero, as a code, in steps: one of eight, all a number
+ * of quarters, so that the code of 0 lies in 5.75 .. 9.25; rounded to an integer.
  *
  * Blocks of 16 outputs; inside a block, groups; a group of a block is lines of 64 bytes, a line 16
- * lanes (outputs) of 4 neighbouring inputs (a quad), one a byte:
+ * lanes (outputs) of 4 bytes. Of codes, these are 4 neighbouring inputs (a quad):
  *
  *   8 bits   32 lines; line i is quad i
  *   4 bits   16 lines; the lower half of a byte of line i is of quad i, the upper of quad i + 16
  *
  * One line, of 4 bits one half of it, is what one dot-product instruction takes; 16 are one tile of
- * the matrix unit. Codes of missing inputs are `zero` and meet inputs of 0, those of missing rows
- * are never used.
+ * the matrix unit. Codes of missing inputs meet inputs of 0, those of missing rows are never used.
  *
- *   codes        blocks x groups x 2048 or 1024 bytes, 64-byte aligned
- *   scales       blocks x groups x 16 lanes of bf16, 32-byte aligned
- *   multipliers  likewise, of u16: bits 4 s to 4 s + 2 are that of sub-group s less 3, and bit
- *                4 s + 3 its sign; 8 bits: NULL
+ * 4 bits have a byte for each sub-group, its grid: sub-groups 0 to 3 of a row in one line, 4 to 7
+ * in the next. It is what instructions look up in tables of 16 bytes, a line at once:
+ *
+ *   bits 0 to 2  which step: 5, 6, 7, 8, 9, 10, 11, 13
+ *   bits 3 to 5  z, of a zero of 23 + 2 z quarters
+ *   bits 6, 7    of sub-group s, bits 2 s and 2 s + 1 of the scale
+ *
+ *   codes   blocks x groups x 2048 or 1024 bytes, 64-byte aligned
+ *   scales  blocks x groups x 16 lanes of bf16, 32-byte aligned; 4 bits: NULL
+ *   grids   blocks x groups x 2 lines, 64-byte aligned; 8 bits: NULL
  */
 #define MAT_INT_GROUP 128
-#define MAT_INT_SUBGROUP 32
+#define MAT_INT_SUBGROUP 16
 #define MAT_INT_SUBGROUPS (MAT_INT_GROUP / MAT_INT_SUBGROUP)
 #define MAT_INT_LINE 64
-#define MAT_INT_MULTIPLIER 3 /* the least; the greatest is 7 more */
+#define MAT_INT_GRIDS 128 /* bytes of a group of a block: two lines */
+#define MAT_INT_STEPS 5, 6, 7, 8, 9, 10, 11, 13
+#define MAT_INT_N_STEPS 8
+#define MAT_INT_N_ZEROS 8
+#define MAT_INT_LEAST_ZERO 23 /* in quarters of a code; the next is 2 more */
 
 struct mat_int {
 	const uint8_t *codes;
 	const uint16_t *scales;
-	const uint16_t *multipliers;
+	const uint8_t *grids;
 	uint32_t rows;
 	uint32_t cols;
 	uint32_t bits;
@@ -93,12 +104,17 @@ static inline size_t mat_int_blocks(uint32_t rows)
 	return ((size_t)rows + MAT_BLOCK - 1) / MAT_BLOCK;
 }
 
-/* From the four of a group. */
-static inline int mat_int_multiplier(uint16_t multipliers, size_t subgroup)
+static inline int mat_int_step(uint8_t grid)
 {
-	int bits = multipliers >> 4 * subgroup & 15, size = MAT_INT_MULTIPLIER + (bits & 7);
+	static const uint8_t steps[MAT_INT_N_STEPS] = {MAT_INT_STEPS};
 
-	return bits & 8 ? -size : size;
+	return steps[grid % MAT_INT_N_STEPS];
+}
+
+static inline int mat_int_offset(uint8_t grid)
+{
+	return (mat_int_step(grid) * (MAT_INT_LEAST_ZERO + 2 * (grid / 8 % MAT_INT_N_ZEROS)) + 2) /
+	       4;
 }
 
 /* Bytes of the codes of one group of one block. */
@@ -112,15 +128,24 @@ static inline size_t mat_int_group_bytes(uint32_t bits)
  *
  *   x = scale * code,  with codes from -127 to 127
  *
- * sums[s] is the sum of the codes of sub-group s: what the zero of the matrix is subtracted by.
+ * sums[s] is the sum of the codes of sub-group s: what is taken away as often as its offset says.
  * Inputs past the last one are 0. Groups of one row stand a stride apart, those of neighbouring
  * rows side by side:  group g of row t  is  x[g * x_stride + t].
  */
 struct act_group {
 	int8_t codes[MAT_INT_GROUP];
-	int32_t sums[MAT_INT_SUBGROUPS];
+	int16_t sums[MAT_INT_SUBGROUPS];
 	float scale;
 } __attribute__((aligned(64)));
+
+static inline int32_t act_group_sum(const struct act_group *x)
+{
+	int32_t sum = 0;
+
+	for (int s = 0; s < MAT_INT_SUBGROUPS; s++)
+		sum += x->sums[s];
+	return sum;
+}
 
 /*
  * A matrix of k-bit codes, k in 1 .. 8, or of plain numbers: row-major, columns in groups of 128.

@@ -5,13 +5,13 @@
 
 uint64_t base_matrix_bytes(const struct base_matrix *m)
 {
-	uint64_t lanes;
+	uint64_t codes;
 
 	if (m->codec == CODEC_MAT_BF16)
 		return mat_bf16_size(m->rows, m->cols) * sizeof(uint16_t);
-	lanes = mat_int_n_scales(m->rows, m->cols) * sizeof(uint16_t);
-	return mat_int_codes_bytes(m->rows, m->cols, m->ints.bits) +
-	       (m->ints.multipliers ? 2 * lanes : lanes);
+	codes = mat_int_codes_bytes(m->rows, m->cols, m->ints.bits);
+	return codes + (m->ints.grids ? mat_int_grids_bytes(m->rows, m->cols)
+				      : mat_int_n_scales(m->rows, m->cols) * sizeof(uint16_t));
 }
 
 void base_matrix_row(float *ret, const struct base_matrix *m, uint32_t row)

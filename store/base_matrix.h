@@ -17,7 +17,7 @@ struct base_matrix {
 	};
 };
 
-/* Bytes that a product with it reads: numbers, or codes with their scales and multipliers. */
+/* Bytes that a product with it reads: numbers, or codes with their scales or grids. */
 uint64_t base_matrix_bytes(const struct base_matrix *m);
 
 /* The values of a row: exact, and rounded to bf16. */

@@ -5,8 +5,6 @@
 #include <inttypes.h>
 #include <math.h>
 
-#define BF16_EXPONENT 0x7f80 /* all of it set: not a finite number */
-
 uint64_t mat_bf16_bytes(uint32_t rows, uint32_t cols)
 {
 	return (uint64_t)mat_bf16_blocks(rows) * mat_bf16_pairs(cols) * 2 * MAT_BLOCK *
@@ -102,24 +100,23 @@ struct mat_int codec_mat_int(const struct payload *p)
 
 	return (struct mat_int){
 		.codes = p->bytes + l.v.codes,
-		.scales = (const void *)(p->bytes + l.v.scales),
-		.multipliers = record->bits == 4 ? (const void *)(p->bytes + l.v.zeros) : NULL,
+		.scales = record->bits == 4 ? NULL : (const void *)(p->bytes + l.v.scales),
+		.grids = record->bits == 4 ? p->bytes + l.v.scales : NULL,
 		.rows = record->rows,
 		.cols = record->cols,
 		.bits = record->bits,
 	};
 }
 
-/* Multipliers and codes have no invalid values. */
+/* Codes, steps and zeros have no invalid values. */
 static int mat_int_of(const struct payload *p, struct base_matrix *ret, struct reason *reason)
 {
 	const struct mat_int m = codec_mat_int(p);
-	uint64_t n = mat_int_n_scales(m.rows, m.cols);
+	uint64_t finite = mat_int_finite_scales(&m);
 
-	for (uint64_t i = 0; i < n; i++)
-		if ((m.scales[i] & BF16_EXPONENT) == BF16_EXPONENT)
-			return reason_set(
-				reason, -EBADMSG, "scale %" PRIu64 " is not a finite number", i);
+	if (finite < mat_int_n_scales(m.rows, m.cols))
+		return reason_set(
+			reason, -EBADMSG, "scale %" PRIu64 " is not a finite number", finite);
 	*ret = (struct base_matrix){CODEC_MAT_INT, m.rows, m.cols, {.ints = m}};
 	return 0;
 }

@@ -137,12 +137,11 @@ static struct part_layout survivors_layout(const struct tensor_record *r)
 
 static struct part_layout mat_int_layout(const struct tensor_record *r)
 {
-	uint64_t lanes_bytes = mat_int_n_scales(r->rows, r->cols) * sizeof(uint16_t);
+	uint64_t scales = mat_int_n_scales(r->rows, r->cols) * sizeof(uint16_t);
 	struct part_layout l = {0};
 
 	l.v.codes = take(&l.end, mat_int_codes_bytes(r->rows, r->cols, r->bits));
-	l.v.scales = take(&l.end, lanes_bytes);
-	l.v.zeros = take(&l.end, r->bits == 4 ? lanes_bytes : 0);
+	l.v.scales = take(&l.end, r->bits == 4 ? mat_int_grids_bytes(r->rows, r->cols) : scales);
 	return l;
 }
 
@@ -206,7 +205,7 @@ static struct rule rule_of(const struct tensor_record *r)
 	case CODEC_DROPOUT:
 		return (struct rule){1, r->group, true, true, 1 << GRID_ROW | 1 << GRID_MATRIX};
 	case CODEC_MAT_INT:
-		return (struct rule){.codes = true, .grids = 1 << GRID_NONE};
+		return (struct rule){.codes = true, .grids = 1 << GRID_NONE | 1 << GRID_SUBGROUP};
 	}
 	return (struct rule){0};
 }
@@ -214,7 +213,7 @@ static struct rule rule_of(const struct tensor_record *r)
 static bool bits_fit_grid(const struct tensor_record *r)
 {
 	if (r->codec == CODEC_MAT_INT)
-		return r->bits == 4 || r->bits == 8;
+		return r->bits == (r->grid == GRID_SUBGROUP ? 4 : 8);
 	if (r->grid == GRID_NONE)
 		return r->bits == 16 || r->bits == 32;
 	return r->bits >= 1 && r->bits <= QMAT_MAX_BITS;
@@ -241,15 +240,16 @@ static int check_codes(
 				"has bits %u and grid %u, expected none", r->bits, r->grid);
 		return 0;
 	}
-	if (r->grid > GRID_MATRIX || !(rule->grids & 1u << r->grid))
+	if (r->grid > GRID_SUBGROUP || !(rule->grids & 1u << r->grid))
 		return reason_set(reason, -EBADMSG,
 			"has grid %u, which codec %" PRIu32 " does not have", r->grid, r->codec);
 	if (!bits_fit_grid(r))
 		return reason_set(reason, -EBADMSG, "has %u bits on grid %u, expected %s", r->bits,
 			r->grid,
-			r->codec == CODEC_MAT_INT ? "4 or 8"
-			: r->grid == GRID_NONE    ? "16 or 32"
-						  : "1 to 8");
+			r->grid == GRID_SUBGROUP    ? "4"
+			: r->codec == CODEC_MAT_INT ? "8"
+			: r->grid == GRID_NONE      ? "16 or 32"
+						    : "1 to 8");
 	if (!step_fits_grid(r))
 		return reason_set(reason, -EBADMSG,
 			"has step %g and zero %g, which grid %u with %u bits does not allow",
@@ -291,6 +291,9 @@ int part_check(const struct tensor_record *r, struct reason *reason)
 	if (r->codec == RETIRED_CODEC)
 		return reason_set(reason, -EOPNOTSUPP,
 			"codec %" PRIu32 " is of an older deltad: import the base again", r->codec);
+	if (r->codec == CODEC_MAT_INT && r->bits == 4 && r->grid == GRID_NONE)
+		return reason_set(reason, -EOPNOTSUPP,
+			"4 bits on grid 0 are of an older deltad: import the base again");
 	if (r->codec < CODEC_VECTOR_F32 || r->codec > CODEC_MAT_INT)
 		return reason_set(reason, -EOPNOTSUPP, "codec %" PRIu32 " is unknown", r->codec);
 	if (r->coding > CODING_STREAM || (r->coding == CODING_STREAM && !rule.streams))

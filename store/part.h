@@ -18,7 +18,7 @@
  *   DROPOUT  f16 scale[rows] where the grid is ROW; then the survivors' codes row by row, in the
  *            order of their columns: plain, packed from the lowest bit up; or a stream of rows x
  *            survivors
- *   MAT_INT  codes, scales and, of 4 bits, multipliers of a struct mat_int
+ *   MAT_INT  codes and scales of a struct mat_int, of 4 bits codes and grids
  */
 #pragma once
 
@@ -29,7 +29,7 @@
 #define PART_ALIGNMENT 64u
 
 struct stored_matrix {
-	uint64_t codes, scales, zeros; /* zeros: of MAT_INT the multipliers */
+	uint64_t codes, scales, zeros; /* scales: of MAT_INT of 4 bits the grids */
 };
 
 struct part_layout {

@@ -6,7 +6,7 @@
 #include "store/delta.h"
 
 /*
- * Projections, or the head, with scales and multipliers, of a base and of n deltas that a step
+ * Projections, or the head, with scales or grids, of a base and of n deltas that a step
  * uses. deltas[i] NULL is the base alone. A matrix that each of them replaces as a whole is not
  * read from the base. Norms and single rows of the embedding are left out.
  */

@@ -48,7 +48,7 @@ static const char options_text[] =
 	"  -o, --output FILE   the base image to make\n"
 	"      --weights KIND  how projections and head are stored: bf16 (the default), which is\n"
 	"                      exact for models in bf16; int8, a scale for each 128 neighbours;\n"
-	"                      int4, the same with a multiplier for each 32, but int8 for the\n"
+	"                      int4, with step and offset for each 16 of them, but int8 for the\n"
 	"                      head. A head that is the embedding stays bf16 with that\n"
 	"      --calibrate[=FILE]\n"
 	"                      round to codes so that the model changes little on a text, by\n"

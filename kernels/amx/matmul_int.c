@@ -64,8 +64,8 @@ typedef int32_t tile_sums[TILE_BYTES / sizeof(int32_t)];
 
 /* One tile of rows in one group. */
 struct int_step {
-	const uint16_t *scales[MAX_BLOCKS]; /* of the weights */
-	const float *x;                     /* scales of the rows */
+	const float *scales; /* of the weights: MAT_BLOCK for each block */
+	const float *x;      /* of the rows */
 	float *chain;
 	size_t skip, end; /* rows that it finishes; the tile before has those up to skip */
 };
@@ -78,9 +78,11 @@ struct int_run {
 	tile_sums (*sums)[MAX_BLOCKS];
 	struct int_step steps[N_STEPS];
 	size_t step;
-	group_bytes (*numbers)[MAX_BLOCKS]; /* two groups: that of this moment, and the next */
-	size_t turn;                        /* which of the two is this moment's */
-	float *chains;                      /* rows x blocks x MAT_BLOCK */
+	group_bytes (*numbers)[MAX_BLOCKS];      /* two groups: that of this moment, and the next */
+	size_t turn;                             /* which of the two is this moment's */
+	float (*scales)[MAX_BLOCKS * MAT_BLOCK]; /* those of the last N_STEPS groups */
+	size_t group;                            /* number of this moment's, likewise */
+	float *chains;                           /* rows x blocks x MAT_BLOCK */
 };
 
 /* So many groups further on, in the order in which weights are multiplied. */
@@ -116,8 +118,7 @@ static void numbers_expand(const struct int_call *c, const struct int_place *p,
 		size_t b = i >= units;
 
 		expand_unit(numbers[b], place_codes(c, p, b),
-			c->w->bits == 4 ? c->w->multipliers + place_lane(c, p, b) * MAT_BLOCK
-					: NULL,
+			c->w->bits == 4 ? c->w->grids + place_lane(c, p, b) * MAT_INT_GRIDS : NULL,
 			c->w->bits, i - b * units);
 	}
 }
@@ -186,7 +187,7 @@ static always_inline_ void rows_multiply(
 
 #pragma GCC unroll 2
 	for (size_t b = 0; b < blocks; b++)
-		scales[b] = lanes_bf16(s->scales[b]);
+		scales[b] = _mm512_load_ps(s->scales + b * MAT_BLOCK);
 #define SHARE(i) share_finish(s, sums, scales, i, blocks, whole)
 	_tile_zero(0);
 	_tile_loadd(2, x->codes, sizeof(*x));
@@ -226,19 +227,17 @@ static const struct act_group *tile_inputs(const struct int_call *c, size_t grou
 }
 
 static struct int_step step_of(
-	const struct int_call *c, const struct int_place *p, float *chains, size_t tile)
+	const struct int_call *c, const struct int_run *run, const struct int_place *p, size_t tile)
 {
 	const size_t row = tile_row(c, tile);
-	struct int_step s = {
+
+	return (struct int_step){
+		.scales = run->scales[run->group % N_STEPS],
 		.x = c->scales + (p->group - c->slice) * PASS_ROWS + row,
-		.chain = chains + row * p->blocks * MAT_BLOCK,
+		.chain = run->chains + row * p->blocks * MAT_BLOCK,
 		.skip = tile * c->height - row,
 		.end = c->height,
 	};
-
-	for (size_t b = 0; b < p->blocks; b++)
-		s.scales[b] = c->w->scales + place_lane(c, p, b) * MAT_BLOCK;
-	return s;
 }
 
 static bool step_whole(const struct int_step *s)
@@ -254,6 +253,9 @@ static always_inline_ void group_run(
 			       later = place_after(c, *p, FETCH_GROUPS);
 	group_bytes *expanded = run->numbers[!run->turn];
 
+	for (size_t b = 0; b < blocks; b++)
+		expand_scales(run->scales[run->group % N_STEPS] + b * MAT_BLOCK, c->w,
+			place_lane(c, p, b));
 	weights_load(run->numbers[run->turn], blocks);
 	for (size_t tile = 0; tile < c->tiles; tile++, run->step++) {
 		const struct int_step *s = &run->steps[(run->step - 2) % N_STEPS];
@@ -261,13 +263,14 @@ static always_inline_ void group_run(
 
 		codes_fetch(c, &later, tile * c->step_fetches, c->step_fetches);
 		numbers_expand(c, &next, expanded, tile * c->step_units, c->step_units);
-		run->steps[run->step % N_STEPS] = step_of(c, p, run->chains, tile);
+		run->steps[run->step % N_STEPS] = step_of(c, run, p, tile);
 		if (step_whole(s))
 			rows_multiply(run, x, blocks, true);
 		else
 			rows_multiply(run, x, blocks, false);
 	}
 	run->turn = !run->turn;
+	run->group++;
 }
 
 /* What the last two steps left. */
@@ -282,7 +285,7 @@ static always_inline_ void run_finish(struct int_run *run, size_t blocks)
 
 #pragma GCC unroll 2
 		for (size_t b = 0; b < blocks; b++)
-			scales[b] = lanes_bf16(s->scales[b]);
+			scales[b] = _mm512_load_ps(s->scales + b * MAT_BLOCK);
 		for (size_t r = s->skip; r < s->end; r++)
 			row_finish(s, run->sums[i % N_STEPS], scales, r, blocks);
 		s->end = s->skip;
@@ -340,8 +343,12 @@ static void slice_run(const struct int_call *c, size_t block0)
 	tile_sums sums[N_STEPS][MAX_BLOCKS] __attribute__((aligned(TILE_LINE)));
 	group_bytes numbers[2][MAX_BLOCKS] __attribute__((aligned(TILE_LINE)));
 	float chains[PASS_ROWS * MAX_BLOCKS * MAT_BLOCK] __attribute__((aligned(TILE_LINE)));
-	static const uint16_t no_scales[MAT_BLOCK];
-	struct int_run run = {.sums = sums, .numbers = numbers, .chains = chains, .step = N_STEPS};
+	float scales[N_STEPS][MAX_BLOCKS * MAT_BLOCK] __attribute__((aligned(TILE_LINE)));
+	struct int_run run = {.sums = sums,
+		.numbers = numbers,
+		.chains = chains,
+		.scales = scales,
+		.step = N_STEPS};
 	struct int_place p = {
 		.block = block0,
 		.blocks = min_u64(c->block1 - block0, MAX_BLOCKS),
@@ -349,7 +356,7 @@ static void slice_run(const struct int_call *c, size_t block0)
 	};
 
 	for (size_t i = 0; i < N_STEPS; i++)
-		run.steps[i] = (struct int_step){.scales = {no_scales, no_scales}};
+		run.steps[i] = (struct int_step){.scales = scales[0]};
 	scales_gather(c);
 	numbers_expand(c, &p, numbers[0], 0, MAX_BLOCKS * expand_units(c->w->bits));
 	for (; p.blocks > 0; p = place_after(c, p, c->end - c->slice)) {

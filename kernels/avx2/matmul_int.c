@@ -4,9 +4,9 @@
  *
  *   8 bits   |code - 128| is at most 128 and goes with the input that has its sign, so that two
  *            products are at most 2 * 128 * 127
- *   4 bits   the codes are taken without their zero, at most 15, and the products of a
- *            sub-group are added up in 16 bits, where 16 of them are at most 16 * 15 * 127;
- *            vpmaddwd multiplies that by the multiplier
+ *   4 bits   the codes are taken as they are, at most 15, and the products of a sub-group are added
+ *            up in 16 bits, where 8 of them are at most 8 * 15 * 127; vpmaddwd multiplies that by
+ *            the step. What the offsets take away it makes of the sums of the inputs.
  */
 #include "kernels/avx2/avx2.h"
 
@@ -20,9 +20,10 @@
 #define MAX_ROWS_8 4
 #define MAX_ROWS_4 6
 #define MAX_ROWS MAX_ROWS_4
-#define PASS_ROWS 24     /* whose inputs stay in a second cache of 512 KiB */
-#define LINES_8 32       /* of a group */
-#define SUBGROUP_LINES 8 /* of 4 bits, in one half of each byte */
+#define PASS_ROWS 24 /* whose inputs stay in a second cache of 512 KiB */
+#define LINES_8 32   /* of a group */
+#define LINES_4 16
+#define SUBGROUP_LINES 4 /* of 4 bits, in one half of each byte */
 #define SIDES 2          /* a line is 8 outputs and 8 more */
 #define SIDE_BYTES (MAT_INT_LINE / SIDES)
 
@@ -34,10 +35,12 @@ static always_inline_ __m256i quad(const struct act_group *x, int line)
 	return _mm256_set1_epi32(codes);
 }
 
-/* 8 halves in the lower parts of lanes. */
-static always_inline_ __m256i lane_words(const uint16_t *at)
+/* 8 numbers of bf16. */
+static always_inline_ __m256 lanes_bf16(const uint16_t *at)
 {
-	return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)at));
+	__m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)at));
+
+	return _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
 }
 
 static always_inline_ __m256i side_of(const uint8_t *codes, int line)
@@ -73,27 +76,79 @@ static always_inline_ void side_sums_8(const uint8_t *codes, const uint8_t *ahea
 	}
 }
 
-/* From the words of a group to the multipliers of one sub-group, in both halves of each lane. */
-static always_inline_ __m256i multiplier_pairs(__m256i words, int subgroup)
-{
-	__m256i bits = _mm256_srli_epi32(words, 4 * subgroup);
-	__m256i size = _mm256_add_epi32(_mm256_and_si256(bits, _mm256_set1_epi32(7)),
-		_mm256_set1_epi32(MAT_INT_MULTIPLIER));
-	/* All ones where the sign is set. */
-	__m256i sign = _mm256_srai_epi32(_mm256_slli_epi32(bits, 28), 31);
-	__m256i value = _mm256_sub_epi32(_mm256_xor_si256(size, sign), sign);
+/* What the grids of one side of a group's lines say. */
+struct grids {
+	__m256i steps[2];     /* those of four sub-groups in the bytes of a lane */
+	__m256i negatives[4]; /* of two, what is as much below zero as their offsets are above, in
+				 its words */
+};
 
-	return _mm256_or_si256(
-		_mm256_slli_epi32(value, 16), _mm256_and_si256(value, _mm256_set1_epi32(0xffff)));
+/* From the bytes of each lane to its words: which byte goes to the lower, and to the upper one. */
+static always_inline_ __m256i lanes_spread(__m256i bytes, int lower, int upper)
+{
+	const int words = lower | 0x80 << 8 | upper << 16;
+	const __m256i from =
+		_mm256_or_si256(_mm256_set1_epi32((int)(0x80000000 | (unsigned int)words)),
+			_mm256_setr_epi32(
+				0, 0x040004, 0x080008, 0x0c000c, 0, 0x040004, 0x080008, 0x0c000c));
+
+	return _mm256_shuffle_epi8(bytes, from);
 }
 
-/* Pairs of sums of 16 bits to begin with: the zero of the codes is 8, and -8 times the sum of the
- * inputs is at most 8 * 32 * 127. A sum may leave its 16 bits on the way, but has not in the end.
- */
-static always_inline_ __m256i pairs_before(const struct act_group *x, int subgroup)
+/* offset = (step * quarters + 2) / 4, and that of a negative number rounds upwards. */
+static always_inline_ struct grids grids_of(const uint8_t *lines)
 {
-	return _mm256_mullo_epi16(
-		_mm256_set1_epi32(x->sums[subgroup]), _mm256_set1_epi32(-8 & 0xffff));
+	const __m256i table =
+		_mm256_setr_epi8(MAT_INT_STEPS, MAT_INT_STEPS, MAT_INT_STEPS, MAT_INT_STEPS);
+	struct grids ret;
+
+#pragma GCC unroll 2
+	for (int i = 0; i < 2; i++) {
+		__m256i line = side_of(lines, i), quarters;
+
+		ret.steps[i] =
+			_mm256_shuffle_epi8(table, _mm256_and_si256(line, _mm256_set1_epi8(7)));
+		quarters = _mm256_add_epi8(_mm256_set1_epi8(MAT_INT_LEAST_ZERO),
+			_mm256_and_si256(_mm256_srli_epi16(line, 2), _mm256_set1_epi8(14)));
+#pragma GCC unroll 2
+		for (int pair = 0; pair < 2; pair++) {
+			int lower = 2 * pair, upper = lower + 1;
+			__m256i fours = _mm256_mullo_epi16(lanes_spread(ret.steps[i], lower, upper),
+				lanes_spread(quarters, lower, upper));
+
+			ret.negatives[2 * i + pair] =
+				_mm256_srai_epi16(_mm256_sub_epi16(_mm256_set1_epi16(1), fours), 2);
+		}
+	}
+	return ret;
+}
+
+/* The scales: two bits at the top of each byte, which come together 64 times as large. */
+static always_inline_ __m256 grids_scale(const uint8_t *lines)
+{
+	const __m256i top = _mm256_set1_epi8((char)0xc0), places = _mm256_set1_epi32(0x40100401);
+	__m256i low = _mm256_maddubs_epi16(_mm256_and_si256(side_of(lines, 0), top), places);
+	__m256i high = _mm256_maddubs_epi16(_mm256_and_si256(side_of(lines, 1), top), places);
+	__m256i sum = _mm256_add_epi32(_mm256_madd_epi16(low, _mm256_set1_epi16(1)),
+		_mm256_madd_epi16(high, _mm256_set1_epi16(256)));
+
+	return _mm256_castsi256_ps(_mm256_slli_epi32(sum, 16 - 6));
+}
+
+/* What the offsets take away for a row. */
+static always_inline_ __m256i negatives_sum(const struct grids *g, const struct act_group *x)
+{
+	__m256i sum = _mm256_setzero_si256();
+
+#pragma GCC unroll 4
+	for (int i = 0; i < MAT_INT_SUBGROUPS / 2; i++) {
+		int32_t two;
+
+		memcpy(&two, x->sums + 2 * i, sizeof(two));
+		sum = _mm256_add_epi32(
+			sum, _mm256_madd_epi16(g->negatives[i], _mm256_set1_epi32(two)));
+	}
+	return sum;
 }
 
 /* The codes of one side of a line that belong to a sub-group. */
@@ -104,27 +159,28 @@ static always_inline_ __m256i half_codes(const uint8_t *codes, int line, int upp
 	return _mm256_and_si256(upper ? _mm256_srli_epi16(w, 4) : w, _mm256_set1_epi8(0x0f));
 }
 
-/* What a sub-group adds up to before its multiplier; sub-groups 0 and 1 are the lower halves of the
- * lines, 2 and 3 the upper ones, and the first two ask for the lines that lie ahead. */
+/* What a sub-group adds up to before its step; sub-groups 0 to 3 are the lower halves of the lines,
+ * 4 to 7 the upper ones, and the first four ask for the lines that lie ahead. */
 static always_inline_ void subgroup_pairs(const uint8_t *codes, const uint8_t *ahead, int subgroup,
 	const struct act_group *x, __m256i ret[SIDES][MAX_ROWS], int rows)
 {
-	const int first_line = subgroup % 2 * SUBGROUP_LINES;
-
-#pragma GCC unroll 8
-	for (int r = 0; r < rows; r++)
-		ret[0][r] = ret[1][r] = pairs_before(&x[r], subgroup);
+#pragma GCC unroll 4
 	for (int i = 0; i < SUBGROUP_LINES; i++) {
-		int line = first_line + i;
-		__m256i first = half_codes(codes, line, subgroup / 2);
-		__m256i second = half_codes(codes + SIDE_BYTES, line, subgroup / 2);
+		int number = subgroup * SUBGROUP_LINES + i, line = number % LINES_4;
+		__m256i first = half_codes(codes, line, number / LINES_4);
+		__m256i second = half_codes(codes + SIDE_BYTES, line, number / LINES_4);
 
-		if (subgroup < 2)
+		if (number < LINES_4)
 			_mm_prefetch((const char *)ahead + line * MAT_INT_LINE, _MM_HINT_T0);
 #pragma GCC unroll 8
 		for (int r = 0; r < rows; r++) {
-			__m256i four = quad(&x[r], subgroup * SUBGROUP_LINES + i);
+			__m256i four = quad(&x[r], number);
 
+			if (i == 0) {
+				ret[0][r] = _mm256_maddubs_epi16(first, four);
+				ret[1][r] = _mm256_maddubs_epi16(second, four);
+				continue;
+			}
 			lanes_add_words(&ret[0][r], _mm256_maddubs_epi16(first, four));
 			lanes_add_words(&ret[1][r], _mm256_maddubs_epi16(second, four));
 		}
@@ -133,25 +189,29 @@ static always_inline_ void subgroup_pairs(const uint8_t *codes, const uint8_t *a
 
 /* The sums of a group of 4 bits. */
 static always_inline_ void group_sums_4(const uint8_t *codes, const uint8_t *ahead,
-	const uint16_t *multipliers, const struct act_group *x, __m256i sums[SIDES][MAX_ROWS],
-	int rows)
+	const uint8_t *lines, const struct act_group *x, __m256i sums[SIDES][MAX_ROWS], int rows)
 {
+	const struct grids g[SIDES] = {grids_of(lines), grids_of(lines + SIDE_BYTES)};
+
 #pragma GCC unroll 8
 	for (int r = 0; r < rows; r++)
-		sums[0][r] = sums[1][r] = _mm256_setzero_si256();
-#pragma GCC unroll 4
+#pragma GCC unroll 2
+		for (int side = 0; side < SIDES; side++)
+			sums[side][r] = negatives_sum(&g[side], &x[r]);
+#pragma GCC unroll 8
 	for (int subgroup = 0; subgroup < MAT_INT_SUBGROUPS; subgroup++) {
 		__m256i pairs[SIDES][MAX_ROWS];
 
 		subgroup_pairs(codes, ahead, subgroup, x, pairs, rows);
 #pragma GCC unroll 2
 		for (int side = 0; side < SIDES; side++) {
-			__m256i m = multiplier_pairs(lane_words(multipliers + side * 8), subgroup);
+			__m256i step = lanes_spread(
+				g[side].steps[subgroup / 4], subgroup % 4, subgroup % 4);
 
 #pragma GCC unroll 8
 			for (int r = 0; r < rows; r++)
 				sums[side][r] = _mm256_add_epi32(
-					sums[side][r], _mm256_madd_epi16(pairs[side][r], m));
+					sums[side][r], _mm256_madd_epi16(pairs[side][r], step));
 		}
 	}
 }
@@ -178,16 +238,18 @@ static always_inline_ void tile_compute(const struct int_tile *shared, int rows,
 	for (size_t g = 0; g < t.n_groups; g++) {
 		const struct act_group *x = t.x + g * t.x_stride;
 		const uint8_t *ahead = int_codes_ahead(&t, g, 0, (uint32_t)bits);
-		size_t index = t.block * t.n_groups + g, lane = index * MAT_BLOCK;
+		size_t index = t.block * t.n_groups + g;
 		const uint8_t *codes = t.w->codes + index * mat_int_group_bytes((uint32_t)bits);
+		const uint8_t *grids = bits == 4 ? t.w->grids + index * MAT_INT_GRIDS : NULL;
 		__m256i sums[SIDES][MAX_ROWS];
 
 		if (bits == 4)
-			group_sums_4(codes, ahead, t.w->multipliers + lane, x, sums, rows);
+			group_sums_4(codes, ahead, grids, x, sums, rows);
 #pragma GCC unroll 2
 		for (int side = 0; side < SIDES; side++) {
-			__m256 scale = _mm256_castsi256_ps(
-				_mm256_slli_epi32(lane_words(t.w->scales + lane + side * 8), 16));
+			__m256 scale =
+				bits == 4 ? grids_scale(grids + side * SIDE_BYTES)
+					  : lanes_bf16(t.w->scales + index * MAT_BLOCK + side * 8);
 
 			if (bits == 8)
 				side_sums_8(codes + side * SIDE_BYTES, ahead, side, x, sums[side],
@@ -270,40 +332,39 @@ static always_inline_ float largest_of(const __m256 x[static VECTORS])
 	return f32_from_bits(most);
 }
 
-/* 32 codes; returns their sum. */
-static always_inline_ int32_t round_subgroup(
-	int8_t ret[MAT_INT_SUBGROUP], const __m256 x[static 4], __m256 inverse)
+/* 32 codes; the sums of two sub-groups, each in parts that stand in four lanes of a half. */
+static always_inline_ __m256i round_32(int8_t ret[32], const __m256 x[static 4], __m256 inverse)
 {
-	__m256i codes[4], sum = _mm256_setzero_si256(), bytes;
-	int32_t lanes[8], total = 0;
+	__m256i codes[4], words[2], bytes;
 
 #pragma GCC unroll 4
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < 4; i++)
 		codes[i] = _mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse));
-		sum = _mm256_add_epi32(sum, codes[i]);
-	}
-	bytes = _mm256_packs_epi16(
-		_mm256_packs_epi32(codes[0], codes[1]), _mm256_packs_epi32(codes[2], codes[3]));
+	words[0] = _mm256_packs_epi32(codes[0], codes[1]);
+	words[1] = _mm256_packs_epi32(codes[2], codes[3]);
+	bytes = _mm256_packs_epi16(words[0], words[1]);
 	bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 	_mm256_storeu_si256((__m256i *)(void *)ret, bytes);
-	_mm256_storeu_si256((__m256i *)(void *)lanes, sum);
-	for (int i = 0; i < 8; i++)
-		total = (int32_t)((uint32_t)total + (uint32_t)lanes[i]);
-	return total;
+	return _mm256_hadd_epi16(words[0], words[1]);
 }
 
 static void round_group(struct act_group *ret, const __m256 x[static VECTORS])
 {
 	float largest = largest_of(x);
+	__m256i sums[4], all;
 
 	if (largest < 0x1p-100f) {
 		*ret = (struct act_group){.scale = 0};
 		return;
 	}
 	ret->scale = largest / 127;
-	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
-		ret->sums[s] = round_subgroup(ret->codes + s * MAT_INT_SUBGROUP, x + 4 * s,
-			_mm256_set1_ps(127 / largest));
+#pragma GCC unroll 4
+	for (int i = 0; i < 4; i++)
+		sums[i] = round_32(ret->codes + 32 * i, x + 4 * i, _mm256_set1_ps(127 / largest));
+	all = _mm256_hadd_epi16(
+		_mm256_hadd_epi16(sums[0], sums[1]), _mm256_hadd_epi16(sums[2], sums[3]));
+	_mm_storeu_si128((__m128i *)(void *)ret->sums,
+		_mm_add_epi16(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
 }
 
 void avx2_act_round(struct act_group *ret, size_t ret_stride, const float *x, size_t x_stride,

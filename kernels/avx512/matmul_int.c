@@ -1,11 +1,11 @@
 /*
- * Rounded inputs by matrices of integers. vpdpbusd takes the codes as they are, without their zero,
- * which the sums of the inputs then account for. Of 4 bits, the lower halves of a line are masked
- * and the upper ones used where they are, 16 times too large; the sum of a sub-group fits 16 bits,
- * so vpdpwssd multiplies it by its multiplier and adds it up.
+ * Rounded inputs by matrices of integers. vpdpbusd takes the codes without what is subtracted from
+ * them, which the sums of the inputs then account for; those of 4 bits multiplied by their steps,
+ * which makes at most 195 of them.
  */
 #include "kernels/avx512/avx512.h"
 
+#include "kernels/avx512/int_grids.h"
 #include "kernels/avx512/lanes.h"
 #include "kernels/convert.h"
 #include "kernels/matmul_int.h"
@@ -17,7 +17,7 @@
 #define MAX_BLOCKS 4
 #define LINES_8 32 /* of a group */
 #define LINES_4 16
-#define HALF_LINES (LINES_4 / 2) /* of a sub-group */
+#define SUBGROUP_LINES 4 /* of 4 bits, in one half of each byte */
 
 static always_inline_ __m512i quad(const struct act_group *x, int line)
 {
@@ -25,6 +25,15 @@ static always_inline_ __m512i quad(const struct act_group *x, int line)
 
 	memcpy(&codes, x->codes + 4 * line, sizeof(codes));
 	return _mm512_set1_epi32(codes);
+}
+
+/* The sums of two neighbouring sub-groups, one in each word. */
+static always_inline_ __m512i sums_pair(const struct act_group *x, int pair)
+{
+	int32_t two;
+
+	memcpy(&two, x->sums + 2 * pair, sizeof(two));
+	return _mm512_set1_epi32(two);
 }
 
 /* sums[t][b] = the sums of a group of 8 bits. */
@@ -41,11 +50,15 @@ static always_inline_ void group_sums_8(const struct int_tile *t, const struct a
 	}
 #pragma GCC unroll 8
 	for (int r = 0; r < rows; r++) {
-		int32_t sum = x[r].sums[0] + x[r].sums[1] + x[r].sums[2] + x[r].sums[3];
+		__m512i zero = _mm512_setzero_si512();
 
 #pragma GCC unroll 4
+		for (int i = 0; i < MAT_INT_SUBGROUPS / 2; i++)
+			zero = _mm512_dpwssd_epi32(
+				zero, _mm512_set1_epi16(-128), sums_pair(&x[r], i));
+#pragma GCC unroll 4
 		for (int b = 0; b < blocks; b++)
-			sums[r][b] = _mm512_set1_epi32(-128 * sum);
+			sums[r][b] = zero;
 	}
 #pragma GCC unroll 8
 	for (int line = 0; line < LINES_8; line++) {
@@ -65,46 +78,41 @@ static always_inline_ void group_sums_8(const struct int_tile *t, const struct a
 	}
 }
 
-/* From one bit pattern of 4 to a multiplier in the lower half of a lane. */
-static always_inline_ __m512i multiplier_table(void)
-{
-	return _mm512_and_si512(_mm512_set1_epi32(0xffff),
-		_mm512_setr_epi32(3, 4, 5, 6, 7, 8, 9, 10, -3, -4, -5, -6, -7, -8, -9, -10));
-}
+/* The blocks of a tile in one group of 4 bits. */
+struct blocks_4 {
+	const uint8_t *codes[MAX_BLOCKS], *ahead[MAX_BLOCKS];
+	struct int_grids grids[MAX_BLOCKS];
+};
 
-/* The lines of sub-groups `half` and `half` + 2. */
-static always_inline_ void half_sums_4(const uint8_t *const codes[MAX_BLOCKS],
-	const uint8_t *const ahead[MAX_BLOCKS], const struct act_group *x, int half,
-	__m512i low[MAX_ROWS][MAX_BLOCKS], __m512i high[MAX_ROWS][MAX_BLOCKS], int rows, int blocks)
+/* Lines of sub-group `low`, in their lower halves, and of `low` + 4. */
+static always_inline_ void subgroups_add(const struct blocks_4 *c, const struct act_group *x,
+	int low, __m512i sums[MAX_ROWS][MAX_BLOCKS], int rows, int blocks)
 {
-#pragma GCC unroll 8
-	for (int r = 0; r < rows; r++)
+	const __m512i mask = _mm512_set1_epi8(0x0f);
+
 #pragma GCC unroll 4
-		for (int b = 0; b < blocks; b++) {
-			low[r][b] = _mm512_set1_epi32(-8 * x[r].sums[half]);
-			high[r][b] = _mm512_set1_epi32(-128 * x[r].sums[half + 2]);
-		}
-#pragma GCC unroll 8
-	for (int i = 0; i < HALF_LINES; i++) {
-		const int line = half * HALF_LINES + i;
+	for (int line = low * SUBGROUP_LINES; line < (low + 1) * SUBGROUP_LINES; line++) {
 		__m512i w_low[MAX_BLOCKS], w_high[MAX_BLOCKS];
 
 #pragma GCC unroll 4
 		for (int b = 0; b < blocks; b++) {
-			__m512i w = _mm512_load_si512(codes[b] + line * MAT_INT_LINE);
+			__m512i w = _mm512_load_si512(c->codes[b] + line * MAT_INT_LINE);
 
-			_mm_prefetch((const char *)ahead[b] + line * MAT_INT_LINE, _MM_HINT_T0);
-			w_low[b] = _mm512_and_si512(w, _mm512_set1_epi8(0x0f));
-			w_high[b] = _mm512_and_si512(w, _mm512_set1_epi8((char)0xf0));
+			_mm_prefetch((const char *)c->ahead[b] + line * MAT_INT_LINE, _MM_HINT_T0);
+			w_low[b] = _mm512_mullo_epi16(_mm512_and_si512(w, mask),
+				lanes_spread(c->grids[b].steps[0], low, low));
+			w_high[b] =
+				_mm512_mullo_epi16(_mm512_and_si512(_mm512_srli_epi16(w, 4), mask),
+					lanes_spread(c->grids[b].steps[1], low, low));
 		}
 #pragma GCC unroll 8
 		for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
 			for (int b = 0; b < blocks; b++) {
-				low[r][b] =
-					_mm512_dpbusd_epi32(low[r][b], w_low[b], quad(&x[r], line));
-				high[r][b] = _mm512_dpbusd_epi32(
-					high[r][b], w_high[b], quad(&x[r], line + LINES_4));
+				sums[r][b] = _mm512_dpbusd_epi32(
+					sums[r][b], w_low[b], quad(&x[r], line));
+				sums[r][b] = _mm512_dpbusd_epi32(
+					sums[r][b], w_high[b], quad(&x[r], line + LINES_4));
 			}
 	}
 }
@@ -112,40 +120,34 @@ static always_inline_ void half_sums_4(const uint8_t *const codes[MAX_BLOCKS],
 static always_inline_ void group_sums_4(const struct int_tile *t, const struct act_group *x,
 	size_t group, __m512i sums[MAX_ROWS][MAX_BLOCKS], int rows, int blocks)
 {
-	const uint8_t *codes[MAX_BLOCKS], *ahead[MAX_BLOCKS];
-	__m512i multipliers[MAX_BLOCKS];
+	struct blocks_4 c;
 
 #pragma GCC unroll 4
 	for (int b = 0; b < blocks; b++) {
 		size_t index = (t->block + (size_t)b) * t->n_groups + group;
 
-		codes[b] = t->w->codes + index * mat_int_group_bytes(4);
-		ahead[b] = int_codes_ahead(t, group, (size_t)b, 4);
-		multipliers[b] = lanes_words(t->w->multipliers + index * MAT_BLOCK);
+		c.codes[b] = t->w->codes + index * mat_int_group_bytes(4);
+		c.ahead[b] = int_codes_ahead(t, group, (size_t)b, 4);
+		c.grids[b] = int_grids_of(t->w->grids + index * MAT_INT_GRIDS);
 #pragma GCC unroll 8
-		for (int r = 0; r < rows; r++)
+		for (int r = 0; r < rows; r++) {
 			sums[r][b] = _mm512_setzero_si512();
-	}
-#pragma GCC unroll 2
-	for (int half = 0; half < 2; half++) {
-		__m512i low[MAX_ROWS][MAX_BLOCKS], high[MAX_ROWS][MAX_BLOCKS];
-
-		half_sums_4(codes, ahead, x, half, low, high, rows, blocks);
 #pragma GCC unroll 4
-		for (int b = 0; b < blocks; b++) {
-			__m512i bits = _mm512_srli_epi32(multipliers[b], (unsigned int)(4 * half));
-			__m512i m_low = _mm512_permutexvar_epi32(bits, multiplier_table());
-			__m512i m_high = _mm512_permutexvar_epi32(
-				_mm512_srli_epi32(bits, 8), multiplier_table());
-
-#pragma GCC unroll 8
-			for (int r = 0; r < rows; r++) {
-				sums[r][b] = _mm512_dpwssd_epi32(sums[r][b], low[r][b], m_low);
+			for (int i = 0; i < MAT_INT_SUBGROUPS / 2; i++)
 				sums[r][b] = _mm512_dpwssd_epi32(
-					sums[r][b], _mm512_srai_epi32(high[r][b], 4), m_high);
-			}
+					sums[r][b], c.grids[b].negatives[i], sums_pair(&x[r], i));
 		}
 	}
+#pragma GCC unroll 4
+	for (int low = 0; low < MAT_INT_SUBGROUPS / 2; low++)
+		subgroups_add(&c, x, low, sums, rows, blocks);
+}
+
+static always_inline_ __m512 block_scale(const struct mat_int *w, size_t index, int bits)
+{
+	if (bits == 4)
+		return int_grids_scale(w->grids + index * MAT_INT_GRIDS);
+	return lanes_bf16(w->scales + index * MAT_BLOCK);
 }
 
 /* `rows`, `blocks` and `bits` are constants in each instance below. */
@@ -170,9 +172,8 @@ static always_inline_ void tile_compute(
 			group_sums_8(&t, x, g, sums, rows, blocks);
 #pragma GCC unroll 4
 		for (int b = 0; b < blocks; b++) {
-			const uint16_t *scales =
-				t.w->scales + ((t.block + (size_t)b) * t.n_groups + g) * MAT_BLOCK;
-			__m512 scale = lanes_bf16(scales);
+			__m512 scale =
+				block_scale(t.w, (t.block + (size_t)b) * t.n_groups + g, bits);
 
 #pragma GCC unroll 8
 			for (int r = 0; r < rows; r++)
@@ -203,13 +204,13 @@ TILES(6, 2, 8)
 TILES(7, 2, 8)
 TILES(8, 2, 8)
 TILES(1, 4, 4)
-TILES(2, 2, 4)
+TILES(2, 4, 4)
 TILES(3, 2, 4)
 TILES(4, 2, 4)
-TILE(5, 1, 4)
-TILE(6, 1, 4)
-TILE(7, 1, 4)
-TILE(8, 1, 4)
+TILES(5, 2, 4)
+TILES(6, 2, 4)
+TILES(7, 2, 4)
+TILES(8, 2, 4)
 
 #define SHAPE(rows, blocks, bits)                                                                  \
 	{                                                                                          \
@@ -230,13 +231,13 @@ static const struct int_shape shapes_8[MAX_ROWS] = {
 
 static const struct int_shape shapes_4[MAX_ROWS] = {
 	SHAPE(1, 4, 4),
-	SHAPE(2, 2, 4),
+	SHAPE(2, 4, 4),
 	SHAPE(3, 2, 4),
 	SHAPE(4, 2, 4),
-	SHAPE(5, 1, 4),
-	SHAPE(6, 1, 4),
-	SHAPE(7, 1, 4),
-	SHAPE(8, 1, 4),
+	SHAPE(5, 2, 4),
+	SHAPE(6, 2, 4),
+	SHAPE(7, 2, 4),
+	SHAPE(8, 2, 4),
 };
 
 void avx512_matmul_int(float *y, size_t y_stride, const struct mat_int *w,
@@ -259,7 +260,7 @@ void avx512_matmul_int(float *y, size_t y_stride, const struct mat_int *w,
 static always_inline_ void round_group(struct act_group *ret, const __m512 x[static 8])
 {
 	const __m512i size = _mm512_set1_epi32(0x7fffffff);
-	__m512i largest_bits = _mm512_setzero_si512(), two[4];
+	__m512i largest_bits = _mm512_setzero_si512();
 	float largest;
 
 #pragma GCC unroll 8
@@ -273,17 +274,14 @@ static always_inline_ void round_group(struct act_group *ret, const __m512 x[sta
 	}
 	ret->scale = largest / 127;
 #pragma GCC unroll 8
-	for (int i = 0; i < 8; i++) {
+	for (int i = 0; i < MAT_INT_SUBGROUPS; i++) {
 		__m512i codes =
 			_mm512_cvtps_epi32(_mm512_mul_ps(x[i], _mm512_set1_ps(127 / largest)));
 
 		_mm_storeu_si128(
 			(__m128i *)(void *)(ret->codes + 16 * i), _mm512_cvtsepi32_epi8(codes));
-		two[i / 2] = i % 2 ? _mm512_add_epi32(two[i / 2], codes) : codes;
+		ret->sums[i] = (int16_t)_mm512_reduce_add_epi32(codes);
 	}
-#pragma GCC unroll 4
-	for (int s = 0; s < MAT_INT_SUBGROUPS; s++)
-		ret->sums[s] = _mm512_reduce_add_epi32(two[s]);
 }
 
 void avx512_act_round(struct act_group *ret, size_t ret_stride, const float *x, size_t x_stride,

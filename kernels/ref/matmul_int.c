@@ -29,7 +29,8 @@ static void round_group(struct act_group *ret, const float x[static MAT_INT_GROU
 	ret->scale = largest / 127;
 	for (size_t i = 0; i < MAT_INT_GROUP; i++) {
 		ret->codes[i] = (int8_t)lrintf(x[i] * inverse);
-		ret->sums[i / MAT_INT_SUBGROUP] += ret->codes[i];
+		ret->sums[i / MAT_INT_SUBGROUP] =
+			(int16_t)(ret->sums[i / MAT_INT_SUBGROUP] + ret->codes[i]);
 	}
 }
 

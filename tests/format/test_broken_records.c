@@ -70,30 +70,50 @@ static void broken_base_records_are_refused(void **state)
 static void broken_base_codes_are_refused(void **state)
 {
 	struct breakable *f = &breakables[2];
-	const struct part_layout q = part_layout(breakable_record(f, 2));
 	const struct part_layout down = part_layout(breakable_record(f, 35));
 	const struct breakage cases[] = {
-		RECORD(2, bits, 0, BAD, "has 0 bits on grid 0, expected 4 or 8"),
-		RECORD(2, bits, 5, BAD, "has 5 bits on grid 0, expected 4 or 8"),
-		RECORD(2, bits, 16, BAD, "has 16 bits on grid 0, expected 4 or 8"),
-		RECORD(2, bits, 8, BAD, "layer 0 q: payload has"),
+		RECORD(2, bits, 0, BAD, "has 0 bits on grid 4, expected 4"),
+		RECORD(2, bits, 5, BAD, "has 5 bits on grid 4, expected 4"),
+		RECORD(2, bits, 8, BAD, "has 8 bits on grid 4, expected 4"),
+		RECORD(2, grid, GRID_NONE, UNKNOWN,
+			"4 bits on grid 0 are of an older deltad: import the base again"),
+		RECORD(2, grid, 5, BAD, "has grid 5, which codec 8 does not have"),
 		RECORD(2, grid, GRID_GROUP, BAD, "has grid 1, which codec 8 does not have"),
 		RECORD(2, grid, GRID_MATRIX, BAD, "has grid 3, which codec 8 does not have"),
 		RECORD(2, coding, 1, BAD, "has coding 1, which codec 8 does not have"),
 		RECORD(2, n, 88, BAD, "has n = 88, expected 0 to 0"),
-		RECORD(2, step, bits_of_f32(1), BAD, "has step 1 and zero 0, which grid 0"),
+		RECORD(2, step, bits_of_f32(1), BAD, "has step 1 and zero 0, which grid 4"),
 		RECORD(2, codec, CODEC_CODES, BAD, "has n = 0, expected 1 to 88"),
-		RECORD(2, codec, CODEC_MAT_BF16, BAD, "has bits 4 and grid 0, expected none"),
+		RECORD(2, codec, CODEC_MAT_BF16, BAD, "has bits 4 and grid 4, expected none"),
 		RECORD(2, codec, 7, UNKNOWN, "codec 7 is of an older deltad: import the base"),
-		RECORD(1, codec, CODEC_MAT_INT, BAD, "has 0 bits on grid 0, expected 4 or 8"),
-		RECORD(35, bits, 4, BAD, "layer 1 down: payload has"),
+		RECORD(1, codec, CODEC_MAT_INT, BAD, "has 0 bits on grid 0, expected 8"),
+		RECORD(35, bits, 16, BAD, "has 16 bits on grid 0, expected 8"),
+		RECORD(35, grid, GRID_SUBGROUP, BAD, "has 8 bits on grid 4, expected 4"),
 		RECORD(35, zero, bits_of_f32(128), BAD, "zero 128, which grid 0 with 8 bits"),
-		PAYLOAD(2, q.v.scales, 2, 0x7f80, BAD, "q: scale 0 is not a finite number"),
 		PAYLOAD(35, down.v.scales + 2, 2, 0xffc0, BAD, "scale 1 is not a finite number"),
 	};
 
 	(void)state;
 	breakable_expect_refused(f, cases, array_len(cases));
+}
+
+/* Of 4 bits a scale stands in parts at the top of its row's grids, here of row 1. */
+static void scales_in_grids_are_checked(void **state)
+{
+	struct breakable *f = &breakables[2];
+	const struct tensor_record *q = breakable_record(f, 2);
+	uint8_t *grids = f->broken + q->offset + part_layout(q).v.scales;
+	struct reason reason;
+
+	(void)state;
+	memcpy(f->broken, f->good, f->n_bytes);
+	for (size_t i = 4; i < 8; i++)
+		grids[i] = grids[64 + i] = 0xc0;
+	breakable_write(f);
+	assert_int_equal(breakable_open(f, &reason), -EBADMSG);
+	assert_non_null(strstr(reason.text, "q: scale 1 is not a finite number"));
+	breakable_restore(f);
+	assert_int_equal(breakable_open(f, &reason), 0);
 }
 
 /* The second digest is there exactly where codes are. */
@@ -303,6 +323,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(broken_base_records_are_refused),
 		cmocka_unit_test(broken_base_codes_are_refused),
+		cmocka_unit_test(scales_in_grids_are_checked),
 		cmocka_unit_test(digests_of_what_serves_are_checked),
 		cmocka_unit_test(broken_delta_records_are_refused),
 		cmocka_unit_test(cut_deltas_expand_within_bounds),

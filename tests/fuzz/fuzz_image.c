@@ -74,6 +74,7 @@ static void make_codes(struct tensor_record *t)
 		return;
 	t->codec = CODEC_MAT_INT;
 	t->bits = t->role == ROLE_Q ? 4 : 8;
+	t->grid = t->role == ROLE_Q ? GRID_SUBGROUP : GRID_NONE;
 }
 
 static size_t base_records(struct tensor_record *records, uint64_t *at)
@@ -335,11 +336,9 @@ static void touch_qmat(const struct qmat *m)
 
 static void touch_mat_int(const struct mat_int *m)
 {
-	size_t n = mat_int_n_scales(m->rows, m->cols) * sizeof(uint16_t);
-
 	touch(m->codes, mat_int_codes_bytes(m->rows, m->cols, m->bits));
-	touch(m->scales, n);
-	touch(m->multipliers, n);
+	touch(m->scales, mat_int_n_scales(m->rows, m->cols) * sizeof(uint16_t));
+	touch(m->grids, mat_int_grids_bytes(m->rows, m->cols));
 }
 
 static void touch_base_matrix(const struct base_matrix *m)

@@ -10,8 +10,8 @@
 
 enum kind {
 	KIND_RANDOM,
-	KIND_LOW,  /* all codes 0 and all inputs 127, where sums are largest */
-	KIND_HIGH, /* all codes the largest and all inputs -127 */
+	KIND_LOW,  /* all codes 0 and all inputs 127, on the grids where sums are largest */
+	KIND_HIGH, /* all codes the largest and all inputs -127, likewise */
 	N_KINDS,
 };
 
@@ -19,10 +19,10 @@ struct problem {
 	uint32_t rows, cols, bits;
 	enum kind kind;
 	size_t n_groups;
-	uint8_t *codes;   /* rows x groups x 128; beyond the matrix zero */
-	int *multipliers; /* rows x groups x 4 */
-	uint8_t *packed;
-	uint16_t *scales, *packed_multipliers;
+	uint8_t *codes;   /* rows x groups x 128 */
+	int (*grids)[2];  /* rows x groups x 8: step and offset */
+	uint16_t *scales; /* as they are packed for 8 bits */
+	uint8_t *packed, *packed_grids;
 	struct mat_int w;
 };
 
@@ -37,31 +37,46 @@ static uint8_t code_of(const struct problem *p, uint32_t col)
 	return p->kind == KIND_LOW ? 0 : largest;
 }
 
-static int multiplier_of(const struct problem *p)
+/* Which step, and which zero, as types.h has them. The steps and the zeros of sub-groups that
+ * follow one another are all that there are. */
+static void grid_of(const struct problem *p, size_t number, int *step, int *zero)
 {
-	int multiplier = p->kind == KIND_RANDOM ? 3 + (int)(random_u32() % 8) : 10;
-
+	*step = *zero = 0;
 	if (p->bits == 8)
-		return 1;
-	return p->kind == KIND_RANDOM && random_u32() % 2 ? -multiplier : multiplier;
+		return;
+	*step = p->kind == KIND_RANDOM ? (int)(number % 8) : 7;
+	*zero = p->kind == KIND_RANDOM ? (int)(number / 8 % 8) : p->kind == KIND_LOW ? 7 : 0;
+}
+
+static void grids_fill(struct problem *p, uint32_t row, size_t group)
+{
+	static const int steps[] = {5, 6, 7, 8, 9, 10, 11, 13};
+	size_t lane = (row / 16 * p->n_groups + group) * 16 + row % 16;
+
+	for (size_t s = 0; s < 8; s++) {
+		size_t number = (row * p->n_groups + group) * 8 + s;
+		size_t place = lane / 16 * 128 + s / 4 * 64 + lane % 16 * 4 + s % 4;
+		int step, zero;
+
+		grid_of(p, number + number / 64, &step, &zero);
+		p->grids[number][0] = p->bits == 8 ? 1 : steps[step];
+		p->grids[number][1] =
+			p->bits == 8 ? 128 : (int)floor(steps[step] * (5.75 + zero * 0.5) + 0.5);
+		if (p->bits == 4)
+			p->packed_grids[place] =
+				(uint8_t)(step | zero << 3 | (p->scales[lane] >> 2 * s & 3) << 6);
+	}
 }
 
 static void group_fill(struct problem *p, uint32_t row, size_t group)
 {
 	uint8_t *codes = p->codes + (row * p->n_groups + group) * MAT_INT_GROUP;
-	int *multipliers = p->multipliers + (row * p->n_groups + group) * 4;
 	size_t lane = (row / 16 * p->n_groups + group) * 16 + row % 16;
 
 	for (uint32_t i = 0; i < MAT_INT_GROUP; i++)
 		codes[i] = code_of(p, (uint32_t)group * MAT_INT_GROUP + i);
 	p->scales[lane] = bf16_from_f32(p->kind == KIND_RANDOM ? random_f32() : 0.01f);
-	for (int s = 0; s < 4; s++) {
-		multipliers[s] = multiplier_of(p);
-		if (p->bits == 4)
-			p->packed_multipliers[lane] |=
-				(uint16_t)((abs(multipliers[s]) - 3 + (multipliers[s] < 0 ? 8 : 0))
-					   << 4 * s);
-	}
+	grids_fill(p, row, group);
 	mat_int_group_pack(p->packed, &p->w, row, group, codes);
 }
 
@@ -83,13 +98,14 @@ static struct problem problem_new(uint32_t rows, uint32_t cols, uint32_t bits, e
 	n = rows * p.n_groups;
 	assert_int_equal(n_scales, (rows + 15) / 16 * 16 * p.n_groups);
 	assert_int_equal(mat_int_codes_bytes(rows, cols, bits), n_scales * bits * 16);
+	assert_int_equal(mat_int_grids_bytes(rows, cols), n_scales * 8);
 	p.codes = numbers_new(n * MAT_INT_GROUP, 1);
-	p.multipliers = numbers_new(n * 4, sizeof(*p.multipliers));
+	p.grids = numbers_new(n * 8, sizeof(*p.grids));
 	p.packed = lines_new(n_scales * bits * 16);
 	p.scales = lines_new(n_scales * sizeof(*p.scales));
-	p.packed_multipliers = lines_new(n_scales * sizeof(*p.scales));
-	p.w = (struct mat_int){
-		p.packed, p.scales, bits == 4 ? p.packed_multipliers : NULL, rows, cols, bits};
+	p.packed_grids = lines_new(n_scales * 8);
+	p.w = (struct mat_int){p.packed, bits == 8 ? p.scales : NULL,
+		bits == 4 ? p.packed_grids : NULL, rows, cols, bits};
 	for (uint32_t r = 0; r < rows; r++)
 		for (size_t g = 0; g < p.n_groups; g++)
 			group_fill(&p, r, g);
@@ -99,19 +115,18 @@ static struct problem problem_new(uint32_t rows, uint32_t cols, uint32_t bits, e
 static void problem_done(struct problem *p)
 {
 	free(p->codes);
-	free(p->multipliers);
+	free(p->grids);
 	free(p->packed);
 	free(p->scales);
-	free(p->packed_multipliers);
+	free(p->packed_grids);
 }
 
 static int number_at(const struct problem *p, uint32_t row, uint32_t col)
 {
 	size_t group = row * p->n_groups + col / 128;
-	int zero = p->bits == 8 ? 128 : 8;
+	const int *grid = p->grids[group * 8 + col % 128 / 16];
 
-	return p->multipliers[group * 4 + col % 128 / 32] *
-	       (p->codes[group * MAT_INT_GROUP + col % 128] - zero);
+	return grid[0] * p->codes[group * MAT_INT_GROUP + col % 128] - grid[1];
 }
 
 static float scale_at(const struct problem *p, uint32_t row, size_t group)
@@ -147,6 +162,47 @@ static void check_values(const struct problem *p)
 	}
 }
 
+/* As the functions that write and read them have it. */
+static void check_grids(const struct problem *p)
+{
+	uint8_t *packed = lines_new(mat_int_grids_bytes(p->rows, p->cols)), grids[8];
+
+	for (uint32_t r = 0; p->bits == 4 && r < p->rows; r++)
+		for (size_t g = 0; g < p->n_groups; g++) {
+			for (size_t s = 0; s < 8; s++) {
+				const int *grid = p->grids[(r * p->n_groups + g) * 8 + s];
+
+				grids[s] = mat_int_grid(&p->w, r, g, s);
+				assert_int_equal(mat_int_step(grids[s]), grid[0]);
+				assert_int_equal(mat_int_offset(grids[s]), grid[1]);
+				assert_in_range(15 * grid[0] - grid[1], 0, 127);
+				assert_in_range(grid[1], 0, 127);
+			}
+			mat_int_grids_pack(packed, &p->w, r, g, grids,
+				bf16_from_f32(mat_int_scale(&p->w, r, g)));
+		}
+	if (p->bits == 4)
+		assert_memory_equal(packed, p->packed_grids, mat_int_grids_bytes(p->rows, p->cols));
+	free(packed);
+}
+
+/* Some scales that are not numbers, next to some that are the largest. */
+static void check_finite(struct problem *p)
+{
+	static const uint16_t scales[] = {0x7f7f, 0xff7f, 0x7f80, 0xff80, 0x7fc1, 0xffff};
+	uint8_t grids[8] = {63, 63, 63, 63, 63, 63, 63, 63};
+	uint32_t row = p->rows - 1;
+	size_t group = p->n_groups - 1, lane = mat_int_lane(&p->w, row, group);
+
+	assert_int_equal(mat_int_finite_scales(&p->w), mat_int_n_scales(p->rows, p->cols));
+	for (size_t i = 0; i < array_len(scales); i++) {
+		p->scales[lane] = scales[i];
+		mat_int_grids_pack(p->packed_grids, &p->w, row, group, grids, scales[i]);
+		assert_int_equal(mat_int_finite_scales(&p->w),
+			i < 2 ? mat_int_n_scales(p->rows, p->cols) : lane);
+	}
+}
+
 static void test_layout(void **unused)
 {
 	static const uint32_t sizes[] = {1, 15, 16, 17, 127, 128, 129, 300};
@@ -160,6 +216,8 @@ static void test_layout(void **unused)
 
 				check_places(&p);
 				check_values(&p);
+				check_grids(&p);
+				check_finite(&p);
 				problem_done(&p);
 			}
 }
@@ -168,7 +226,7 @@ static void check_rounded(
 	const struct kernels *k, const float *x, uint32_t n_x, const struct act_group *got)
 {
 	float largest = 0;
-	int32_t sums[4] = {0};
+	int16_t sums[8] = {0};
 
 	for (uint32_t i = 0; i < n_x; i++)
 		largest = fmaxf(largest, fabsf(x[i]));
@@ -181,7 +239,7 @@ static void check_rounded(
 		if (got->codes[i] != (int)nearbyintf(exact))
 			fail_msg("%s: input %u is %.9g of %.9g, its code %d", k->name, i,
 				(double)(i < n_x ? x[i] : 0), (double)largest, got->codes[i]);
-		sums[i / 32] += got->codes[i];
+		sums[i / 16] = (int16_t)(sums[i / 16] + got->codes[i]);
 	}
 	assert_memory_equal(sums, got->sums, sizeof(sums));
 }
