@@ -16,6 +16,7 @@ struct int_tile {
 	size_t next; /* first block of the tile after this; `block` again if this is the last */
 	const struct act_group *x;
 	size_t x_stride;
+	size_t rows;
 	float *y; /* of `block` */
 	size_t y_stride;
 	size_t n_last; /* outputs of the last block that exist */
@@ -71,6 +72,7 @@ static inline void int_tile_rows(
 		size_t first = p->n * i / n_tiles, rows = p->n * (i + 1) / n_tiles - first;
 		const struct int_shape *shape = &set->shapes[rows - 1];
 
+		t.rows = rows;
 		t.x = p->x + first;
 		t.y = p->y + first * p->y_stride + t.block * MAT_BLOCK;
 		if (blocks == 1)

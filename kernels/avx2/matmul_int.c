@@ -16,12 +16,10 @@
 
 #include <string.h>
 
-/* What the registers hold sums of. */
-#define MAX_ROWS_8 4
-#define MAX_ROWS_4 6
-#define MAX_ROWS MAX_ROWS_4
-#define PASS_ROWS 24 /* whose inputs stay in a second cache of 512 KiB */
-#define LINES_8 32   /* of a group */
+#define MAX_ROWS_8 4         /* what the registers hold sums of */
+#define PASS_ROWS 24         /* whose inputs stay in a second cache of 512 KiB */
+#define MAX_ROWS_4 PASS_ROWS /* whose sums are in memory */
+#define LINES_8 32           /* of a group */
 #define LINES_4 16
 #define SUBGROUP_LINES 4 /* of 4 bits, in one half of each byte */
 #define SIDES 2          /* a line is 8 outputs and 8 more */
@@ -57,7 +55,7 @@ static always_inline_ __m256i pairs_add(__m256i sum, __m256i pairs)
 /* The sums of a group of 8 bits for one side of its lines; the first asks for the lines
  * that lie ahead. */
 static always_inline_ void side_sums_8(const uint8_t *codes, const uint8_t *ahead, int side,
-	const struct act_group *x, __m256i sums[MAX_ROWS], int rows)
+	const struct act_group *x, __m256i sums[MAX_ROWS_8], int rows)
 {
 #pragma GCC unroll 4
 	for (int r = 0; r < rows; r++)
@@ -159,126 +157,171 @@ static always_inline_ __m256i half_codes(const uint8_t *codes, int line, int upp
 	return _mm256_and_si256(upper ? _mm256_srli_epi16(w, 4) : w, _mm256_set1_epi8(0x0f));
 }
 
-/* What a sub-group adds up to before its step; sub-groups 0 to 3 are the lower halves of the lines,
- * 4 to 7 the upper ones, and the first four ask for the lines that lie ahead. */
-static always_inline_ void subgroup_pairs(const uint8_t *codes, const uint8_t *ahead, int subgroup,
-	const struct act_group *x, __m256i ret[SIDES][MAX_ROWS], int rows)
+/* A sub-group of a block. */
+struct subgroup {
+	__m256i codes[SIDES][SUBGROUP_LINES];
+	__m256i steps[SIDES]; /* in both words of a lane */
+};
+
+/* Sub-groups 0 to 3 are the lower halves of the lines, 4 to 7 the upper ones. */
+static always_inline_ struct subgroup subgroup_of(
+	const uint8_t *codes, const struct grids g[SIDES], int number)
 {
+	struct subgroup ret;
+
+#pragma GCC unroll 2
+	for (int side = 0; side < SIDES; side++) {
+		ret.steps[side] = lanes_spread(g[side].steps[number / 4], number % 4, number % 4);
+#pragma GCC unroll 4
+		for (int i = 0; i < SUBGROUP_LINES; i++)
+			ret.codes[side][i] = half_codes(codes + side * SIDE_BYTES,
+				number % 4 * SUBGROUP_LINES + i, number / 4);
+	}
+	return ret;
+}
+
+/* What a sub-group adds for a row. */
+static always_inline_ void subgroup_add(
+	__m256i sums[SIDES], const struct subgroup *w, const struct act_group *x, int number)
+{
+	__m256i pairs[SIDES];
+
 #pragma GCC unroll 4
 	for (int i = 0; i < SUBGROUP_LINES; i++) {
-		int number = subgroup * SUBGROUP_LINES + i, line = number % LINES_4;
-		__m256i first = half_codes(codes, line, number / LINES_4);
-		__m256i second = half_codes(codes + SIDE_BYTES, line, number / LINES_4);
+		__m256i four = quad(x, number * SUBGROUP_LINES + i);
 
-		if (number < LINES_4)
-			_mm_prefetch((const char *)ahead + line * MAT_INT_LINE, _MM_HINT_T0);
-#pragma GCC unroll 8
-		for (int r = 0; r < rows; r++) {
-			__m256i four = quad(&x[r], number);
-
-			if (i == 0) {
-				ret[0][r] = _mm256_maddubs_epi16(first, four);
-				ret[1][r] = _mm256_maddubs_epi16(second, four);
-				continue;
-			}
-			lanes_add_words(&ret[0][r], _mm256_maddubs_epi16(first, four));
-			lanes_add_words(&ret[1][r], _mm256_maddubs_epi16(second, four));
-		}
-	}
-}
-
-/* The sums of a group of 4 bits. */
-static always_inline_ void group_sums_4(const uint8_t *codes, const uint8_t *ahead,
-	const uint8_t *lines, const struct act_group *x, __m256i sums[SIDES][MAX_ROWS], int rows)
-{
-	const struct grids g[SIDES] = {grids_of(lines), grids_of(lines + SIDE_BYTES)};
-
-#pragma GCC unroll 8
-	for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
-		for (int side = 0; side < SIDES; side++)
-			sums[side][r] = negatives_sum(&g[side], &x[r]);
-#pragma GCC unroll 8
-	for (int subgroup = 0; subgroup < MAT_INT_SUBGROUPS; subgroup++) {
-		__m256i pairs[SIDES][MAX_ROWS];
-
-		subgroup_pairs(codes, ahead, subgroup, x, pairs, rows);
 #pragma GCC unroll 2
 		for (int side = 0; side < SIDES; side++) {
-			__m256i step = lanes_spread(
-				g[side].steps[subgroup / 4], subgroup % 4, subgroup % 4);
+			__m256i products = _mm256_maddubs_epi16(w->codes[side][i], four);
 
-#pragma GCC unroll 8
-			for (int r = 0; r < rows; r++)
-				sums[side][r] = _mm256_add_epi32(
-					sums[side][r], _mm256_madd_epi16(pairs[side][r], step));
+			pairs[side] = i == 0 ? products : _mm256_add_epi16(pairs[side], products);
 		}
+	}
+#pragma GCC unroll 2
+	for (int side = 0; side < SIDES; side++)
+		sums[side] = _mm256_add_epi32(
+			sums[side], _mm256_madd_epi16(pairs[side], w->steps[side]));
+}
+
+/* The sums of a group of 4 bits. They stay in memory, since registers are full of codes. */
+static always_inline_ void group_sums_4(const uint8_t *codes, const uint8_t *ahead,
+	const struct grids g[SIDES], const struct act_group *x, __m256i (*sums)[SIDES], size_t rows)
+{
+	for (size_t r = 0; r < rows; r++)
+		for (int side = 0; side < SIDES; side++)
+			sums[r][side] = negatives_sum(&g[side], &x[r]);
+#pragma GCC unroll 8
+	for (int number = 0; number < MAT_INT_SUBGROUPS; number++) {
+		struct subgroup w;
+
+		/* Or lines that were read are kept in memory for their upper halves. */
+		if (rows > 1)
+			__asm__ volatile("" : "+r"(codes)::"memory");
+		w = subgroup_of(codes, g, number);
+		for (int i = 0; i < LINES_4 / MAT_INT_SUBGROUPS; i++)
+			_mm_prefetch(
+				(const char *)ahead + (2 * number + i) * MAT_INT_LINE, _MM_HINT_T0);
+		for (size_t r = 0; r < rows; r++)
+			subgroup_add(sums[r], &w, &x[r], number);
 	}
 }
 
-static always_inline_ void y_store(const struct int_tile *t, __m256 y[MAX_ROWS][SIDES], int rows)
+static always_inline_ void y_store(const struct int_tile *t, const __m256 (*y)[SIDES], size_t rows)
 {
-#pragma GCC unroll 8
-	for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+	for (size_t r = 0; r < rows; r++)
 #pragma GCC unroll 2
 		for (int side = 0; side < SIDES; side++)
-			_mm256_maskstore_ps(t->y + (size_t)r * t->y_stride + side * 8,
+			_mm256_maskstore_ps(t->y + r * t->y_stride + side * 8,
 				lanes_of_vector((size_t)side, t->n_last), y[r][side]);
 }
 
-/* `rows` and `bits` are constants in each instance below. */
-static always_inline_ void tile_compute(const struct int_tile *shared, int rows, int bits)
+/* y = fma(sum, x scale * W scale, y), of one side. */
+static always_inline_ void y_add(__m256 *y, __m256i sum, __m256 scale, const struct act_group *x)
+{
+	*y = _mm256_fmadd_ps(
+		_mm256_cvtepi32_ps(sum), _mm256_mul_ps(scale, _mm256_set1_ps(x->scale)), *y);
+}
+
+/* `rows` is a constant in each instance below. */
+static always_inline_ void tile_compute_8(const struct int_tile *shared, int rows)
 {
 	const struct int_tile t = *shared;
-	__m256 y[MAX_ROWS][SIDES];
+	__m256 y[MAX_ROWS_8][SIDES];
 
-#pragma GCC unroll 8
+#pragma GCC unroll 4
 	for (int r = 0; r < rows; r++)
 		y[r][0] = y[r][1] = _mm256_setzero_ps();
 	for (size_t g = 0; g < t.n_groups; g++) {
 		const struct act_group *x = t.x + g * t.x_stride;
-		const uint8_t *ahead = int_codes_ahead(&t, g, 0, (uint32_t)bits);
+		const uint8_t *ahead = int_codes_ahead(&t, g, 0, 8);
 		size_t index = t.block * t.n_groups + g;
-		const uint8_t *codes = t.w->codes + index * mat_int_group_bytes((uint32_t)bits);
-		const uint8_t *grids = bits == 4 ? t.w->grids + index * MAT_INT_GRIDS : NULL;
-		__m256i sums[SIDES][MAX_ROWS];
+		const uint8_t *codes = t.w->codes + index * mat_int_group_bytes(8);
 
-		if (bits == 4)
-			group_sums_4(codes, ahead, grids, x, sums, rows);
 #pragma GCC unroll 2
 		for (int side = 0; side < SIDES; side++) {
-			__m256 scale =
-				bits == 4 ? grids_scale(grids + side * SIDE_BYTES)
-					  : lanes_bf16(t.w->scales + index * MAT_BLOCK + side * 8);
+			__m256 scale = lanes_bf16(t.w->scales + index * MAT_BLOCK + side * 8);
+			__m256i sums[MAX_ROWS_8];
 
-			if (bits == 8)
-				side_sums_8(codes + side * SIDE_BYTES, ahead, side, x, sums[side],
-					rows);
-#pragma GCC unroll 8
+			side_sums_8(codes + side * SIDE_BYTES, ahead, side, x, sums, rows);
+#pragma GCC unroll 4
 			for (int r = 0; r < rows; r++)
-				y[r][side] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[side][r]),
-					_mm256_mul_ps(scale, _mm256_set1_ps(x[r].scale)),
-					y[r][side]);
+				y_add(&y[r][side], sums[r], scale, &x[r]);
 		}
+	}
+	y_store(&t, y, (size_t)rows);
+}
+
+/* Codes of a sub-group stay in registers while all rows of a pass meet them. */
+static always_inline_ void tile_compute_4(const struct int_tile *shared, size_t rows)
+{
+	const struct int_tile t = *shared;
+	__m256 y[MAX_ROWS_4][SIDES];
+
+	for (size_t r = 0; r < rows; r++)
+		y[r][0] = y[r][1] = _mm256_setzero_ps();
+	for (size_t group = 0; group < t.n_groups; group++) {
+		const struct act_group *x = t.x + group * t.x_stride;
+		size_t index = t.block * t.n_groups + group;
+		const uint8_t *grids = t.w->grids + index * MAT_INT_GRIDS;
+		const struct grids g[SIDES] = {grids_of(grids), grids_of(grids + SIDE_BYTES)};
+		__m256 scales[SIDES];
+		__m256i sums[MAX_ROWS_4][SIDES];
+
+		group_sums_4(t.w->codes + index * mat_int_group_bytes(4),
+			int_codes_ahead(&t, group, 0, 4), g, x, sums, rows);
+		scales[0] = grids_scale(grids);
+		scales[1] = grids_scale(grids + SIDE_BYTES);
+		for (size_t r = 0; r < rows; r++)
+#pragma GCC unroll 2
+			for (int side = 0; side < SIDES; side++)
+				y_add(&y[r][side], sums[r][side], scales[side], &x[r]);
 	}
 	y_store(&t, y, rows);
 }
 
-#define TILE(rows, bits)                                                                           \
-	static void tile_##rows##_of_##bits(const struct int_tile *t)                              \
+#define TILE(rows)                                                                                 \
+	static void tile_##rows##_of_8(const struct int_tile *t)                                   \
 	{                                                                                          \
-		tile_compute(t, rows, bits);                                                       \
+		tile_compute_8(t, rows);                                                           \
 	}
-TILE(1, 8)
-TILE(2, 8)
-TILE(3, 8)
-TILE(4, 8)
-TILE(1, 4)
-TILE(2, 4)
-TILE(3, 4)
-TILE(4, 4)
-TILE(5, 4)
-TILE(6, 4)
+TILE(1)
+TILE(2)
+TILE(3)
+TILE(4)
+
+static void tile_1_of_4(const struct int_tile *t)
+{
+	tile_compute_4(t, 1);
+}
+
+/* Two rows or more. */
+static void tile_of_4(const struct int_tile *t)
+{
+	if (t->rows < 2)
+		__builtin_unreachable();
+	tile_compute_4(t, t->rows);
+}
 
 /* By rows - 1; one block is all that the registers hold. */
 static const struct int_shape shapes_8[MAX_ROWS_8] = {
@@ -290,11 +333,7 @@ static const struct int_shape shapes_8[MAX_ROWS_8] = {
 
 static const struct int_shape shapes_4[MAX_ROWS_4] = {
 	{1, NULL, tile_1_of_4},
-	{1, NULL, tile_2_of_4},
-	{1, NULL, tile_3_of_4},
-	{1, NULL, tile_4_of_4},
-	{1, NULL, tile_5_of_4},
-	{1, NULL, tile_6_of_4},
+	[1 ... MAX_ROWS_4 - 1] = {1, NULL, tile_of_4},
 };
 
 void avx2_matmul_int(float *y, size_t y_stride, const struct mat_int *w, const struct act_group *x,
