@@ -104,18 +104,21 @@ static void fit_8_bits(struct int_group *ret, const float *values, const float *
 		ret->codes[i] = (uint8_t)(rounded(values[i] * inverse, -128, 127) + 128);
 }
 
-/* 4 bits: scales that are tried. The largest step of such a multiple is what the sub-group of the
- * widest range would need, had it any zero. */
-static const float multiples[] = {1.3f, 1.25f, 1.2f, 1.15f, 1.1f, 1.05f, 1};
+/* 4 bits: scales that are tried, as multiples of that whose largest step is what the sub-group that
+ * needs most needs. */
+static const float multiples[] = {1.25f, 1.2f, 1.15f, 1.1f, 1.05f, 1, 0.95f};
 #define LARGEST_STEP 13
-#define TRIED_STEPS 3 /* from the largest that is no larger than what the range asks for */
-#define TRIED_ZEROS 2 /* around that which puts the middle of the range in the middle */
+#define LARGEST_ZERO 9.25f /* and 15 less the least */
+#define TRIED_STEPS 3      /* from the largest that is no larger than what is needed */
+#define TRIED_ZEROS 2      /* around that which puts the middle of the range in the middle */
 
 /* A group on its way. Sub-groups stand side by side: what is said of them is so many numbers. */
 struct search {
 	float values[MAT_INT_SUBGROUP][MAT_INT_SUBGROUPS];
 	float weights[MAT_INT_SUBGROUP][MAT_INT_SUBGROUPS];
-	float range[MAT_INT_SUBGROUPS], middle[MAT_INT_SUBGROUPS];
+	/* The step that reaches the least and the largest number, had it any zero between the
+	 * least and the largest that there are; the middle between the numbers. */
+	float need[MAT_INT_SUBGROUPS], middle[MAT_INT_SUBGROUPS];
 	/* The best so far. */
 	double least;
 	float scale;
@@ -144,7 +147,7 @@ static void search_init(struct search *f, const float *values, const float *weig
 			low = value < low ? value : low;
 			high = value > high ? value : high;
 		}
-		f->range[s] = high - low;
+		f->need[s] = fmaxf((high - low) / 15, fmaxf(-low, high) / LARGEST_ZERO);
 		f->middle[s] = (high + low) / 2;
 	}
 }
@@ -153,7 +156,7 @@ static void search_init(struct search *f, const float *values, const float *weig
 static void grids_near(struct grids *ret, const struct search *f, float inverse, int i)
 {
 	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
-		float need = f->range[s] * inverse / 15, quarters;
+		float need = f->need[s] * inverse, quarters;
 		int32_t step = i;
 
 		/* The first is 5, or the largest up to 10 that is no larger than what is needed. */
@@ -277,13 +280,13 @@ static float refitted(const struct int_group *g, const float *values, const floa
 static void fit_4_bits(struct int_group *ret, const float *values, const float *weights)
 {
 	struct search f;
-	float widest = 0, scale;
+	float most = 0, scale;
 
 	search_init(&f, values, weights);
 	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
-		widest = fmaxf(widest, f.range[s]);
+		most = fmaxf(most, f.need[s]);
 	for (size_t i = 0; i < sizeof(multiples) / sizeof(*multiples); i++) {
-		scale = to_bf16(widest / 15 / LARGEST_STEP * multiples[i]);
+		scale = to_bf16(most / LARGEST_STEP * multiples[i]);
 		if (scale > 0)
 			try_scale(&f, scale);
 	}

@@ -5,9 +5,9 @@
  *
  * Of 8 bits, a few scales are tried, and refitted to the codes that they give by least squares; the
  * scale of the largest number's side is such that it gets the code that has no counterpart, 0. Of 4
- * bits, a few scales are tried, each with the grids of each sub-group that nearly hold its least
- * and its largest number, and the best is refitted likewise. For fine-tunes of ../shared that loses
- * 3 % less than eight scales that are not as large do with all 64 grids.
+ * bits, a few scales are tried, each with some of a sub-group's 64 grids: steps from that on which
+ * its least and its largest number need, and zeros that put these at the ends; the best is refitted
+ * likewise.
  */
 #pragma once
 
