@@ -204,7 +204,7 @@ TILES(6, 2, 8)
 TILES(7, 2, 8)
 TILES(8, 2, 8)
 TILES(1, 4, 4)
-TILES(2, 4, 4)
+TILES(2, 2, 4)
 TILES(3, 2, 4)
 TILES(4, 2, 4)
 TILES(5, 2, 4)
@@ -231,7 +231,7 @@ static const struct int_shape shapes_8[MAX_ROWS] = {
 
 static const struct int_shape shapes_4[MAX_ROWS] = {
 	SHAPE(1, 4, 4),
-	SHAPE(2, 4, 4),
+	SHAPE(2, 2, 4),
 	SHAPE(3, 2, 4),
 	SHAPE(4, 2, 4),
 	SHAPE(5, 2, 4),
