@@ -147,8 +147,8 @@ static void search_init(struct search *f, const float *values, const float *weig
 			low = value < low ? value : low;
 			high = value > high ? value : high;
 		}
-		f->need[s] = fmaxf((high - low) / 15, fmaxf(-low, high) / LARGEST_ZERO);
-		f->middle[s] = (high + low) / 2;
+		f->need[s] = fmaxf(high / 15 - low / 15, fmaxf(-low, high) / LARGEST_ZERO);
+		f->middle[s] = high / 2 + low / 2;
 	}
 }
 

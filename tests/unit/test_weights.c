@@ -171,6 +171,31 @@ static void hardly_a_grid_of_int4_is_better(void **state)
 		fail_msg("error %g, that of the best grids %g", all, all_least);
 }
 
+/* Far larger and far smaller ones than any model has. */
+static void numbers_of_any_size_are_kept(void **state)
+{
+	static const float sizes[] = {1e34f, 1, 0x1p-110f};
+
+	(void)state;
+	for (size_t i = 0; i < array_len(sizes); i++)
+		for (uint32_t bits = 4; bits <= 8; bits += 4) {
+			float values[MAT_INT_GROUP];
+			struct int_group g;
+
+			for (size_t k = 0; k < MAT_INT_GROUP; k++)
+				values[k] = k % 3 ? sizes[i] : -sizes[i];
+			int_group_fit(&g, values, NULL, bits);
+			for (size_t k = 0; k < MAT_INT_GROUP; k++) {
+				struct int_grid grid =
+					int_group_grid(&g, k / MAT_INT_SUBGROUP, bits);
+				double value = grid.scale * (grid.step * g.codes[k] - grid.offset);
+
+				assert_true(
+					fabs(value - (double)values[k]) < 0.1 * (double)sizes[i]);
+			}
+		}
+}
+
 static void bf16_stays(void **state)
 {
 	uint16_t values[ROWS * COLS];
@@ -427,6 +452,7 @@ int main(void)
 		cmocka_unit_test(int8_is_near_every_number),
 		cmocka_unit_test(int4_is_as_good_as_plain_grids_of_16),
 		cmocka_unit_test(hardly_a_grid_of_int4_is_better),
+		cmocka_unit_test(numbers_of_any_size_are_kept),
 		cmocka_unit_test(bf16_stays),
 		cmocka_unit_test(import_and_rounding_agree),
 		cmocka_unit_test(a_tied_head_has_no_codes),
