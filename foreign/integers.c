@@ -125,10 +125,11 @@ struct search {
 	uint8_t grids[MAT_INT_SUBGROUPS];
 };
 
-/* A grid of each sub-group, in units of the scale. */
+/* A grid of each sub-group, in units of the scale: as mat_int_step() and mat_int_offset() have it,
+ * in a form for vectors. */
 struct grids {
 	int32_t step[MAT_INT_SUBGROUPS], zero[MAT_INT_SUBGROUPS]; /* which */
-	float size[MAT_INT_SUBGROUPS], offset[MAT_INT_SUBGROUPS];
+	float size[MAT_INT_SUBGROUPS];                            /* of the step */
 };
 
 static void search_init(struct search *f, const float *values, const float *weights)
@@ -152,9 +153,12 @@ static void search_init(struct search *f, const float *values, const float *weig
 	}
 }
 
+/* Where it says unroll 1, loops over sub-groups stay loops until vectors are made of them. */
+
 /* Steps number `i` of those that are tried, each with the first of its zeros. */
 static void grids_near(struct grids *ret, const struct search *f, float inverse, int i)
 {
+#pragma GCC unroll 1
 	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
 		float need = f->need[s] * inverse, quarters;
 		int32_t step = i;
@@ -173,11 +177,6 @@ static void grids_near(struct grids *ret, const struct search *f, float inverse,
 	}
 }
 
-static uint8_t grid_bits(const struct grids *g, size_t s)
-{
-	return (uint8_t)(g->step[s] | g->zero[s] << 3);
-}
-
 /* The code, not yet as an integer, of a value in units of the scale that has the offset added. */
 static inline float code_of(float value, float step_inverse)
 {
@@ -188,13 +187,20 @@ static inline float code_of(float value, float step_inverse)
 static void errors_of(float ret[static MAT_INT_SUBGROUPS], const struct search *f, float inverse,
 	const struct grids *g)
 {
-	float step_inverse[MAT_INT_SUBGROUPS], errors[MAT_INT_SUBGROUPS] = {0};
+	float step_inverse[MAT_INT_SUBGROUPS], offset[MAT_INT_SUBGROUPS];
+	float errors[MAT_INT_SUBGROUPS] = {0};
 
-	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
+#pragma GCC unroll 1
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
+		float quarters = g->size[s] * (float)(MAT_INT_LEAST_ZERO + 2 * g->zero[s]);
+
+		offset[s] = (float)((int32_t)(quarters + 2) >> 2);
 		step_inverse[s] = 1 / g->size[s];
+	}
 	for (size_t i = 0; i < MAT_INT_SUBGROUP; i++)
+#pragma GCC unroll 1
 		for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
-			float value = f->values[i][s] * inverse + g->offset[s];
+			float value = f->values[i][s] * inverse + offset[s];
 			float error = code_of(value, step_inverse[s]) * g->size[s] - value;
 
 			errors[s] += f->weights[i][s] * error * error;
@@ -205,21 +211,22 @@ static void errors_of(float ret[static MAT_INT_SUBGROUPS], const struct search *
 /* What is best for a scale. */
 struct choice {
 	float least[MAT_INT_SUBGROUPS];
-	uint8_t grids[MAT_INT_SUBGROUPS];
+	int32_t grids[MAT_INT_SUBGROUPS];
 };
 
-static void try_grids(struct choice *best, const struct search *f, float inverse, struct grids *g)
+static void try_grids(
+	struct choice *best, const struct search *f, float inverse, const struct grids *g)
 {
 	float errors[MAT_INT_SUBGROUPS];
 
-	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
-		g->offset[s] = (float)mat_int_offset(grid_bits(g, s));
 	errors_of(errors, f, inverse, g);
-	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
-		if (errors[s] < best->least[s]) {
-			best->least[s] = errors[s];
-			best->grids[s] = grid_bits(g, s);
-		}
+#pragma GCC unroll 1
+	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
+		int32_t grid = g->step[s] | g->zero[s] << 3;
+
+		best->grids[s] = errors[s] < best->least[s] ? grid : best->grids[s];
+		best->least[s] = errors[s] < best->least[s] ? errors[s] : best->least[s];
+	}
 }
 
 /* Finds the grids for a scale and keeps both if they are better. */
@@ -244,14 +251,17 @@ static void try_scale(struct search *f, float scale)
 	if (error < f->least) {
 		f->least = error;
 		f->scale = scale;
-		memcpy(f->grids, best.grids, sizeof(f->grids));
+		for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++)
+			f->grids[s] = (uint8_t)best.grids[s];
 	}
 }
 
-static void put_codes(struct int_group *ret, const struct search *f)
+static void put_best(struct int_group *ret, const struct search *f)
 {
 	float inverse = inverse_of(f->scale);
 
+	ret->scale = bf16_from_f32(f->scale);
+	memcpy(ret->grids, f->grids, sizeof(f->grids));
 	for (size_t s = 0; s < MAT_INT_SUBGROUPS; s++) {
 		float step_inverse = 1 / (float)mat_int_step(f->grids[s]),
 		      offset = (float)mat_int_offset(f->grids[s]);
@@ -290,14 +300,11 @@ static void fit_4_bits(struct int_group *ret, const float *values, const float *
 		if (scale > 0)
 			try_scale(&f, scale);
 	}
-	put_codes(ret, &f);
-	memcpy(ret->grids, f.grids, sizeof(f.grids));
+	put_best(ret, &f);
 	scale = to_bf16(refitted(ret, values, weights));
 	if (scale > 0)
 		try_scale(&f, scale);
-	put_codes(ret, &f);
-	memcpy(ret->grids, f.grids, sizeof(f.grids));
-	ret->scale = bf16_from_f32(f.scale);
+	put_best(ret, &f);
 }
 
 void int_group_fit(struct int_group *ret, const float values[static MAT_INT_GROUP],
