@@ -46,7 +46,6 @@ void weights_record(enum weights w, struct tensor_record *record)
 	enum tensor_role role = (enum tensor_role)record->role;
 
 	record->bits = weights_bits(w, role);
-	record->grid = record->bits == 4 ? GRID_SUBGROUP : GRID_NONE;
 	if (record->bits)
 		record->codec = CODEC_MAT_INT;
 	else

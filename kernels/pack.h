@@ -27,8 +27,8 @@ static inline size_t mat_int_lane(const struct mat_int *m, uint32_t row, size_t 
 {
 	return (row / MAT_BLOCK * mat_int_groups(m->cols) + group) * MAT_BLOCK + row % MAT_BLOCK;
 }
-/* Puts the codes of one group of a row, one a byte, where m has them; `ret` is the memory behind
- * m->codes. */
+/* Puts the codes of one group of a row, one a byte, those of 8 bits with 128 for 0, where m has
+ * them; `ret` is the memory behind m->codes. */
 void mat_int_group_pack(uint8_t *ret, const struct mat_int *m, uint32_t row, size_t group,
 	const uint8_t codes[static MAT_INT_GROUP]);
 /* Likewise the grids, without the bits of the scale, and the scale; `ret` is the memory behind
@@ -37,7 +37,7 @@ void mat_int_grids_pack(uint8_t *ret, const struct mat_int *m, uint32_t row, siz
 	const uint8_t grids[static MAT_INT_SUBGROUPS], uint16_t scale);
 /* The grid of a sub-group, of 4 bits. */
 uint8_t mat_int_grid(const struct mat_int *m, uint32_t row, size_t group, size_t subgroup);
-/* The integers of one group of a row. */
+/* The integers of one group of a row, which its scale multiplies. */
 void mat_int_group_numbers(
 	int8_t ret[static MAT_INT_GROUP], const struct mat_int *m, uint32_t row, size_t group);
 float mat_int_scale(const struct mat_int *m, uint32_t row, size_t group);

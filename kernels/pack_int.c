@@ -9,6 +9,7 @@
 #define HALF_QUADS (MAT_INT_GROUP / QUAD / 2)
 #define GRIDS_OF_LINE 4 /* of a row */
 #define GRID_BITS 6     /* of a byte; those above are the scale's */
+#define SIGN 0x80       /* of a byte: between a signed code and one with 128 for 0 */
 
 uint64_t mat_int_codes_bytes(uint32_t rows, uint32_t cols, uint32_t bits)
 {
@@ -46,8 +47,8 @@ void mat_int_group_pack(uint8_t *ret, const struct mat_int *m, uint32_t row, siz
 				at[q * MAT_INT_LINE + i] = (uint8_t)(high << 4 | low);
 				continue;
 			}
-			at[q * MAT_INT_LINE + i] = low;
-			at[(q + HALF_QUADS) * MAT_INT_LINE + i] = high;
+			at[q * MAT_INT_LINE + i] = low ^ SIGN;
+			at[(q + HALF_QUADS) * MAT_INT_LINE + i] = high ^ SIGN;
 		}
 }
 
@@ -79,7 +80,7 @@ static uint8_t code_at(const uint8_t *group, uint32_t bits, size_t input)
 	size_t quad = input / QUAD, i = input % QUAD;
 
 	if (bits == 8)
-		return group[quad * MAT_INT_LINE + i];
+		return group[quad * MAT_INT_LINE + i] ^ SIGN;
 	return group[quad % HALF_QUADS * MAT_INT_LINE + i] >> quad / HALF_QUADS * 4 & 15;
 }
 

@@ -46,11 +46,12 @@ static inline size_t mat_bf16_index(uint32_t cols, uint32_t r, uint32_t c)
 /*
  * A dense matrix of small integers in kernel order, `rows` outputs by `cols` inputs, 8 or 4 bits.
  *
- *   value = scale(row, group) * number
- *   number = code - 128 of 8 bits,  step(row, sub-group) * code - offset(row, sub-group)  of 4
+ *   8 bits   value = scale(row, group) * code
+ *   4 bits   value = scale(row, group) * (step(row, sub-group) * code - offset(row, sub-group))
  *
- * with groups of 128 inputs and sub-groups of 16. The scale is a bf16. A number fits a signed byte,
- * so that 4 bits become 8 on their way and from there on are the same. The value is exact in f32.
+ * with groups of 128 inputs and sub-groups of 16. The scale is a bf16. Codes of 8 bits are signed
+ * bytes, as tiles multiply them. What a scale of 4 bits multiplies fits such a byte, so that 4 bits
+ * become 8 on their way and from there on are the same. The value is exact in f32.
  *
  * The step is one of eight. The offset is a zero, as a code, in steps: one of eight, all a number
  * of quarters, so that the code of 0 lies in 5.75 .. 9.25; rounded to an integer.

@@ -175,7 +175,7 @@ enum tensor_codec {
 	 * places from a generator (store/dropout.h), their values as codes. */
 	CODEC_DROPOUT = 6,
 	/* 7 was a base matrix of codes with one number a byte or nibble, row by row. */
-	CODEC_MAT_INT = 8, /* struct mat_int in kernel order: a base matrix of small integers */
+	CODEC_MAT_INT = 9, /* struct mat_int in kernel order: a base matrix of small integers */
 };
 
 enum part_coding {
@@ -191,9 +191,6 @@ enum grid_kind {
 	GRID_GROUP = 1,  /* fp16 scale and u8 zero for each 128 neighbours of a row */
 	GRID_ROW = 2,    /* fp16 scale for each row; the record's zero */
 	GRID_MATRIX = 3, /* the record's step and zero; no scale */
-	/* MAT_INT of 4 bits: bf16 scale for each 128 neighbours of a row, step and zero for each
-	 * 16. On grid 0 they were on other grids. */
-	GRID_SUBGROUP = 4,
 };
 
 /* A part of a tensor. Records ascend by (level, layer, role); base images have level 0 only. */
@@ -205,7 +202,7 @@ struct tensor_record {
 	uint32_t rows; /* of the tensor itself; vectors have cols = 1 */
 	uint32_t cols;
 	uint8_t bits;   /* of a code or number; of FACTORS, CODES, DROPOUT, MAT_INT; else 0 */
-	uint8_t grid;   /* enum grid_kind, likewise; MAT_INT of 8 bits: 0 */
+	uint8_t grid;   /* enum grid_kind, likewise; MAT_INT: 0 */
 	uint8_t coding; /* enum part_coding */
 	uint8_t level;
 	uint32_t group;  /* DROPOUT: columns that one group spans; else 0 */

@@ -7,9 +7,6 @@
 #include <inttypes.h>
 #include <math.h>
 
-/* Of base matrices, before MAT_INT. */
-#define RETIRED_CODEC 7u
-
 static uint64_t take(uint64_t *at, uint64_t n_bytes)
 {
 	uint64_t offset = *at;
@@ -205,7 +202,7 @@ static struct rule rule_of(const struct tensor_record *r)
 	case CODEC_DROPOUT:
 		return (struct rule){1, r->group, true, true, 1 << GRID_ROW | 1 << GRID_MATRIX};
 	case CODEC_MAT_INT:
-		return (struct rule){.codes = true, .grids = 1 << GRID_NONE | 1 << GRID_SUBGROUP};
+		return (struct rule){.codes = true, .grids = 1 << GRID_NONE};
 	}
 	return (struct rule){0};
 }
@@ -213,7 +210,7 @@ static struct rule rule_of(const struct tensor_record *r)
 static bool bits_fit_grid(const struct tensor_record *r)
 {
 	if (r->codec == CODEC_MAT_INT)
-		return r->bits == (r->grid == GRID_SUBGROUP ? 4 : 8);
+		return r->bits == 4 || r->bits == 8;
 	if (r->grid == GRID_NONE)
 		return r->bits == 16 || r->bits == 32;
 	return r->bits >= 1 && r->bits <= QMAT_MAX_BITS;
@@ -240,16 +237,15 @@ static int check_codes(
 				"has bits %u and grid %u, expected none", r->bits, r->grid);
 		return 0;
 	}
-	if (r->grid > GRID_SUBGROUP || !(rule->grids & 1u << r->grid))
+	if (r->grid > GRID_MATRIX || !(rule->grids & 1u << r->grid))
 		return reason_set(reason, -EBADMSG,
 			"has grid %u, which codec %" PRIu32 " does not have", r->grid, r->codec);
 	if (!bits_fit_grid(r))
 		return reason_set(reason, -EBADMSG, "has %u bits on grid %u, expected %s", r->bits,
 			r->grid,
-			r->grid == GRID_SUBGROUP    ? "4"
-			: r->codec == CODEC_MAT_INT ? "8"
-			: r->grid == GRID_NONE      ? "16 or 32"
-						    : "1 to 8");
+			r->codec == CODEC_MAT_INT ? "4 or 8"
+			: r->grid == GRID_NONE    ? "16 or 32"
+						  : "1 to 8");
 	if (!step_fits_grid(r))
 		return reason_set(reason, -EBADMSG,
 			"has step %g and zero %g, which grid %u with %u bits does not allow",
@@ -283,17 +279,20 @@ static int check_bytes(const struct tensor_record *r, struct reason *reason)
 		r->bytes, is_stream(r) ? "more than " : "", l.end);
 }
 
+/* Matrices of integers of a base, as older programs laid them out. */
+static bool is_retired(uint32_t codec)
+{
+	return codec == 7 || codec == 8;
+}
+
 int part_check(const struct tensor_record *r, struct reason *reason)
 {
 	struct rule rule = rule_of(r);
 	int e;
 
-	if (r->codec == RETIRED_CODEC)
+	if (is_retired(r->codec))
 		return reason_set(reason, -EOPNOTSUPP,
 			"codec %" PRIu32 " is of an older deltad: import the base again", r->codec);
-	if (r->codec == CODEC_MAT_INT && r->bits == 4 && r->grid == GRID_NONE)
-		return reason_set(reason, -EOPNOTSUPP,
-			"4 bits on grid 0 are of an older deltad: import the base again");
 	if (r->codec < CODEC_VECTOR_F32 || r->codec > CODEC_MAT_INT)
 		return reason_set(reason, -EOPNOTSUPP, "codec %" PRIu32 " is unknown", r->codec);
 	if (r->coding > CODING_STREAM || (r->coding == CODING_STREAM && !rule.streams))

@@ -2,18 +2,9 @@
 
 #include "kernels/avx512/int_grids.h"
 
-#define UNIT_LINES 8
-#define HALF_LINES 16    /* of 4 bits' low halves, and of a tile */
-#define SUBGROUP_LINES 4 /* of 4 bits */
-
-static void unit_of_8(int8_t *ret, const uint8_t *codes)
-{
-	const __m512i zero = _mm512_set1_epi8((char)0x80);
-
-#pragma GCC unroll 8
-	for (size_t i = 0; i < UNIT_LINES * MAT_INT_LINE; i += MAT_INT_LINE)
-		_mm512_store_si512(ret + i, _mm512_xor_si512(_mm512_load_si512(codes + i), zero));
-}
+#define HALF_LINES 16 /* of the codes' lower halves, and of a tile */
+#define SUBGROUP_LINES 4
+#define AHEAD_GROUPS 4 /* memory is asked for this much before it is used */
 
 /* step * code - offset of one sub-group: step * code fits a byte, so that one multiplication serves
  * two codes, and the rest is a sum modulo 256. */
@@ -57,33 +48,33 @@ static always_inline_ void subgroups_expand(
 	}
 }
 
-/* Four sub-groups: two neighbours, and those whose codes stand above theirs. */
-static void unit_of_4(int8_t *ret, const uint8_t *codes, const uint8_t *grids, size_t half)
+static void codes_fetch(const uint8_t *codes)
 {
-	const struct int_grids g = int_grids_of(grids);
+	for (size_t i = 0; i < mat_int_group_bytes(4); i += MAT_INT_LINE)
+		_mm_prefetch((const char *)codes + i, _MM_HINT_T0);
+}
 
-	if (half == 0) {
-		subgroups_expand(ret, codes, &g, 0);
-		subgroups_expand(ret, codes, &g, 1);
-	} else {
-		subgroups_expand(ret, codes, &g, 2);
-		subgroups_expand(ret, codes, &g, 3);
+void expand_groups(int8_t *ret, const struct mat_int *w, size_t block, size_t begin, size_t end)
+{
+	const size_t first = block * mat_int_groups(w->cols);
+
+	for (size_t i = first + begin; i < first + end; i++, ret += EXPAND_GROUP_BYTES) {
+		const uint8_t *codes = w->codes + i * mat_int_group_bytes(4);
+		const struct int_grids grids = int_grids_of(w->grids + i * MAT_INT_GRIDS);
+
+		codes_fetch(codes + AHEAD_GROUPS * mat_int_group_bytes(4));
+		subgroups_expand(ret, codes, &grids, 0);
+		subgroups_expand(ret, codes, &grids, 1);
+		subgroups_expand(ret, codes, &grids, 2);
+		subgroups_expand(ret, codes, &grids, 3);
 	}
 }
 
-void expand_unit(int8_t ret[static EXPAND_GROUP_BYTES], const uint8_t *codes, const uint8_t *grids,
-	uint32_t bits, size_t unit)
+void expand_scales(float *ret, const struct mat_int *w, size_t block, size_t begin, size_t end)
 {
-	const size_t at = unit * UNIT_LINES * MAT_INT_LINE;
+	const size_t first = block * mat_int_groups(w->cols);
 
-	if (bits == 4)
-		unit_of_4(ret, codes, grids, unit);
-	else
-		unit_of_8(ret + at, codes + at);
-}
-
-void expand_scales(float ret[static MAT_BLOCK], const struct mat_int *w, size_t index)
-{
-	_mm512_store_ps(ret, w->bits == 4 ? int_grids_scale(w->grids + index * MAT_INT_GRIDS)
-					  : lanes_bf16(w->scales + index * MAT_BLOCK));
+	for (size_t i = first + begin; i < first + end; i++, ret += MAT_BLOCK)
+		_mm512_store_ps(ret, w->bits == 4 ? int_grids_scale(w->grids + i * MAT_INT_GRIDS)
+						  : lanes_bf16(w->scales + i * MAT_BLOCK));
 }

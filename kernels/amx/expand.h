@@ -1,7 +1,8 @@
 /*
- * From the codes of a matrix of integers to the signed bytes that tiles multiply: 8 bits less their
- * zero, 4 bits on their grids. The lines of a group come out as a tile wants them, in two tiles, 64
- * inputs each. Scales come out as f32, whatever the width.
+ * What a product with a matrix of integers takes from it, for some neighbouring groups of a block:
+ * the numbers that tiles multiply, signed bytes, and their scales, f32. Numbers of 8 bits are in
+ * the matrix as a tile wants them, two tiles a group, 64 inputs each; those of 4 bits are expanded
+ * to the same.
  */
 #pragma once
 
@@ -9,17 +10,7 @@
 
 #define EXPAND_GROUP_BYTES (MAT_BLOCK * MAT_INT_GROUP)
 
-/* A group is expanded by units, each of 8 lines of codes. */
-static inline size_t expand_units(uint32_t bits)
-{
-	return bits == 4 ? 2 : 4;
-}
-
-/* `ret` and `codes` are a whole group's, 64-byte aligned, `grids` its two lines (NULL but for 4
- * bits). */
-void expand_unit(int8_t ret[static EXPAND_GROUP_BYTES], const uint8_t *codes, const uint8_t *grids,
-	uint32_t bits, size_t unit);
-
-/* The scales of a group of a block, of which `index` is the number of block and group in the
- * matrix; `ret` is 64-byte aligned. */
-void expand_scales(float ret[static MAT_BLOCK], const struct mat_int *w, size_t index);
+/* Groups [begin, end) of a block of 4 bits, EXPAND_GROUP_BYTES each; 64-byte aligned. */
+void expand_groups(int8_t *ret, const struct mat_int *w, size_t block, size_t begin, size_t end);
+/* Likewise MAT_BLOCK scales of each group, of 4 or 8 bits. */
+void expand_scales(float *ret, const struct mat_int *w, size_t block, size_t begin, size_t end);

@@ -5,7 +5,10 @@
  * while the tiles of rows pass. Sums of a group are exact; vectors put them into the chain over
  * groups. A tile of rows in one group is a step. Its tile instructions stand far apart, since
  * crowded they hold each other up (tile_space()): between them vectors finish the step before the
- * last one. Between steps some weights of the next group are expanded, and later ones fetched.
+ * last one.
+ *
+ * Numbers of 8 bits are loaded into tiles from where they are. Those of 4 bits are expanded before,
+ * for both blocks in all groups at hand.
  *
  * The chains of the blocks at hand stand close together, since in y the rows of a tile fall into
  * one set of a cache. Inputs go by slices, which stay in the second cache for all blocks; between
@@ -32,11 +35,22 @@ static const struct tile_config configs[TILE_LINES] __attribute__((aligned(TILE_
 #define PASS_ROWS 128
 #define SLICE_GROUPS 32 /* of PASS_ROWS rows: 768 KiB of inputs */
 #define MAX_BLOCKS 2    /* side by side */
-#define FETCH_GROUPS 4  /* from those that are multiplied to those asked for from memory */
-#define FETCH_LINES 4   /* one of so many is asked for; the cache then brings the others itself */
 /* A step's rows are finished by shares, between the tile instructions of a later step. */
 #define N_SHARES 8
 #define SHARE_ROWS (TILE_LINES / N_SHARES)
+
+#define GROUP_BYTES EXPAND_GROUP_BYTES
+#define GROUP_LINES (GROUP_BYTES / TILE_LINE)
+
+typedef int32_t tile_sums[TILE_BYTES / sizeof(int32_t)];
+
+/* What a slice is made ready in. */
+struct int_scratch {
+	int8_t numbers[MAX_BLOCKS][SLICE_GROUPS][GROUP_BYTES]; /* that were 4 bits */
+	float w_scales[MAX_BLOCKS][SLICE_GROUPS][MAT_BLOCK];
+	/* Close together, they are two lines of a cache for a tile, and not one for each row. */
+	float x_scales[SLICE_GROUPS][PASS_ROWS];
+} __attribute__((aligned(TILE_LINE)));
 
 /* One pass over the rows, for blocks up to block1 and groups [slice, end). */
 struct int_call {
@@ -47,25 +61,21 @@ struct int_call {
 	size_t x_stride;
 	size_t n, n_groups;
 	size_t tiles, height;
-	size_t step_units, step_fetches; /* that a step expands, and fetches of each block */
+	size_t step_lines; /* that a step asks for of each block */
 	size_t block1;
 	size_t slice, end;
-	float *scales; /* of x in the slice, SLICE_GROUPS x PASS_ROWS */
+	struct int_scratch *scratch;
 };
 
-/* Some blocks' weights of one group; no blocks: past the end. */
-struct int_place {
-	size_t block, blocks;
-	size_t group;
+/* Blocks that are multiplied side by side. */
+struct int_blocks {
+	size_t first, n;
+	const int8_t *numbers[MAX_BLOCKS]; /* from the slice's first group on */
 };
-
-typedef int8_t group_bytes[EXPAND_GROUP_BYTES];
-typedef int32_t tile_sums[TILE_BYTES / sizeof(int32_t)];
 
 /* One tile of rows in one group. */
 struct int_step {
-	const float *scales; /* of the weights: MAT_BLOCK for each block */
-	const float *x;      /* of the rows */
+	const float *w_scales[MAX_BLOCKS], *x_scales;
 	float *chain;
 	size_t skip, end; /* rows that it finishes; the tile before has those up to skip */
 };
@@ -78,67 +88,33 @@ struct int_run {
 	tile_sums (*sums)[MAX_BLOCKS];
 	struct int_step steps[N_STEPS];
 	size_t step;
-	group_bytes (*numbers)[MAX_BLOCKS];      /* two groups: that of this moment, and the next */
-	size_t turn;                             /* which of the two is this moment's */
-	float (*scales)[MAX_BLOCKS * MAT_BLOCK]; /* those of the last N_STEPS groups */
-	size_t group;                            /* number of this moment's, likewise */
-	float *chains;                           /* rows x blocks x MAT_BLOCK */
+	float *chains; /* rows x blocks x MAT_BLOCK */
 };
 
-/* So many groups further on, in the order in which weights are multiplied. */
-static struct int_place place_after(const struct int_call *c, struct int_place p, size_t groups)
+static struct int_blocks blocks_at(const struct int_call *c, size_t first)
 {
-	p.group += groups;
-	while (p.group >= c->end && p.blocks > 0) {
-		p.group -= c->end - c->slice;
-		p.block += p.blocks;
-		p.blocks = min_u64(c->block1 - p.block, MAX_BLOCKS);
+	struct int_blocks ret = {.first = first, .n = min_u64(c->block1 - first, MAX_BLOCKS)};
+
+	for (size_t b = 0; b < ret.n; b++) {
+		const size_t block = first + b;
+
+		expand_scales(c->scratch->w_scales[b][0], c->w, block, c->slice, c->end);
+		if (c->w->bits == 8) {
+			ret.numbers[b] = (const int8_t *)c->w->codes +
+					 (block * c->n_groups + c->slice) * GROUP_BYTES;
+			continue;
+		}
+		expand_groups(c->scratch->numbers[b][0], c->w, block, c->slice, c->end);
+		ret.numbers[b] = c->scratch->numbers[b][0];
 	}
-	return p;
-}
-
-static size_t place_lane(const struct int_call *c, const struct int_place *p, size_t b)
-{
-	return (p->block + b) * c->n_groups + p->group;
-}
-
-static const uint8_t *place_codes(const struct int_call *c, const struct int_place *p, size_t b)
-{
-	return c->w->codes + place_lane(c, p, b) * mat_int_group_bytes(c->w->bits);
-}
-
-/* Units [begin, begin + n) of a group's weights. */
-static void numbers_expand(const struct int_call *c, const struct int_place *p,
-	group_bytes numbers[MAX_BLOCKS], size_t begin, size_t n)
-{
-	const size_t units = expand_units(c->w->bits);
-	const size_t end = min_u64(begin + n, p->blocks * units);
-
-	for (size_t i = begin; i < end; i++) {
-		size_t b = i >= units;
-
-		expand_unit(numbers[b], place_codes(c, p, b),
-			c->w->bits == 4 ? c->w->grids + place_lane(c, p, b) * MAT_INT_GRIDS : NULL,
-			c->w->bits, i - b * units);
-	}
-}
-
-/* Fetches [begin, begin + n) of each block. */
-static void codes_fetch(const struct int_call *c, const struct int_place *p, size_t begin, size_t n)
-{
-	const size_t stride = FETCH_LINES * TILE_LINE;
-	const size_t end = min_u64((begin + n) * stride, mat_int_group_bytes(c->w->bits));
-
-	for (size_t b = 0; b < p->blocks; b++)
-		for (size_t at = begin * stride; at < end; at += stride)
-			_mm_prefetch((const char *)place_codes(c, p, b) + at, _MM_HINT_T1);
+	return ret;
 }
 
 /* `blocks` and `whole` are constants in each instance, here and below. */
 static always_inline_ void row_finish(const struct int_step *s, const tile_sums *sums,
 	const __m512 scales[static MAX_BLOCKS], size_t r, size_t blocks)
 {
-	const __m512 scale = _mm512_set1_ps(s->x[r]);
+	const __m512 scale = _mm512_set1_ps(s->x_scales[r]);
 
 #pragma GCC unroll 2
 	for (size_t b = 0; b < blocks; b++) {
@@ -163,7 +139,8 @@ static always_inline_ void share_finish(const struct int_step *s, const tile_sum
 }
 
 /* The first block's weights in registers 4 and 5, the second's in 6 and 7. */
-static always_inline_ void weights_load(const group_bytes *numbers, size_t blocks)
+static always_inline_ void weights_load(
+	const int8_t *const numbers[static MAX_BLOCKS], size_t blocks)
 {
 	tile_order();
 	_tile_loadd(4, numbers[0], TILE_LINE);
@@ -182,13 +159,13 @@ static always_inline_ void rows_multiply(
 	tile_sums *now = run->sums[run->step % N_STEPS];
 	tile_sums *before = run->sums[(run->step - 1) % N_STEPS];
 	const tile_sums *sums = run->sums[(run->step - 2) % N_STEPS];
-	const struct int_step *s = &run->steps[(run->step - 2) % N_STEPS];
+	const struct int_step s = run->steps[(run->step - 2) % N_STEPS];
 	__m512 scales[MAX_BLOCKS];
 
 #pragma GCC unroll 2
 	for (size_t b = 0; b < blocks; b++)
-		scales[b] = _mm512_load_ps(s->scales + b * MAT_BLOCK);
-#define SHARE(i) share_finish(s, sums, scales, i, blocks, whole)
+		scales[b] = _mm512_load_ps(s.w_scales[b]);
+#define SHARE(i) share_finish(&s, sums, scales, i, blocks, whole)
 	_tile_zero(0);
 	_tile_loadd(2, x->codes, sizeof(*x));
 	SHARE(0);
@@ -221,56 +198,54 @@ static size_t tile_row(const struct int_call *c, size_t tile)
 	return min_u64(tile * c->height, c->n - c->height);
 }
 
-static const struct act_group *tile_inputs(const struct int_call *c, size_t group, size_t tile)
-{
-	return c->x + group * c->x_stride + tile_row(c, tile);
-}
-
-static struct int_step step_of(
-	const struct int_call *c, const struct int_run *run, const struct int_place *p, size_t tile)
-{
-	const size_t row = tile_row(c, tile);
-
-	return (struct int_step){
-		.scales = run->scales[run->group % N_STEPS],
-		.x = c->scales + (p->group - c->slice) * PASS_ROWS + row,
-		.chain = run->chains + row * p->blocks * MAT_BLOCK,
-		.skip = tile * c->height - row,
-		.end = c->height,
-	};
-}
-
 static bool step_whole(const struct int_step *s)
 {
 	return s->end - s->skip == TILE_LINES;
 }
 
-/* All tiles of rows in one group, and the next group's weights made ready. */
-static always_inline_ void group_run(
-	const struct int_call *c, struct int_run *run, const struct int_place *p, size_t blocks)
+/* Asks for a step's share of the next group's numbers. Loads of tiles that find them in the second
+ * cache or in memory would hold up everything; further ahead they push out what is in use. */
+static always_inline_ void numbers_fetch(
+	const int8_t *const next[static MAX_BLOCKS], size_t first, size_t n, size_t blocks)
 {
-	const struct int_place next = place_after(c, *p, 1),
-			       later = place_after(c, *p, FETCH_GROUPS);
-	group_bytes *expanded = run->numbers[!run->turn];
+	const size_t end = min_u64(first + n, GROUP_LINES);
 
 	for (size_t b = 0; b < blocks; b++)
-		expand_scales(run->scales[run->group % N_STEPS] + b * MAT_BLOCK, c->w,
-			place_lane(c, p, b));
-	weights_load(run->numbers[run->turn], blocks);
+		for (size_t i = first; i < end; i++)
+			_mm_prefetch((const char *)next[b] + i * TILE_LINE, _MM_HINT_T0);
+}
+
+/* All tiles of rows in one group. */
+static always_inline_ void group_run(const struct int_call *c, struct int_run *run,
+	const struct int_blocks *at, size_t group, size_t blocks)
+{
+	const size_t g = group - c->slice;
+	const bool fetches = c->w->bits == 8 && group + 1 < c->end;
+	const int8_t *numbers[MAX_BLOCKS], *next[MAX_BLOCKS];
+	struct int_step step = {.end = c->height};
+
+	for (size_t b = 0; b < blocks; b++) {
+		numbers[b] = at->numbers[b] + g * GROUP_BYTES;
+		next[b] = numbers[b] + GROUP_BYTES;
+		step.w_scales[b] = c->scratch->w_scales[b][g];
+	}
+	weights_load(numbers, blocks);
 	for (size_t tile = 0; tile < c->tiles; tile++, run->step++) {
 		const struct int_step *s = &run->steps[(run->step - 2) % N_STEPS];
-		const struct act_group *x = tile_inputs(c, p->group, tile);
+		const size_t row = tile_row(c, tile);
+		const struct act_group *x = c->x + group * c->x_stride + row;
 
-		codes_fetch(c, &later, tile * c->step_fetches, c->step_fetches);
-		numbers_expand(c, &next, expanded, tile * c->step_units, c->step_units);
-		run->steps[run->step % N_STEPS] = step_of(c, run, p, tile);
+		if (fetches)
+			numbers_fetch(next, tile * c->step_lines, c->step_lines, blocks);
+		step.x_scales = c->scratch->x_scales[g] + row;
+		step.chain = run->chains + row * blocks * MAT_BLOCK;
+		step.skip = tile * c->height - row;
+		run->steps[run->step % N_STEPS] = step;
 		if (step_whole(s))
 			rows_multiply(run, x, blocks, true);
 		else
 			rows_multiply(run, x, blocks, false);
 	}
-	run->turn = !run->turn;
-	run->group++;
 }
 
 /* What the last two steps left. */
@@ -285,7 +260,7 @@ static always_inline_ void run_finish(struct int_run *run, size_t blocks)
 
 #pragma GCC unroll 2
 		for (size_t b = 0; b < blocks; b++)
-			scales[b] = _mm512_load_ps(s->scales + b * MAT_BLOCK);
+			scales[b] = _mm512_load_ps(s->w_scales[b]);
 		for (size_t r = s->skip; r < s->end; r++)
 			row_finish(s, run->sums[i % N_STEPS], scales, r, blocks);
 		s->end = s->skip;
@@ -293,26 +268,26 @@ static always_inline_ void run_finish(struct int_run *run, size_t blocks)
 }
 
 /* The blocks' chains as far as y has them: from the slices before. */
-static void chains_load(const struct int_call *c, const struct int_place *p, float *chains)
+static void chains_load(const struct int_call *c, const struct int_blocks *p, float *chains)
 {
 	if (c->slice == 0) {
-		memset(chains, 0, c->n * p->blocks * MAT_BLOCK * sizeof(*chains));
+		memset(chains, 0, c->n * p->n * MAT_BLOCK * sizeof(*chains));
 		return;
 	}
-	for (size_t i = 0; i < c->n * p->blocks; i++) {
-		size_t output = (p->block + i % p->blocks) * MAT_BLOCK;
-		const float *y = c->y + i / p->blocks * c->y_stride + output;
+	for (size_t i = 0; i < c->n * p->n; i++) {
+		size_t output = (p->first + i % p->n) * MAT_BLOCK;
+		const float *y = c->y + i / p->n * c->y_stride + output;
 
 		_mm512_store_ps(chains + i * MAT_BLOCK,
 			_mm512_maskz_loadu_ps(lanes_before(c->w->rows - output), y));
 	}
 }
 
-static void chains_store(const struct int_call *c, const struct int_place *p, const float *chains)
+static void chains_store(const struct int_call *c, const struct int_blocks *p, const float *chains)
 {
-	for (size_t i = 0; i < c->n * p->blocks; i++) {
-		size_t output = (p->block + i % p->blocks) * MAT_BLOCK;
-		float *y = c->y + i / p->blocks * c->y_stride + output;
+	for (size_t i = 0; i < c->n * p->n; i++) {
+		size_t output = (p->first + i % p->n) * MAT_BLOCK;
+		float *y = c->y + i / p->n * c->y_stride + output;
 
 		_mm512_mask_storeu_ps(y, lanes_before(c->w->rows - output),
 			_mm512_load_ps(chains + i * MAT_BLOCK));
@@ -321,49 +296,39 @@ static void chains_store(const struct int_call *c, const struct int_place *p, co
 
 /* Some blocks in all groups of the slice. */
 static always_inline_ void blocks_run(
-	const struct int_call *c, struct int_run *run, struct int_place p, size_t blocks)
+	const struct int_call *c, struct int_run *run, const struct int_blocks *at, size_t blocks)
 {
-	chains_load(c, &p, run->chains);
-	for (; p.group < c->end; p.group++)
-		group_run(c, run, &p, blocks);
+	chains_load(c, at, run->chains);
+	for (size_t group = c->slice; group < c->end; group++)
+		group_run(c, run, at, group, blocks);
 	run_finish(run, blocks);
-	chains_store(c, &p, run->chains);
+	chains_store(c, at, run->chains);
 }
 
-/* Close together, they are two lines of a cache for a tile, and not one for each row. */
 static void scales_gather(const struct int_call *c)
 {
 	for (size_t g = c->slice; g < c->end; g++)
 		for (size_t r = 0; r < c->n; r++)
-			c->scales[(g - c->slice) * PASS_ROWS + r] = c->x[g * c->x_stride + r].scale;
+			c->scratch->x_scales[g - c->slice][r] = c->x[g * c->x_stride + r].scale;
 }
 
 static void slice_run(const struct int_call *c, size_t block0)
 {
 	tile_sums sums[N_STEPS][MAX_BLOCKS] __attribute__((aligned(TILE_LINE)));
-	group_bytes numbers[2][MAX_BLOCKS] __attribute__((aligned(TILE_LINE)));
 	float chains[PASS_ROWS * MAX_BLOCKS * MAT_BLOCK] __attribute__((aligned(TILE_LINE)));
-	float scales[N_STEPS][MAX_BLOCKS * MAT_BLOCK] __attribute__((aligned(TILE_LINE)));
-	struct int_run run = {.sums = sums,
-		.numbers = numbers,
-		.chains = chains,
-		.scales = scales,
-		.step = N_STEPS};
-	struct int_place p = {
-		.block = block0,
-		.blocks = min_u64(c->block1 - block0, MAX_BLOCKS),
-		.group = c->slice,
-	};
+	struct int_run run = {.sums = sums, .chains = chains, .step = N_STEPS};
 
 	for (size_t i = 0; i < N_STEPS; i++)
-		run.steps[i] = (struct int_step){.scales = scales[0]};
+		for (size_t b = 0; b < MAX_BLOCKS; b++)
+			run.steps[i].w_scales[b] = c->scratch->w_scales[b][0];
 	scales_gather(c);
-	numbers_expand(c, &p, numbers[0], 0, MAX_BLOCKS * expand_units(c->w->bits));
-	for (; p.blocks > 0; p = place_after(c, p, c->end - c->slice)) {
-		if (p.blocks == 2)
-			blocks_run(c, &run, p, 2);
+	for (size_t block = block0; block < c->block1; block += MAX_BLOCKS) {
+		const struct int_blocks at = blocks_at(c, block);
+
+		if (at.n == 2)
+			blocks_run(c, &run, &at, 2);
 		else
-			blocks_run(c, &run, p, 1);
+			blocks_run(c, &run, &at, 1);
 	}
 }
 
@@ -377,22 +342,20 @@ void amx_matmul_int(float *y, size_t y_stride, const struct mat_int *w, const st
 		.n_groups = mat_int_groups(w->cols),
 		.block1 = block1,
 	};
-	float scales[SLICE_GROUPS * PASS_ROWS];
+	struct int_scratch scratch;
 
 	if (n <= VECTOR_ROWS || c.n_groups == 0) {
 		avx512_matmul_int(y, y_stride, w, x, x_stride, n, block0, block1);
 		return;
 	}
-	c.scales = scales;
+	c.scratch = &scratch;
 	for (size_t row = 0, passes = div_up(n, PASS_ROWS); row < n; row += c.n, passes--) {
 		c.n = div_up(n - row, passes);
 		c.y = y + row * y_stride;
 		c.x = x + row;
 		c.tiles = panel_tiles(c.n);
 		c.height = min_u64(c.n, TILE_LINES);
-		c.step_units = div_up(MAX_BLOCKS * expand_units(w->bits), c.tiles);
-		c.step_fetches =
-			div_up(mat_int_group_bytes(w->bits) / (FETCH_LINES * TILE_LINE), c.tiles);
+		c.step_lines = div_up(GROUP_LINES, c.tiles);
 		_tile_loadconfig(&configs[c.height - 1]);
 		for (c.slice = 0; c.slice < c.n_groups; c.slice = c.end) {
 			c.end = min_u64(c.slice + SLICE_GROUPS, c.n_groups);

@@ -2,7 +2,7 @@
  * Rounded inputs by matrices of integers. vpmaddubsw multiplies unsigned numbers by signed ones,
  * adds two products in 16 bits and saturates:
  *
- *   8 bits   |code - 128| is at most 128 and goes with the input that has its sign, so that two
+ *   8 bits   |code| is at most 128 and goes with the input that has its sign, so that two
  *            products are at most 2 * 128 * 127
  *   4 bits   the codes are taken as they are, at most 15, and the products of a sub-group are added
  *            up in 16 bits, where 8 of them are at most 8 * 15 * 127; vpmaddwd multiplies that by
@@ -62,7 +62,7 @@ static always_inline_ void side_sums_8(const uint8_t *codes, const uint8_t *ahea
 		sums[r] = _mm256_setzero_si256();
 #pragma GCC unroll 4
 	for (int line = 0; line < LINES_8; line++) {
-		__m256i w = _mm256_xor_si256(side_of(codes, line), _mm256_set1_epi8((char)0x80));
+		__m256i w = side_of(codes, line);
 		__m256i size = _mm256_abs_epi8(w);
 
 		if (side == 0)

@@ -1,7 +1,7 @@
 /*
- * Rounded inputs by matrices of integers. vpdpbusd takes the codes without what is subtracted from
- * them, which the sums of the inputs then account for; those of 4 bits multiplied by their steps,
- * which makes at most 195 of them.
+ * Rounded inputs by matrices of integers. vpdpbusd wants one side without sign: codes of 8 bits
+ * plus 128, and those of 4 bits multiplied by their steps, which makes at most 195 of them, but
+ * without their offsets. The sums of the inputs then account for what is to be taken away.
  */
 #include "kernels/avx512/avx512.h"
 
@@ -66,7 +66,8 @@ static always_inline_ void group_sums_8(const struct int_tile *t, const struct a
 
 #pragma GCC unroll 4
 		for (int b = 0; b < blocks; b++) {
-			w[b] = _mm512_load_si512(codes[b] + line * MAT_INT_LINE);
+			w[b] = _mm512_xor_si512(_mm512_load_si512(codes[b] + line * MAT_INT_LINE),
+				_mm512_set1_epi8((char)0x80));
 			_mm_prefetch((const char *)ahead[b] + line * MAT_INT_LINE, _MM_HINT_T0);
 		}
 #pragma GCC unroll 8

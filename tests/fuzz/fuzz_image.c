@@ -74,7 +74,6 @@ static void make_codes(struct tensor_record *t)
 		return;
 	t->codec = CODEC_MAT_INT;
 	t->bits = t->role == ROLE_Q ? 4 : 8;
-	t->grid = t->role == ROLE_Q ? GRID_SUBGROUP : GRID_NONE;
 }
 
 static size_t base_records(struct tensor_record *records, uint64_t *at)
