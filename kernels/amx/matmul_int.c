@@ -7,7 +7,7 @@
  * crowded they hold each other up (tile_space()): between them vectors finish the step before the
  * last one.
  *
- * Numbers of 8 bits are loaded into tiles from where they are. Those of 4 bits are expanded before,
+ * Codes of 8 bits are loaded into tiles from where they are. Those of 4 bits become such before,
  * for both blocks in all groups at hand.
  *
  * The chains of the blocks at hand stand close together, since in y the rows of a tile fall into
@@ -15,10 +15,10 @@
  * slices a chain waits in y.
  */
 #include "kernels/amx/amx.h"
-#include "kernels/amx/expand.h"
 #include "kernels/amx/panel.h"
 #include "kernels/amx/tile.h"
 #include "kernels/avx512/avx512.h"
+#include "kernels/avx512/expand.h"
 
 #include "kernels/avx512/lanes.h"
 
@@ -46,8 +46,9 @@ typedef int32_t tile_sums[TILE_BYTES / sizeof(int32_t)];
 
 /* What a slice is made ready in. */
 struct int_scratch {
-	int8_t numbers[MAX_BLOCKS][SLICE_GROUPS][GROUP_BYTES]; /* that were 4 bits */
-	float w_scales[MAX_BLOCKS][SLICE_GROUPS][MAT_BLOCK];
+	/* What was 4 bits. */
+	int8_t codes[MAX_BLOCKS][SLICE_GROUPS][GROUP_BYTES];
+	uint16_t w_scales[MAX_BLOCKS][SLICE_GROUPS][MAT_BLOCK];
 	/* Close together, they are two lines of a cache for a tile, and not one for each row. */
 	float x_scales[SLICE_GROUPS][PASS_ROWS];
 } __attribute__((aligned(TILE_LINE)));
@@ -70,12 +71,15 @@ struct int_call {
 /* Blocks that are multiplied side by side. */
 struct int_blocks {
 	size_t first, n;
-	const int8_t *numbers[MAX_BLOCKS]; /* from the slice's first group on */
+	/* From the slice's first group on. */
+	const int8_t *codes[MAX_BLOCKS];
+	const uint16_t *scales[MAX_BLOCKS];
 };
 
 /* One tile of rows in one group. */
 struct int_step {
-	const float *w_scales[MAX_BLOCKS], *x_scales;
+	const uint16_t *w_scales[MAX_BLOCKS];
+	const float *x_scales;
 	float *chain;
 	size_t skip, end; /* rows that it finishes; the tile before has those up to skip */
 };
@@ -96,16 +100,17 @@ static struct int_blocks blocks_at(const struct int_call *c, size_t first)
 	struct int_blocks ret = {.first = first, .n = min_u64(c->block1 - first, MAX_BLOCKS)};
 
 	for (size_t b = 0; b < ret.n; b++) {
-		const size_t block = first + b;
+		const size_t block = first + b, lane = block * c->n_groups + c->slice;
 
-		expand_scales(c->scratch->w_scales[b][0], c->w, block, c->slice, c->end);
 		if (c->w->bits == 8) {
-			ret.numbers[b] = (const int8_t *)c->w->codes +
-					 (block * c->n_groups + c->slice) * GROUP_BYTES;
+			ret.codes[b] = (const int8_t *)c->w->codes + lane * GROUP_BYTES;
+			ret.scales[b] = c->w->scales + lane * MAT_BLOCK;
 			continue;
 		}
-		expand_groups(c->scratch->numbers[b][0], c->w, block, c->slice, c->end);
-		ret.numbers[b] = c->scratch->numbers[b][0];
+		ret.codes[b] = c->scratch->codes[b][0];
+		ret.scales[b] = c->scratch->w_scales[b][0];
+		expand_groups(c->scratch->codes[b][0], c->scratch->w_scales[b][0], c->w, block,
+			c->slice, c->end);
 	}
 	return ret;
 }
@@ -139,16 +144,15 @@ static always_inline_ void share_finish(const struct int_step *s, const tile_sum
 }
 
 /* The first block's weights in registers 4 and 5, the second's in 6 and 7. */
-static always_inline_ void weights_load(
-	const int8_t *const numbers[static MAX_BLOCKS], size_t blocks)
+static always_inline_ void weights_load(const int8_t *const codes[static MAX_BLOCKS], size_t blocks)
 {
 	tile_order();
-	_tile_loadd(4, numbers[0], TILE_LINE);
-	_tile_loadd(5, numbers[0] + TILE_BYTES, TILE_LINE);
+	_tile_loadd(4, codes[0], TILE_LINE);
+	_tile_loadd(5, codes[0] + TILE_BYTES, TILE_LINE);
 	if (blocks == 1)
 		return;
-	_tile_loadd(6, numbers[1], TILE_LINE);
-	_tile_loadd(7, numbers[1] + TILE_BYTES, TILE_LINE);
+	_tile_loadd(6, codes[1], TILE_LINE);
+	_tile_loadd(7, codes[1] + TILE_BYTES, TILE_LINE);
 }
 
 /* Multiplies rows x, as this step of the run. The second block's sums stay in their register until
@@ -164,7 +168,7 @@ static always_inline_ void rows_multiply(
 
 #pragma GCC unroll 2
 	for (size_t b = 0; b < blocks; b++)
-		scales[b] = _mm512_load_ps(s.w_scales[b]);
+		scales[b] = lanes_bf16(s.w_scales[b]);
 #define SHARE(i) share_finish(&s, sums, scales, i, blocks, whole)
 	_tile_zero(0);
 	_tile_loadd(2, x->codes, sizeof(*x));
@@ -203,9 +207,9 @@ static bool step_whole(const struct int_step *s)
 	return s->end - s->skip == TILE_LINES;
 }
 
-/* Asks for a step's share of the next group's numbers. Loads of tiles that find them in the second
+/* Asks for a step's share of the next group's codes. Loads of tiles that find them in the second
  * cache or in memory would hold up everything; further ahead they push out what is in use. */
-static always_inline_ void numbers_fetch(
+static always_inline_ void codes_fetch(
 	const int8_t *const next[static MAX_BLOCKS], size_t first, size_t n, size_t blocks)
 {
 	const size_t end = min_u64(first + n, GROUP_LINES);
@@ -221,22 +225,22 @@ static always_inline_ void group_run(const struct int_call *c, struct int_run *r
 {
 	const size_t g = group - c->slice;
 	const bool fetches = c->w->bits == 8 && group + 1 < c->end;
-	const int8_t *numbers[MAX_BLOCKS], *next[MAX_BLOCKS];
+	const int8_t *codes[MAX_BLOCKS], *next[MAX_BLOCKS];
 	struct int_step step = {.end = c->height};
 
 	for (size_t b = 0; b < blocks; b++) {
-		numbers[b] = at->numbers[b] + g * GROUP_BYTES;
-		next[b] = numbers[b] + GROUP_BYTES;
-		step.w_scales[b] = c->scratch->w_scales[b][g];
+		codes[b] = at->codes[b] + g * GROUP_BYTES;
+		next[b] = codes[b] + GROUP_BYTES;
+		step.w_scales[b] = at->scales[b] + g * MAT_BLOCK;
 	}
-	weights_load(numbers, blocks);
+	weights_load(codes, blocks);
 	for (size_t tile = 0; tile < c->tiles; tile++, run->step++) {
 		const struct int_step *s = &run->steps[(run->step - 2) % N_STEPS];
 		const size_t row = tile_row(c, tile);
 		const struct act_group *x = c->x + group * c->x_stride + row;
 
 		if (fetches)
-			numbers_fetch(next, tile * c->step_lines, c->step_lines, blocks);
+			codes_fetch(next, tile * c->step_lines, c->step_lines, blocks);
 		step.x_scales = c->scratch->x_scales[g] + row;
 		step.chain = run->chains + row * blocks * MAT_BLOCK;
 		step.skip = tile * c->height - row;
@@ -260,7 +264,7 @@ static always_inline_ void run_finish(struct int_run *run, size_t blocks)
 
 #pragma GCC unroll 2
 		for (size_t b = 0; b < blocks; b++)
-			scales[b] = _mm512_load_ps(s->w_scales[b]);
+			scales[b] = lanes_bf16(s->w_scales[b]);
 		for (size_t r = s->skip; r < s->end; r++)
 			row_finish(s, run->sums[i % N_STEPS], scales, r, blocks);
 		s->end = s->skip;
@@ -316,11 +320,11 @@ static void slice_run(const struct int_call *c, size_t block0)
 {
 	tile_sums sums[N_STEPS][MAX_BLOCKS] __attribute__((aligned(TILE_LINE)));
 	float chains[PASS_ROWS * MAX_BLOCKS * MAT_BLOCK] __attribute__((aligned(TILE_LINE)));
+	static const uint16_t no_scales[MAT_BLOCK];
 	struct int_run run = {.sums = sums, .chains = chains, .step = N_STEPS};
 
 	for (size_t i = 0; i < N_STEPS; i++)
-		for (size_t b = 0; b < MAX_BLOCKS; b++)
-			run.steps[i].w_scales[b] = c->scratch->w_scales[b][0];
+		run.steps[i] = (struct int_step){.w_scales = {no_scales, no_scales}};
 	scales_gather(c);
 	for (size_t block = block0; block < c->block1; block += MAX_BLOCKS) {
 		const struct int_blocks at = blocks_at(c, block);

@@ -5,6 +5,7 @@
  */
 #include "kernels/avx512/avx512.h"
 
+#include "kernels/avx512/expand.h"
 #include "kernels/avx512/int_grids.h"
 #include "kernels/avx512/lanes.h"
 #include "kernels/convert.h"
@@ -12,12 +13,18 @@
 
 #include <string.h>
 
-#define MAX_ROWS 8
+#define MAX_ROWS 12 /* of 8 bits */
+#define MAX_ROWS_4 8
 #define PASS_ROWS 128 /* whose inputs stay in a second cache of 1 or 2 MiB */
 #define MAX_BLOCKS 4
 #define LINES_8 32 /* of a group */
 #define LINES_4 16
 #define SUBGROUP_LINES 4 /* of 4 bits, in one half of each byte */
+/* So many rows are worth the expansion of 4 bits to 8, which goes by so many blocks, of matrices
+ * that have no more groups. */
+#define EXPAND_ROWS 17
+#define EXPAND_BLOCKS 2
+#define EXPAND_GROUPS 128
 
 static always_inline_ __m512i quad(const struct act_group *x, int line)
 {
@@ -48,7 +55,7 @@ static always_inline_ void group_sums_8(const struct int_tile *t, const struct a
 			   ((t->block + (size_t)b) * t->n_groups + group) * mat_int_group_bytes(8);
 		ahead[b] = int_codes_ahead(t, group, (size_t)b, 8);
 	}
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 	for (int r = 0; r < rows; r++) {
 		__m512i zero = _mm512_setzero_si512();
 
@@ -60,7 +67,7 @@ static always_inline_ void group_sums_8(const struct int_tile *t, const struct a
 		for (int b = 0; b < blocks; b++)
 			sums[r][b] = zero;
 	}
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 	for (int line = 0; line < LINES_8; line++) {
 		__m512i w[MAX_BLOCKS];
 
@@ -70,7 +77,7 @@ static always_inline_ void group_sums_8(const struct int_tile *t, const struct a
 				_mm512_set1_epi8((char)0x80));
 			_mm_prefetch((const char *)ahead[b] + line * MAT_INT_LINE, _MM_HINT_T0);
 		}
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 		for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
 			for (int b = 0; b < blocks; b++)
@@ -106,7 +113,7 @@ static always_inline_ void subgroups_add(const struct blocks_4 *c, const struct 
 				_mm512_mullo_epi16(_mm512_and_si512(_mm512_srli_epi16(w, 4), mask),
 					lanes_spread(c->grids[b].steps[1], low, low));
 		}
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 		for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
 			for (int b = 0; b < blocks; b++) {
@@ -130,7 +137,7 @@ static always_inline_ void group_sums_4(const struct int_tile *t, const struct a
 		c.codes[b] = t->w->codes + index * mat_int_group_bytes(4);
 		c.ahead[b] = int_codes_ahead(t, group, (size_t)b, 4);
 		c.grids[b] = int_grids_of(t->w->grids + index * MAT_INT_GRIDS);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 		for (int r = 0; r < rows; r++) {
 			sums[r][b] = _mm512_setzero_si512();
 #pragma GCC unroll 4
@@ -158,7 +165,7 @@ static always_inline_ void tile_compute(
 	const struct int_tile t = *shared;
 	__m512 y[MAX_ROWS][MAX_BLOCKS];
 
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 	for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
 		for (int b = 0; b < blocks; b++)
@@ -176,13 +183,13 @@ static always_inline_ void tile_compute(
 			__m512 scale =
 				block_scale(t.w, (t.block + (size_t)b) * t.n_groups + g, bits);
 
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 			for (int r = 0; r < rows; r++)
 				y[r][b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][b]),
 					_mm512_mul_ps(scale, _mm512_set1_ps(x[r].scale)), y[r][b]);
 		}
 	}
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 	for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
 		for (int b = 0; b < blocks; b++)
@@ -204,6 +211,10 @@ TILES(5, 2, 8)
 TILES(6, 2, 8)
 TILES(7, 2, 8)
 TILES(8, 2, 8)
+TILES(9, 2, 8)
+TILES(10, 2, 8)
+TILES(11, 2, 8)
+TILES(12, 2, 8)
 TILES(1, 4, 4)
 TILES(2, 2, 4)
 TILES(3, 2, 4)
@@ -228,9 +239,13 @@ static const struct int_shape shapes_8[MAX_ROWS] = {
 	SHAPE(6, 2, 8),
 	SHAPE(7, 2, 8),
 	SHAPE(8, 2, 8),
+	SHAPE(9, 2, 8),
+	SHAPE(10, 2, 8),
+	SHAPE(11, 2, 8),
+	SHAPE(12, 2, 8),
 };
 
-static const struct int_shape shapes_4[MAX_ROWS] = {
+static const struct int_shape shapes_4[MAX_ROWS_4] = {
 	SHAPE(1, 4, 4),
 	SHAPE(2, 2, 4),
 	SHAPE(3, 2, 4),
@@ -241,10 +256,47 @@ static const struct int_shape shapes_4[MAX_ROWS] = {
 	SHAPE(8, 2, 4),
 };
 
+static const struct int_set set_8 = {MAX_ROWS, PASS_ROWS, shapes_8};
+static const struct int_set set_4 = {MAX_ROWS_4, PASS_ROWS, shapes_4};
+
+/* 4 bits, which become 8 for the rows of a pass, two blocks at a time. */
+static void product_expanded(const struct int_product *p, size_t block0, size_t block1)
+{
+	int8_t codes[EXPAND_BLOCKS * EXPAND_GROUPS * EXPAND_GROUP_BYTES]
+		__attribute__((aligned(MAT_INT_LINE)));
+	uint16_t scales[EXPAND_BLOCKS * EXPAND_GROUPS * MAT_BLOCK]
+		__attribute__((aligned(MAT_INT_LINE)));
+	const size_t n_groups = mat_int_groups(p->w->cols);
+
+	for (size_t block = block0, blocks; block < block1; block += blocks) {
+		const size_t output = block * MAT_BLOCK;
+		struct mat_int w = {
+			.codes = (const uint8_t *)codes,
+			.scales = scales,
+			.cols = p->w->cols,
+			.bits = 8,
+		};
+		struct int_product part = *p;
+
+		blocks = min_u64(block1 - block, EXPAND_BLOCKS);
+		for (size_t b = 0; b < blocks; b++)
+			expand_groups(codes + b * n_groups * EXPAND_GROUP_BYTES,
+				scales + b * n_groups * MAT_BLOCK, p->w, block + b, 0, n_groups);
+		w.rows = (uint32_t)min_u64(p->w->rows - output, blocks * MAT_BLOCK);
+		part.w = &w;
+		part.y += output;
+		int_product_by_tiles(&part, &set_8, 0, blocks);
+	}
+}
+
+static bool expands(const struct mat_int *w, size_t n)
+{
+	return w->bits == 4 && n >= EXPAND_ROWS && mat_int_groups(w->cols) <= EXPAND_GROUPS;
+}
+
 void avx512_matmul_int(float *y, size_t y_stride, const struct mat_int *w,
 	const struct act_group *x, size_t x_stride, size_t n, size_t block0, size_t block1)
 {
-	const struct int_set set = {MAX_ROWS, PASS_ROWS, w->bits == 4 ? shapes_4 : shapes_8};
 	const struct int_product p = {
 		.w = w,
 		.x = x,
@@ -254,7 +306,10 @@ void avx512_matmul_int(float *y, size_t y_stride, const struct mat_int *w,
 		.n = n,
 	};
 
-	int_product_by_tiles(&p, &set, block0, block1);
+	if (expands(w, n))
+		product_expanded(&p, block0, block1);
+	else
+		int_product_by_tiles(&p, w->bits == 4 ? &set_4 : &set_8, block0, block1);
 }
 
 /* x is 8 vectors. */
@@ -264,7 +319,7 @@ static always_inline_ void round_group(struct act_group *ret, const __m512 x[sta
 	__m512i largest_bits = _mm512_setzero_si512();
 	float largest;
 
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 	for (int i = 0; i < 8; i++)
 		largest_bits = _mm512_max_epu32(
 			largest_bits, _mm512_and_si512(_mm512_castps_si512(x[i]), size));
@@ -274,7 +329,7 @@ static always_inline_ void round_group(struct act_group *ret, const __m512 x[sta
 		return;
 	}
 	ret->scale = largest / 127;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 	for (int i = 0; i < MAT_INT_SUBGROUPS; i++) {
 		__m512i codes =
 			_mm512_cvtps_epi32(_mm512_mul_ps(x[i], _mm512_set1_ps(127 / largest)));
@@ -293,7 +348,7 @@ void avx512_act_round(struct act_group *ret, size_t ret_stride, const float *x, 
 			const float *from = x + t * x_stride + g * MAT_INT_GROUP;
 			__m512 vectors[8];
 
-#pragma GCC unroll 8
+#pragma GCC unroll 12
 			for (size_t i = 0; i < 8; i++)
 				vectors[i] = _mm512_maskz_loadu_ps(
 					lanes_of_vector(i, cols - g * MAT_INT_GROUP),

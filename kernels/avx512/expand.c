@@ -1,4 +1,4 @@
-#include "kernels/amx/expand.h"
+#include "kernels/avx512/expand.h"
 
 #include "kernels/avx512/int_grids.h"
 
@@ -48,33 +48,36 @@ static always_inline_ void subgroups_expand(
 	}
 }
 
+static void scales_expand(uint16_t ret[static MAT_BLOCK], const uint8_t lines[static MAT_INT_GRIDS])
+{
+	const __m512i scales = _mm512_castps_si512(int_grids_scale(lines));
+
+	_mm512_mask_cvtepi32_storeu_epi16(ret, 0xffff, _mm512_srli_epi32(scales, 16));
+}
+
 static void codes_fetch(const uint8_t *codes)
 {
 	for (size_t i = 0; i < mat_int_group_bytes(4); i += MAT_INT_LINE)
 		_mm_prefetch((const char *)codes + i, _MM_HINT_T0);
 }
 
-void expand_groups(int8_t *ret, const struct mat_int *w, size_t block, size_t begin, size_t end)
+void expand_groups(int8_t *codes, uint16_t *scales, const struct mat_int *w, size_t block,
+	size_t begin, size_t end)
 {
 	const size_t first = block * mat_int_groups(w->cols);
 
-	for (size_t i = first + begin; i < first + end; i++, ret += EXPAND_GROUP_BYTES) {
-		const uint8_t *codes = w->codes + i * mat_int_group_bytes(4);
-		const struct int_grids grids = int_grids_of(w->grids + i * MAT_INT_GRIDS);
+	for (size_t i = first + begin; i < first + end; i++) {
+		const uint8_t *from = w->codes + i * mat_int_group_bytes(4);
+		const uint8_t *lines = w->grids + i * MAT_INT_GRIDS;
+		const struct int_grids grids = int_grids_of(lines);
 
-		codes_fetch(codes + AHEAD_GROUPS * mat_int_group_bytes(4));
-		subgroups_expand(ret, codes, &grids, 0);
-		subgroups_expand(ret, codes, &grids, 1);
-		subgroups_expand(ret, codes, &grids, 2);
-		subgroups_expand(ret, codes, &grids, 3);
+		codes_fetch(from + AHEAD_GROUPS * mat_int_group_bytes(4));
+		subgroups_expand(codes, from, &grids, 0);
+		subgroups_expand(codes, from, &grids, 1);
+		subgroups_expand(codes, from, &grids, 2);
+		subgroups_expand(codes, from, &grids, 3);
+		scales_expand(scales, lines);
+		codes += EXPAND_GROUP_BYTES;
+		scales += MAT_BLOCK;
 	}
-}
-
-void expand_scales(float *ret, const struct mat_int *w, size_t block, size_t begin, size_t end)
-{
-	const size_t first = block * mat_int_groups(w->cols);
-
-	for (size_t i = first + begin; i < first + end; i++, ret += MAT_BLOCK)
-		_mm512_store_ps(ret, w->bits == 4 ? int_grids_scale(w->grids + i * MAT_INT_GRIDS)
-						  : lanes_bf16(w->scales + i * MAT_BLOCK));
 }
