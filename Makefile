@@ -71,7 +71,7 @@ $(BUILD)/obj/kernels/avx512/%.o: CFLAGS += $(AVX512_FLAGS)
 $(BUILD)/obj/kernels/amx/%.o: CFLAGS += $(AVX512_FLAGS) -mamx-tile -mamx-int8 -mamx-bf16
 $(BUILD)/obj/kernels/avx512/%.o $(BUILD)/obj/kernels/amx/%.o: INSTRUMENT = $(SANITIZE_VECTORS)
 # Else gcc gives each sum that a loop carries two registers, and copies it every time.
-$(BUILD)/obj/kernels/avx512/matmul_int.o: CFLAGS += \
+$(addprefix $(BUILD)/obj/kernels/avx512/,matmul_int.o qmat_sum_int.o): CFLAGS += \
 	$(if $(findstring clang,$(CC)),,-fno-tree-coalesce-vars)
 
 # Loops over short rows are most of their work, and -O2 leaves them to scalars.
