@@ -16,6 +16,10 @@
 #define KEY_ROWS 16     /* positions whose scores are computed together */
 #define VALUE_QUERIES 4 /* queries and vectors of one tile of sums */
 #define VALUE_VECTORS 4
+/* So many queries are worth transposed keys, of heads of so many numbers. */
+#define TRANSPOSE_QUERIES 32
+#define TRANSPOSE_HEAD_DIM 256
+#define PAIR 2 /* queries, and vectors of positions, of a tile over transposed keys */
 
 /* 16 numbers from number `d` of a row on. `type` is a constant in each caller's instance. */
 static always_inline_ __m512 row_load(const char *row, size_t d, __mmask16 lanes, enum kv_type type)
@@ -164,11 +168,150 @@ static always_inline_ void scores_rows(
 		scores_tiles(a, g, k, 1, type);
 }
 
+/* Row i of the result is column i; four by four, of numbers and then of quarters of vectors. */
+static always_inline_ void transpose_16(__m512 ret[16], const __m512 rows[16])
+{
+	__m512 fours[4][4];
+
+#pragma GCC unroll 4
+	for (int i = 0; i < 4; i++) {
+		const __m512 *r = rows + 4 * i;
+		__m512 low = _mm512_shuffle_ps(r[0], r[1], 0x44);
+		__m512 low2 = _mm512_shuffle_ps(r[2], r[3], 0x44);
+		__m512 high = _mm512_shuffle_ps(r[0], r[1], 0xee);
+		__m512 high2 = _mm512_shuffle_ps(r[2], r[3], 0xee);
+
+		fours[i][0] = _mm512_shuffle_ps(low, low2, 0x88);
+		fours[i][1] = _mm512_shuffle_ps(low, low2, 0xdd);
+		fours[i][2] = _mm512_shuffle_ps(high, high2, 0x88);
+		fours[i][3] = _mm512_shuffle_ps(high, high2, 0xdd);
+	}
+#pragma GCC unroll 4
+	for (int i = 0; i < 4; i++) {
+		__m512 low = _mm512_shuffle_f32x4(fours[0][i], fours[1][i], 0x44);
+		__m512 low2 = _mm512_shuffle_f32x4(fours[2][i], fours[3][i], 0x44);
+		__m512 high = _mm512_shuffle_f32x4(fours[0][i], fours[1][i], 0xee);
+		__m512 high2 = _mm512_shuffle_f32x4(fours[2][i], fours[3][i], 0xee);
+
+		ret[i] = _mm512_shuffle_f32x4(low, low2, 0x88);
+		ret[i + 4] = _mm512_shuffle_f32x4(low, low2, 0xdd);
+		ret[i + 8] = _mm512_shuffle_f32x4(high, high2, 0x88);
+		ret[i + 12] = _mm512_shuffle_f32x4(high, high2, 0xdd);
+	}
+}
+
+/* keys[d] is number d of all positions of the group. */
+static void keys_transpose(
+	float keys[][ATTENTION_ROWS], const struct attention_group *g, size_t head_dim)
+{
+	for (size_t first = 0; first < ATTENTION_ROWS; first += 16)
+		for (size_t d = 0; d < head_dim; d += 16) {
+			__m512 rows[16], columns[16];
+
+			for (size_t i = 0; i < 16; i++)
+				rows[i] = _mm512_loadu_ps(g->rows[first + i] + d * sizeof(float));
+			transpose_16(columns, rows);
+			for (size_t i = 0; i < 16; i++)
+				_mm512_store_ps(keys[d + i] + first, columns[i]);
+		}
+}
+
+typedef __m512 pair_sums[PAIR][PAIR]; /* of queries, for vectors of positions */
+
+/* What lanes `lane`, and those 4, 8 and 12 after it, add up to in scores_tile(), in its order. */
+static always_inline_ void lanes_four(pair_sums ret, float (*keys)[ATTENTION_ROWS],
+	const float *const q[PAIR], size_t lane, size_t head_dim)
+{
+	pair_sums sums[4];
+
+#pragma GCC unroll 4
+	for (int l = 0; l < 4; l++)
+#pragma GCC unroll 2
+		for (int t = 0; t < PAIR; t++)
+#pragma GCC unroll 2
+			for (int v = 0; v < PAIR; v++)
+				sums[l][t][v] = _mm512_setzero_ps();
+	for (size_t at = lane; at < head_dim; at += 16)
+#pragma GCC unroll 4
+		for (size_t l = 0; l < 4; l++) {
+			const size_t d = at + 4 * l;
+			__m512 key[PAIR] = {_mm512_load_ps(keys[d]), _mm512_load_ps(keys[d] + 16)};
+
+#pragma GCC unroll 2
+			for (int t = 0; t < PAIR; t++) {
+				__m512 number = _mm512_set1_ps(q[t][d]);
+
+#pragma GCC unroll 2
+				for (int v = 0; v < PAIR; v++)
+					sums[l][t][v] =
+						_mm512_fmadd_ps(key[v], number, sums[l][t][v]);
+			}
+		}
+#pragma GCC unroll 2
+	for (int t = 0; t < PAIR; t++)
+#pragma GCC unroll 2
+		for (int v = 0; v < PAIR; v++)
+			ret[t][v] = _mm512_add_ps(_mm512_add_ps(sums[0][t][v], sums[2][t][v]),
+				_mm512_add_ps(sums[1][t][v], sums[3][t][v]));
+}
+
+/* Scores of queries k and k + 1 with all positions of the group. */
+static void scores_pair(const struct attention *a, const struct attention_group *g,
+	float (*keys)[ATTENTION_ROWS], size_t k)
+{
+	const float *const q[PAIR] = {a->queries[k].q, a->queries[k + 1].q};
+	const __m512 scale = _mm512_set1_ps(a->call->scale);
+	pair_sums four[4];
+
+#pragma GCC unroll 4
+	for (size_t lane = 0; lane < 4; lane++)
+		lanes_four(four[lane], keys, q, lane, a->call->kv.head_dim);
+#pragma GCC unroll 2
+	for (size_t t = 0; t < PAIR; t++)
+#pragma GCC unroll 2
+		for (size_t v = 0; v < PAIR; v++) {
+			__m512 sum = _mm512_add_ps(_mm512_add_ps(four[0][t][v], four[2][t][v]),
+				_mm512_add_ps(four[1][t][v], four[3][t][v]));
+
+			_mm512_mask_storeu_ps(a->weights + (k + t) * ATTEND_PART + g->i + v * 16,
+				lanes_of_vector(v, g->n), _mm512_mul_ps(sum, scale));
+		}
+}
+
+/* A score is the sum that scores_tile() makes, but for many positions in the lanes of a vector, so
+ * that no lanes are to be added up. */
+static void scores_transposed(const struct attention *a, struct attention_group *g)
+{
+	float keys[TRANSPOSE_HEAD_DIM][ATTENTION_ROWS] __attribute__((aligned(64)));
+	const size_t head_dim = a->call->kv.head_dim;
+	size_t k = 0;
+
+	if (g->asks)
+		for (size_t i = 0; i < g->n; i++)
+			attention_ask(g->ahead[i], 0, head_dim, g->type);
+	keys_transpose(keys, g, head_dim);
+	for (; k + PAIR <= a->n; k += PAIR)
+		if (attention_seen(&a->queries[k], &a->queries[k + 1], g).end > g->i)
+			scores_pair(a, g, keys, k);
+	if (k < a->n)
+		scores_tiles(a, g, k, 1, KV_TYPE_F32);
+}
+
+static bool is_transposed(const struct attention *a)
+{
+	const size_t head_dim = a->call->kv.head_dim;
+
+	return a->n >= TRANSPOSE_QUERIES && head_dim % 16 == 0 && head_dim <= TRANSPOSE_HEAD_DIM;
+}
+
 static void scores_group(const struct attention *a, struct attention_group *g)
 {
 	switch (g->type) {
 	case KV_TYPE_F32:
-		scores_rows(a, g, KV_TYPE_F32);
+		if (is_transposed(a))
+			scores_transposed(a, g);
+		else
+			scores_rows(a, g, KV_TYPE_F32);
 		break;
 	case KV_TYPE_BF16:
 		scores_rows(a, g, KV_TYPE_BF16);

@@ -266,7 +266,8 @@ static void check_rows(const struct kernels *k)
 	static const struct {
 		size_t positions, n_rows, n_heads, window;
 	} shapes[] = {{7, 7, 1, 0}, {40, 9, 4, 0}, {64, 32, 2, 5}, {97, 3, 3, 40}, {515, 8, 2, 0},
-		{540, 33, 1, 9}, {1030, 7, 8, 600}, {1024, 2, 1, 512}, {1025, 1, 5, 1}};
+		{540, 33, 1, 9}, {1030, 7, 8, 600}, {1024, 2, 1, 512}, {1025, 1, 5, 1},
+		{70, 35, 1, 0}, {545, 41, 1, 0}, {33, 33, 1, 1}, {600, 64, 2, 70}};
 
 	for (size_t i = 0; i < array_len(shapes) * array_len(types); i++) {
 		const size_t shape = i / array_len(types);
@@ -291,19 +292,20 @@ static void test_rows(void **unused)
 /* What a row does not see may be anything. */
 static void check_unseen(const struct kernels *k)
 {
+	enum { ROWS = 20, HEADS = 2, QUERIES = ROWS * HEADS };
 	struct problem p = {
 		.positions = 530, .head_dim = 16, .page_tokens = 32, .type = KV_TYPE_F32};
-	_cleanup_(freep) float *q = random_new(20 * p.head_dim);
-	struct guarded out = guarded_new(20 * p.head_dim);
+	_cleanup_(freep) float *q = random_new(QUERIES * p.head_dim);
+	struct guarded out = guarded_new(QUERIES * p.head_dim);
 	struct attend_call call;
 	const float nothing = NAN, endless = INFINITY;
 
 	problem_fill(&p, 1);
 	call = (struct attend_call){.kv = p.view,
 		.q = q,
-		.stride = p.head_dim,
-		.n_rows = 20,
-		.n_heads = 1,
+		.stride = HEADS * p.head_dim,
+		.n_rows = ROWS,
+		.n_heads = HEADS,
 		.position = 510,
 		.window = 100,
 		.scale = 1};
@@ -314,14 +316,15 @@ static void check_unseen(const struct kernels *k)
 		}
 	}
 	attend_whole(k, &call, guarded_at(&out));
-	for (size_t row = 0; row < 20; row++) {
+	for (size_t i = 0; i < QUERIES; i++) {
+		const size_t row = i / HEADS;
 		const bool clean = row >= 4 && row <= 10;
 
 		if (clean)
-			check_head(k, &p, q + row * p.head_dim, 411 + row, 510 + row, 1,
-				guarded_at(&out) + row * p.head_dim);
+			check_head(k, &p, q + i * p.head_dim, 411 + row, 510 + row, 1,
+				guarded_at(&out) + i * p.head_dim);
 		else
-			assert_false(isfinite(guarded_at(&out)[row * p.head_dim]));
+			assert_false(isfinite(guarded_at(&out)[i * p.head_dim]));
 	}
 	guarded_done(&out);
 	problem_done(&p);
